@@ -1,0 +1,58 @@
+"""What can go wrong that a user can mend: a small tree of one-line messages.
+
+Everything that is a user's mistake (a bad row, a wrong key, a missing file) or a photograph's own
+fault derives from :class:`LandmarksError`; the command line prints its text as one line and exits
+with :attr:`LandmarksError.exit_code`. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LandmarksError(Exception):
+    """A mistake that the message explains: which file, which row, what to do."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class TableError(LandmarksError):
+    """An image table that cannot be used: a bad row, a duplicate id, a missing column."""
+
+
+class ConfigError(LandmarksError):
+    """A config with a wrong key or a value outside its limits."""
+
+
+class DeviceError(LandmarksError):
+    """A device was asked for that this machine or installation does not have."""
+
+
+class WeightsError(LandmarksError):
+    """A network's weights are missing, cannot be downloaded, or do not fit the trunk."""
+
+
+class RunError(LandmarksError):
+    """A run on disk that is missing, incomplete, damaged, or made by another config."""
+
+
+class DownloadError(LandmarksError):
+    """A file of a published data set could not be had, or is not what its checksum says."""
+
+
+class PhotographError(LandmarksError):
+    """One photograph failed; its row keeps :attr:`status` and the text as the reason."""
+
+    status: ClassVar[str] = "failed"
+
+
+class FetchError(PhotographError):
+    """The bytes of a photograph could not be had."""
+
+    status: ClassVar[str] = "fetch_failed"
+
+
+class DecodeError(PhotographError):
+    """The bytes are not a whole photograph within the caps."""
+
+    status: ClassVar[str] = "decode_failed"

@@ -1,0 +1,1 @@
+"""From many local features to one descriptor of the photograph."""

@@ -1,0 +1,70 @@
+"""Visual words: centroids of local descriptors, learnt by k-means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import ConfigError
+from retrieval.extractors.local.features import LocalFeatures
+from retrieval.index.faiss_index import train_kmeans
+
+SAMPLES_PER_WORD: Final = 1_000
+"""Local descriptors that k-means sees for each word: more changes little and costs memory."""
+
+
+def learn_codebook(
+    features: Sequence[LocalFeatures], words: int, seed: int, device: str = "cpu"
+) -> NDArray[np.float32]:
+    """Learn a codebook from photographs' local features.
+
+    Returns:
+        (words, d) float32 centroids.
+
+    Raises:
+        ConfigError: there are fewer local features than words.
+    """
+    descriptors = sample_descriptors(features, words * SAMPLES_PER_WORD, seed)
+    if len(descriptors) < words:
+        raise ConfigError(
+            f"a codebook of {words} words needs at least as many local features; the photographs"
+            f" gave {len(descriptors)}: take fewer words or more photographs"
+        )
+    return train_kmeans(descriptors, words, seed=seed, device=device)
+
+
+def sample_descriptors(
+    features: Sequence[LocalFeatures], wanted: int, seed: int
+) -> NDArray[np.float32]:
+    """At most ``wanted`` descriptors (n, d), the same share of every photograph."""
+    total = sum(len(one) for one in features)
+    random = np.random.default_rng(seed)
+    share = min(1.0, wanted / max(total, 1))
+    chosen = [
+        one.descriptors[np.sort(random.permutation(len(one))[: int(np.ceil(share * len(one)))])]
+        for one in features
+        if len(one)
+    ]
+    if not chosen:
+        return np.zeros((0, 0), dtype=np.float32)
+    return np.concatenate(chosen)[:wanted] if share == 1.0 else _thinned(chosen, wanted, random)
+
+
+def _thinned(
+    chosen: list[NDArray[np.float32]], wanted: int, random: np.random.Generator
+) -> NDArray[np.float32]:
+    rows = np.concatenate(chosen)
+    kept: NDArray[np.float32] = rows[np.sort(random.permutation(len(rows))[:wanted])]
+    return kept
+
+
+def nearest_words(
+    descriptors: NDArray[np.float32], codebook: NDArray[np.float32]
+) -> NDArray[np.int64]:
+    """The word nearest to each of (n, d) descriptors, by Euclidean distance; the first of equals."""
+    scores = descriptors @ codebook.T - 0.5 * np.einsum("ij,ij->i", codebook, codebook)
+    words: NDArray[np.int64] = scores.argmax(axis=1)
+    return words

@@ -1,0 +1,112 @@
+"""What an extractor is: photographs in, one unit descriptor each out, in two halves.
+
+``features`` is the costly half, one photograph (or one dense batch) at a time, with nothing to
+learn; ``aggregate`` is the cheap half, which may need something learnt from the gallery (a
+codebook). The split lets a build compute the costly half once, learn from it, and go on with the
+very same features. State is made by ``fit``, which returns a new extractor and never changes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Photograph = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
+Features = Any
+"""What ``features`` makes of one photograph: a row of floats, or local features."""
+
+
+class StrictModel(BaseModel):
+    """A config's model: frozen, and a key that it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Extractor(Protocol):
+    """Photographs to unit descriptors.
+
+    Attributes:
+        dimension: numbers in a descriptor (before whitening).
+        longest_side: photographs are to be decoded at most this large, in pixels.
+        batched: whether ``features`` runs best on dense batches of one shape in the calling
+            thread (a network), or on one photograph in each of many threads (the classical ones).
+        fitted: whether ``aggregate`` may be called.
+    """
+
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def longest_side(self) -> int: ...
+    @property
+    def batched(self) -> bool: ...
+    @property
+    def fitted(self) -> bool: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the bytes of ``features``: config, weights' checksum, precision."""
+        ...
+
+    def features(self, photographs: Sequence[Photograph]) -> list[Features]:
+        """The costly half: (h, w, 3) uint8 RGB each, of one shape if the extractor is batched."""
+        ...
+
+    def fit(self, features: Sequence[Features], seed: int) -> Self:
+        """A new extractor that has learnt what ``aggregate`` needs."""
+        ...
+
+    def aggregate(self, features: Sequence[Features]) -> Vectors:
+        """(n, dimension) float32 unit rows; a photograph without any feature gives zeros."""
+        ...
+
+    def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
+        """Features as arrays, for a shard."""
+        ...
+
+    def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
+        """The inverse of ``pack``."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what ``fit`` learnt (nothing, for an extractor that learns nothing)."""
+        ...
+
+    def restored(self, folder: Path) -> Self:
+        """A new extractor with what ``save`` wrote."""
+        ...
+
+
+class VectorExtractor:
+    """The half of :class:`Extractor` shared by extractors whose features are the descriptor."""
+
+    fitted = True
+
+    def fit(self, features: Sequence[Vectors], seed: int) -> Self:
+        return self
+
+    def aggregate(self, features: Sequence[Vectors]) -> Vectors:
+        return unit_rows(np.stack(features).astype(np.float32))
+
+    def pack(self, features: Sequence[Vectors]) -> dict[str, NDArray[Any]]:
+        return {"vectors": np.stack(features).astype(np.float32)} if len(features) else {}
+
+    def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Vectors]:
+        return list(arrays["vectors"]) if arrays else []
+
+    def save(self, folder: Path) -> None:
+        return None
+
+    def restored(self, folder: Path) -> Self:
+        return self
+
+
+def unit_rows(rows: Vectors) -> Vectors:
+    """Rows of (n, d) divided by their L2 norm; a row of zeros stays one."""
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    scaled: Vectors = (rows / np.maximum(norms, 1e-12)).astype(np.float32)
+    return scaled

@@ -1,0 +1,243 @@
+"""A fitted extractor with its whitening: photographs to the descriptors that the index holds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from retrieval.errors import PhotographError
+from retrieval.extractors.base import Extractor, Features, Photograph, Vectors
+from retrieval.extractors.extraction import WINDOW, Outcome, extract, features_of
+from retrieval.extractors.whitening import Whitening, WhiteningConfig
+from retrieval.index.store import OK, Shard, ShardStore, fingerprint
+
+Progress = Callable[[int, int], None]
+
+NO_FEATURES: Final = "nothing to describe (no keypoint, or a blank photograph)"
+
+
+def no_progress(rows: int, failed: int) -> None:
+    """For callers who do not watch."""
+
+
+@dataclass(frozen=True)
+class Describer:
+    """Photographs to unit descriptors.
+
+    Attributes:
+        extractor: fitted.
+        whitening: or ``None``, and descriptors stay as the extractor makes them.
+    """
+
+    extractor: Extractor
+    whitening: Whitening | None
+
+    @property
+    def dimension(self) -> int:
+        return self.extractor.dimension if self.whitening is None else self.whitening.dimension
+
+    @property
+    def longest_side(self) -> int:
+        return self.extractor.longest_side
+
+    @classmethod
+    def fit(
+        cls,
+        extractor: Extractor,
+        features: Sequence[Features],
+        whitening: WhiteningConfig | None,
+        seed: int,
+    ) -> Describer:
+        """Learn the extractor's own state, then the whitening, from the same features."""
+        fitted = extractor.fit(features, seed)
+        if whitening is None:
+            return cls(fitted, None)
+        rows = fitted.aggregate(features)
+        seen = rows[np.linalg.norm(rows, axis=1) > 0]
+        return cls(fitted, Whitening.fit(seen, whitening, seed))
+
+    def describe(self, photographs: Sequence[Photograph]) -> Vectors:
+        """Describe RGB photographs (h, w, 3) of any sizes.
+
+        Returns:
+            (n, dimension) float32 unit rows; zeros for a photograph without any feature.
+        """
+        if not len(photographs):
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        return self.finish(features_of(self.extractor, photographs))
+
+    def finish(self, features: Sequence[Features]) -> Vectors:
+        """The cheap half: features to (n, dimension) descriptors."""
+        rows = self.extractor.aggregate(features)
+        if self.whitening is None:
+            return rows
+        # A photograph without features must not become the whitened mean's mirror image.
+        there = np.linalg.norm(rows, axis=1, keepdims=True) > 0
+        described: Vectors = self.whitening.apply(rows) * there
+        return described
+
+    def save(self, folder: Path) -> None:
+        """Write what was learnt, below ``extractor`` and ``whitening``."""
+        self.extractor.save(folder / "extractor")
+        if self.whitening is not None:
+            self.whitening.save(folder / "whitening")
+
+    @classmethod
+    def load(cls, folder: Path, extractor: Extractor, whitened: bool) -> Describer:
+        """The inverse of ``save``, for an extractor built from the run's config."""
+        whitening = Whitening.load(folder / "whitening") if whitened else None
+        return cls(extractor.restored(folder / "extractor"), whitening)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A table with what became of each row.
+
+    Attributes:
+        table: the image table, and ``status`` and ``reason`` of each row.
+        descriptors: (ok, d) float32 of the rows whose status is ``ok``, in order.
+        seconds_per_image: the time that describing took, or 0 if none was described.
+        digest: fingerprint of all of it.
+    """
+
+    table: pd.DataFrame
+    descriptors: Vectors
+    seconds_per_image: float
+    digest: str
+
+    @property
+    def ok(self) -> pd.DataFrame:
+        """The rows that went well, as many as there are descriptors."""
+        return self.table[self.table["status"] == OK].reset_index(drop=True)
+
+
+def table_digest(table: pd.DataFrame) -> str:
+    """A fingerprint of a table's photographs: ids, and their files' sizes and times."""
+
+    def facts(source: str) -> tuple[int, int]:
+        path = Path(source)
+        if not path.is_file():
+            return (0, 0)
+        stat = path.stat()
+        return (stat.st_size, stat.st_mtime_ns)
+
+    rows = zip(table["id"], table["source"], strict=True)
+    return fingerprint([(name, *facts(source)) for name, source in rows])
+
+
+def windows_of(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The table in numbered slices of :data:`WINDOW` rows, each the content of one shard."""
+    for number in range(math.ceil(len(table) / WINDOW)):
+        yield number, table.iloc[number * WINDOW : (number + 1) * WINDOW]
+
+
+def extract_table(
+    table: pd.DataFrame,
+    extractor: Extractor,
+    store: ShardStore,
+    to_arrays: Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]],
+    progress: Progress = no_progress,
+) -> None:
+    """Fill a store with a shard for each window of a table; shards already there stay.
+
+    Args:
+        table: the photographs, paths as sources.
+        extractor: the costly half.
+        store: where the shards go.
+        to_arrays: features of the rows that went well to a shard's arrays, with a reason for each
+            of those rows that is useless after all (empty where it is fine).
+        progress: told of rows done and failed.
+    """
+    todo = []
+    for number, window in windows_of(table):
+        if number in store:
+            progress(len(window), sum(status != OK for status in store.read(number).statuses))
+        else:
+            todo.append((number, window))
+    outcomes = extract((list(window["source"]) for _, window in todo), extractor)
+    begun = time.perf_counter()
+    for (number, window), window_outcomes in zip(todo, outcomes, strict=True):
+        shard = _shard(window_outcomes, to_arrays)
+        now = time.perf_counter()
+        store.write(number, shard, now - begun)
+        begun = now
+        progress(len(window), sum(status != OK for status in shard.statuses))
+
+
+def _shard(
+    outcomes: list[Outcome],
+    to_arrays: Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]],
+) -> Shard:
+    good = [one for one in outcomes if not isinstance(one, PhotographError)]
+    arrays, complaints = to_arrays(good)
+    verdicts = iter(complaints)
+    statuses, reasons = [], []
+    for one in outcomes:
+        if isinstance(one, PhotographError):
+            statuses.append(one.status)
+            reasons.append(str(one))
+        else:
+            reason = next(verdicts)
+            statuses.append("describe_failed" if reason else OK)
+            reasons.append(reason)
+    return Shard(arrays, statuses, reasons)
+
+
+def descriptor_arrays(descriptors: Vectors) -> tuple[Mapping[str, Any], list[str]]:
+    """A shard's arrays of descriptors: the usable rows, and the reason for each that is not."""
+    norms = np.linalg.norm(descriptors, axis=1)
+    usable = np.isfinite(norms) & (norms > 0.5)
+    return {"descriptors": descriptors[usable]}, ["" if ok else NO_FEATURES for ok in usable]
+
+
+def describe_table(
+    table: pd.DataFrame,
+    describer: Describer,
+    folder: Path,
+    made_from: Mapping[str, Any],
+    progress: Progress = no_progress,
+) -> Described:
+    """Describe a table's photographs into ``folder``, going on where a killed run was.
+
+    Args:
+        table: the photographs.
+        describer: fitted.
+        folder: of the shards.
+        made_from: the config and inputs that the describer was made from.
+        progress: told of rows done and failed.
+    """
+    store = ShardStore(folder, {**made_from, "table": table_digest(table)}, replace=True)
+    extract_table(
+        table,
+        describer.extractor,
+        store,
+        lambda features: descriptor_arrays(_finished(describer, features)),
+        progress,
+    )
+    return read_described(table, store, describer.dimension)
+
+
+def _finished(describer: Describer, features: list[Features]) -> Vectors:
+    if not features:
+        return np.zeros((0, describer.dimension), dtype=np.float32)
+    return describer.finish(features)
+
+
+def read_described(table: pd.DataFrame, store: ShardStore, dimension: int) -> Described:
+    """A table with its statuses and descriptors, from a finished store."""
+    shards = list(store.shards())
+    full = table.reset_index(drop=True).copy()
+    for column in ("statuses", "reasons"):
+        values = [value for shard in shards for value in getattr(shard, column)]
+        full[{"statuses": "status", "reasons": "reason"}[column]] = values
+    blocks = [shard.arrays["descriptors"] for shard in shards]
+    empty = np.zeros((0, dimension), dtype=np.float32)
+    seconds = store.seconds / len(full) if len(full) else 0.0
+    return Described(full, np.concatenate([empty, *blocks]), seconds, store.digest)

@@ -1,0 +1,1 @@
+"""Local features: keypoints with a descriptor each."""

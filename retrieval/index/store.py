@@ -1,0 +1,236 @@
+"""Descriptors on disk: shards that are the unit of work and of restart, and their manifest.
+
+A folder holds ``shard-00000.safetensors`` … and ``manifest.json``. Each shard holds the rows of
+one slice of an image table: whatever arrays the rows that went well produced, and every row's
+status and reason. A shard is written to a temporary file, fsynced and renamed before the manifest
+names it, so a run killed at any moment goes on with the first shard that is missing. The manifest
+carries the fingerprint of what the shards were made from; a store never mixes two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as pack
+
+from retrieval.errors import RunError
+
+Arrays = Mapping[str, NDArray[Any]]
+
+MANIFEST: Final = "manifest.json"
+OK: Final = "ok"
+
+
+def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
+    """Write a file so that it is either whole or not there, even after a power cut.
+
+    Args:
+        path: where it goes; its folder is made where it is missing.
+        data: the bytes, or a function that writes them to the open file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if callable(data):
+                data(file)
+            else:
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`atomic_write` of indented JSON with sorted keys; NaN and infinities are refused."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    atomic_write(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: build the run first (landmarks index)") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read ({error}): build the run again") from None
+
+
+def fingerprint(*parts: Any) -> str:
+    """Sixteen hex digits of the SHA-256 of the parts' canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one slice of a table became.
+
+    Attributes:
+        arrays: what was computed, over the rows whose status is ``ok``, in order.
+        statuses: (rows,) one a row of the slice.
+        reasons: (rows,) empty where the status is ``ok``.
+    """
+
+    arrays: Arrays
+    statuses: Sequence[str]
+    reasons: Sequence[str]
+
+
+class ShardStore:
+    """A folder of shards with one fingerprint.
+
+    Args:
+        folder: where the shards lie.
+        made_from: the config and inputs that decide the shards' bytes (JSON-able); a store that
+            was made from something else is a :class:`RunError` naming the first field that
+            differs, unless ``replace`` says to start it over.
+    """
+
+    def __init__(self, folder: Path, made_from: Mapping[str, Any], *, replace: bool = False):
+        self.folder = folder
+        self._manifest: dict[str, Any] = {"made_from": dict(made_from), "shards": {}}
+        path = folder / MANIFEST
+        if path.exists():
+            found = read_json(path)
+            changed = first_difference(found["made_from"], json.loads(json.dumps(made_from)))
+            if changed is None:
+                self._manifest = found
+            elif replace:
+                _remove_shards(folder)
+                self._write_manifest()
+            else:
+                raise RunError(f"{folder} was made with another {changed}")
+        else:
+            self._write_manifest()
+
+    def __contains__(self, number: int) -> bool:
+        return shard_name(number) in self._manifest["shards"]
+
+    def __len__(self) -> int:
+        return len(self._manifest["shards"])
+
+    def write(self, number: int, shard: Shard, seconds: float = 0.0) -> None:
+        """Add one shard: its file first, then its line in the manifest."""
+        name = shard_name(number)
+        arrays = {key: np.ascontiguousarray(value) for key, value in shard.arrays.items()}
+        notes = {"statuses": list(shard.statuses), "reasons": list(shard.reasons)}
+        data = pack(arrays, metadata={"rows": json.dumps(notes, ensure_ascii=False)})
+        atomic_write(self.folder / name, data)
+        self._manifest["shards"][name] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "rows": len(shard.statuses),
+            "failed": sum(status != OK for status in shard.statuses),
+        }
+        # Seconds lie in a file of their own: the manifest's bytes must not depend on the clock.
+        self._add_seconds(name, seconds)
+        self._write_manifest()
+
+    def read(self, number: int) -> Shard:
+        """One shard, its arrays read into memory.
+
+        Raises:
+            RunError: it is missing or damaged.
+        """
+        path = self.folder / shard_name(number)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                notes = json.loads(file.metadata()["rows"])
+                arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
+        except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path} is missing or damaged ({error}): delete it and run the command again"
+            ) from None
+        return Shard(arrays, notes["statuses"], notes["reasons"])
+
+    def shards(self) -> Iterator[Shard]:
+        """Every shard in order."""
+        for number in range(len(self)):
+            yield self.read(number)
+
+    def verify(self) -> None:
+        """Compare every shard with its checksum.
+
+        Raises:
+            RunError: one is missing or differs; the message names it.
+        """
+        for name, entry in sorted(self._manifest["shards"].items()):
+            path = self.folder / name
+            if not path.exists() or checksum(path) != entry["sha256"]:
+                raise RunError(f"{path} is missing or damaged: delete the folder and run again")
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of the content: what was asked for and every shard's checksum."""
+        return fingerprint(self._manifest)
+
+    @property
+    def failed(self) -> int:
+        """How many rows failed."""
+        return sum(entry["failed"] for entry in self._manifest["shards"].values())
+
+    @property
+    def seconds(self) -> float:
+        """How long making the shards took, over all the runs that it took."""
+        path = self.folder / "seconds.json"
+        return float(sum(read_json(path).values())) if path.exists() else 0.0
+
+    def _add_seconds(self, name: str, seconds: float) -> None:
+        path = self.folder / "seconds.json"
+        known = read_json(path) if path.exists() else {}
+        write_json(path, {**known, name: round(seconds, 4)})
+
+    def _write_manifest(self) -> None:
+        write_json(self.folder / MANIFEST, self._manifest)
+
+
+def shard_name(number: int) -> str:
+    """The file name of a shard."""
+    return f"shard-{number:05d}.safetensors"
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> str | None:
+    """The dotted path of the first field in which two JSON values differ, or ``None``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in old or key not in new:
+                return inner
+            found = first_difference(old[key], new[key], inner)
+            if found is not None:
+                return found
+        return None
+    return None if old == new else (path or "value")
+
+
+def _remove_shards(folder: Path) -> None:
+    for path in folder.glob("shard-*.safetensors"):
+        path.unlink()
+    (folder / "seconds.json").unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""From a table row to pixels: image tables, fetching, decoding."""

@@ -1,0 +1,167 @@
+"""Bytes to an RGB array: the only place that decodes.
+
+Photographs come from strangers, so the header is judged before any pixel is decoded, a truncated
+file is an error and never half a picture, and the EXIF orientation is applied (OpenCV applies it,
+Pillow and torchvision do not: one decoder settles it). Large JPEGs are decoded at a reduced scale
+by libjpeg's DCT scaling, which costs a fraction of a full decode.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from retrieval.errors import DecodeError
+
+MAX_PIXELS: Final = 100_000_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+MIN_SIDE: Final = 2
+ORIENTATION_TAG: Final = 0x0112
+# Only these readers are ever tried: Pillow knows formats (PostScript, say) that start programs.
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
+
+
+def decode(
+    data: bytes, longest_side: int | None = None, *, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decode a photograph to RGB, upright, at most ``longest_side`` pixels on its longer side.
+
+    Args:
+        data: the encoded file.
+        longest_side: the cap on ``max(height, width)`` of the result; a smaller photograph is
+            never enlarged. ``None`` keeps its size.
+        max_pixels: refuse a photograph whose header promises more than this.
+
+    Returns:
+        (height, width, 3) uint8, C-contiguous.
+
+    Raises:
+        DecodeError: not a photograph, truncated, damaged, or over the cap.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own cap replaces Pillow's, and its remarks on odd metadata say nothing of pixels.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return _pixels(image, longest_side, max_pixels)
+    except DecodeError:
+        raise
+    except UnidentifiedImageError:
+        raise DecodeError(_not_a_photograph(data)) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise anything from OSError to struct.error
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DecodeError(f"damaged or truncated photograph ({_without_addresses(text)})") from None
+
+
+def read_photograph(
+    source: str | Path,
+    longest_side: int | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> NDArray[np.uint8]:
+    """Read and :func:`decode` a local file.
+
+    Returns:
+        (height, width, 3) uint8.
+
+    Raises:
+        DecodeError: as :func:`decode`; or the file is missing, unreadable, or over ``max_bytes``.
+    """
+    path = Path(source)
+    try:
+        if not path.is_file():
+            raise DecodeError("no such file" if not path.exists() else "not a regular file")
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise DecodeError(f"file of {size} bytes is over the cap of {max_bytes}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DecodeError(f"cannot be read ({error.strerror or type(error).__name__})") from None
+    return decode(data, longest_side, max_pixels=max_pixels)
+
+
+def shrunk_size(height: int, width: int, longest_side: int | None) -> tuple[int, int]:
+    """The (height, width) of a photograph whose longer side is capped, aspect ratio kept."""
+    longer = max(height, width)
+    if longest_side is None or longer <= longest_side:
+        return height, width
+    scale = longest_side / longer
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _pixels(image: Image.Image, longest_side: int | None, max_pixels: int) -> NDArray[np.uint8]:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise DecodeError(f"{width} x {height} pixels are over the cap of {max_pixels}")
+    if min(width, height) < MIN_SIDE:
+        raise DecodeError(f"{width} x {height} pixels are too few")
+    target = shrunk_size(height, width, longest_side)
+    if longest_side is not None and image.format in ("JPEG", "MPO"):
+        # libjpeg may scale by 1/2, 1/4, 1/8; ask for at least the target, so quality never drops.
+        image.draft("RGB", (target[1], target[0]))
+    orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    image.load()
+    rgb = _flattened(image)
+    if (rgb.height, rgb.width) != target:
+        size = (target[1], target[0])
+        rgb = rgb.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.ascontiguousarray(_upright(np.asarray(rgb, dtype=np.uint8), orientation))
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Undo the camera's EXIF orientation, 1 to 8; other values are taken as upright."""
+    match orientation:
+        case 2:
+            return pixels[:, ::-1]
+        case 3:
+            return pixels[::-1, ::-1]
+        case 4:
+            return pixels[::-1]
+        case 5:
+            return pixels.swapaxes(0, 1)
+        case 6:
+            return np.rot90(pixels, k=-1)
+        case 7:
+            return pixels.swapaxes(0, 1)[::-1, ::-1]
+        case 8:
+            return np.rot90(pixels, k=1)
+        case _:
+            return pixels
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """RGB of any mode; transparency is laid on white, and 16-bit grey scaled rather than clipped."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if grey.max(initial=0.0) > 255 else 255.0
+        return Image.fromarray((grey * (255.0 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _not_a_photograph(data: bytes) -> str:
+    if not data:
+        return "empty file"
+    start = data[:256].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
+        return "not a photograph (a web page or text)"
+    return "not a photograph of a known format"
+
+
+def _without_addresses(text: str) -> str:
+    """Drop memory addresses such as ``<_io.BytesIO object at 0x7f…>``: reasons must be stable."""
+    return text.split(" <")[0] if " at 0x" in text else text

@@ -1,0 +1,329 @@
+"""The image table: which photographs there are, where they lie, and which landmark each shows.
+
+A table is a pandas frame with the columns ``id``, ``source`` (a path or a URL), ``landmark``
+(missing where no landmark is shown) and ``row`` (the line in the file, the header being line 1, or
+0 for a folder), strings held by pyarrow: a million Python strings would cost ten times the memory.
+It is checked once, on entry; everything behind trusts it.
+
+Forms that are read:
+
+- a landmarks CSV, ``id,url,landmark_id``, as in the 2018 challenge and Google Landmarks v2, whose
+  photographs lie under ``a/b/c/<id>.jpg`` (the first three characters of the id) beside the CSV or
+  in its ``photos``, ``images``, ``train``, ``index`` or ``test`` folder;
+- ``index_image_to_landmark.csv`` of Google Landmarks v2, ``id,landmark_id``, likewise;
+- a CSV with ``path`` (relative to the CSV's folder) in place of ``url``;
+- a folder with one folder of photographs for each landmark.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from retrieval.errors import TableError
+
+COLUMNS: Final = ("id", "source", "landmark", "row")
+PHOTOGRAPH_SUFFIXES: Final = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
+)
+NESTED_ROOTS: Final = (".", "photos", "images", "train", "index", "test")
+NONE_FOLDERS: Final = ("none", "no-landmark")
+GALLERY: Final = "index.csv"
+TEST: Final = "test.csv"
+BANK: Final = "none.csv"
+STRING: Final = "string[pyarrow]"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set as it stands in a folder.
+
+    Attributes:
+        folder: where it lies.
+        gallery: the labelled photographs that answers are looked up in.
+        bank: photographs of no landmark (may be empty).
+        test: labelled queries, or ``None``.
+        names: a readable name for each landmark id that has one.
+    """
+
+    folder: Path
+    gallery: pd.DataFrame
+    bank: pd.DataFrame
+    test: pd.DataFrame | None
+    names: dict[str, str]
+
+
+def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
+    """Read a data set: a folder with ``index.csv``, or with one folder for each landmark.
+
+    Args:
+        folder: the data set. Beside ``index.csv`` it may hold ``test.csv``, ``none.csv`` and
+            ``landmarks.csv`` (``landmark_id,name``). Without ``index.csv`` each folder in it is a
+            landmark, and a folder named ``none`` is the bank.
+        gallery: another gallery CSV in place of ``index.csv`` (looked for as given, then in
+            ``folder``).
+
+    Raises:
+        TableError: nothing to read, or one of the tables is bad.
+    """
+    if not folder.is_dir():
+        raise TableError(f"{folder} is not a folder: give a data set's folder (--data)")
+    if gallery is None and not (folder / GALLERY).exists():
+        return _folder_data_set(folder)
+    found = _find_gallery(folder, gallery)
+    rows = read_table(found)
+    unlabelled = rows[rows["landmark"].isna()]
+    if len(unlabelled):
+        raise TableError(
+            f"{found}, row {unlabelled['row'].iloc[0]}: a gallery photograph needs a landmark_id"
+            f" ({len(unlabelled)} rows have none); photographs of no landmark belong in {BANK}"
+        )
+    bank = read_table(folder / BANK) if (folder / BANK).exists() else empty_table()
+    labelled = bank[bank["landmark"].notna()]
+    if len(labelled):
+        raise TableError(
+            f"{folder / BANK}, row {labelled['row'].iloc[0]}: a photograph of no landmark has"
+            f" landmark_id {labelled['landmark'].iloc[0]!r}; leave the cell empty or move the row"
+        )
+    _refuse_shared_ids(found, rows, folder / BANK, bank)
+    test = read_table(folder / TEST) if (folder / TEST).exists() else None
+    return DataSet(folder, rows, bank, test, read_names(folder))
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read and check an image table from a CSV, or from a folder with a folder a landmark.
+
+    Returns:
+        the frame that the module describes; ids unique, every local photograph there.
+
+    Raises:
+        TableError: naming the file and the row.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.exists():
+        raise TableError(f"{path}: no such file")
+    frame = _read_csv(path)
+    frame["source"] = _sources(path, frame)
+    table = make_table(frame["id"], frame["source"], frame["landmark"], frame["row"])
+    check_table(table, path)
+    return table
+
+
+def make_table(
+    ids: Iterable[str],
+    sources: Iterable[str],
+    landmarks: Iterable[str | None],
+    rows: Sequence[int] | pd.Series | None = None,
+) -> pd.DataFrame:
+    """A frame of the table's form, unchecked."""
+    table = pd.DataFrame(
+        {
+            "id": pd.array(list(ids), dtype=STRING),
+            "source": pd.array(list(sources), dtype=STRING),
+            "landmark": pd.array(list(landmarks), dtype=STRING),
+        }
+    )
+    table["row"] = np.arange(len(table)) if rows is None else np.asarray(rows, dtype=np.int64)
+    return table
+
+
+def empty_table() -> pd.DataFrame:
+    """A table without rows."""
+    return make_table((), (), ())
+
+
+def check_table(table: pd.DataFrame, path: Path) -> None:
+    """Refuse empty and duplicate ids and local photographs that are not there.
+
+    Raises:
+        TableError: naming the first such row.
+    """
+    blank = table[table["id"].isna() | (table["id"].str.strip() == "")]
+    if len(blank):
+        raise TableError(f"{path}, row {blank['row'].iloc[0]}: the id is empty")
+    twice = table[table["id"].duplicated()]
+    if len(twice):
+        again = twice.iloc[0]
+        first = table.loc[table["id"] == again["id"], "row"].iloc[0]
+        raise TableError(
+            f"{path}, row {again['row']}: id {again['id']!r} stands in row {first} already"
+            f" ({len(twice)} duplicate ids in all)"
+        )
+    local = table[~is_url(table["source"])]
+    missing = [
+        (row, source)
+        for row, source in zip(local["row"], local["source"], strict=True)
+        if not Path(source).is_file()
+    ]
+    if missing:
+        row, source = missing[0]
+        raise TableError(
+            f"{path}, row {row}: no photograph at {source} ({len(missing)} of {len(table)} are"
+            " missing); mend the path, take the rows out, or fetch them: landmarks data fetch"
+        )
+
+
+def unknown_landmarks(test: pd.DataFrame, landmarks: Iterable[str]) -> pd.DataFrame:
+    """The rows of a test table whose landmark the gallery lacks: nothing can answer them right."""
+    return test[test["landmark"].notna() & ~test["landmark"].isin(list(landmarks))]
+
+
+def is_url(sources: pd.Series) -> pd.Series:
+    """Which sources are URLs rather than paths."""
+    return sources.str.match(r"(?i)^[a-z][a-z0-9+.-]*://").fillna(False).astype(bool)
+
+
+def nested_path(root: Path, photograph_id: str) -> Path:
+    """Where Google Landmarks keeps a photograph: ``a/b/c/<id>.jpg``."""
+    first, second, third = photograph_id[:3]
+    return root / first / second / third / f"{photograph_id}.jpg"
+
+
+def read_names(folder: Path) -> dict[str, str]:
+    """Readable names of landmarks, from ``landmarks.csv`` or Google's ``*_label_to_category.csv``.
+
+    The latter hold a Wikimedia address for each landmark, whose last part is the name.
+    """
+    candidates = [folder / "landmarks.csv", *sorted(folder.glob("*label_to_category.csv"))]
+    for path in candidates:
+        if not path.exists():
+            continue
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        column = "name" if "name" in frame else "category"
+        if "landmark_id" not in frame or column not in frame:
+            raise TableError(f"{path}: needs the columns landmark_id and name (or category)")
+        return {
+            landmark: text.rsplit("Category:", 1)[-1].replace("_", " ")
+            for landmark, text in zip(frame["landmark_id"], frame[column], strict=True)
+        }
+    return {}
+
+
+def _find_gallery(folder: Path, gallery: Path | None) -> Path:
+    if gallery is None:
+        return folder / GALLERY
+    for path in (gallery, folder / gallery):
+        if path.exists():
+            return path
+    raise TableError(f"{gallery}: no such file, neither here nor in {folder} (--gallery)")
+
+
+def _folder_data_set(folder: Path) -> DataSet:
+    table = _read_folder(folder)
+    none = table["landmark"].isin(NONE_FOLDERS)
+    gallery = table[~none].reset_index(drop=True)
+    bank = table[none].reset_index(drop=True)
+    bank["landmark"] = pd.array([None] * len(bank), dtype=STRING)
+    if not len(gallery):
+        raise TableError(
+            f"{folder} has neither {GALLERY} nor a folder of photographs for each landmark"
+        )
+    test = read_table(folder / TEST) if (folder / TEST).exists() else None
+    return DataSet(folder, gallery, bank, test, read_names(folder))
+
+
+def _read_folder(folder: Path) -> pd.DataFrame:
+    paths = sorted(
+        path
+        for path in folder.glob("*/**/*")
+        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        raise TableError(f"{folder}: no photographs in folders (expected LANDMARK/PHOTOGRAPH.jpg)")
+    relative = [path.relative_to(folder) for path in paths]
+    return make_table(
+        (path.as_posix() for path in relative),
+        (str(path) for path in paths),
+        (path.parts[0] for path in relative),
+        np.zeros(len(paths), dtype=np.int64),
+    )
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """The raw columns as strings, with ``row``; every line must have as many cells as the header."""
+    rows: list[list[str]] = []
+    numbers: list[int] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [cell.strip() for cell in next(reader, [])]
+            _check_header(path, header)
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise TableError(
+                        f"{path}, row {reader.line_num}: {len(cells)} cells where the header has"
+                        f" {len(header)} ({','.join(header)})"
+                    )
+                rows.append(cells)
+                numbers.append(reader.line_num)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    frame = pd.DataFrame(rows, columns=header, dtype=STRING)
+    if not len(frame):
+        raise TableError(f"{path}: no rows below the header")
+    frame["row"] = np.asarray(numbers, dtype=np.int64)
+    landmark = frame["landmark_id"].str.strip() if "landmark_id" in frame else None
+    frame["landmark"] = pd.NA if landmark is None else landmark.replace({"": pd.NA, "None": pd.NA})
+    return frame
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not header:
+        raise TableError(f"{path}: empty file (expected id,path,landmark_id or id,url,landmark_id)")
+    if "id" not in header:
+        raise TableError(
+            f"{path}, row 1: no column id among {','.join(header)}"
+            " (expected id,path,landmark_id or id,url,landmark_id)"
+        )
+    if len(set(header)) < len(header):
+        raise TableError(f"{path}, row 1: a column name stands twice: {','.join(header)}")
+
+
+def _sources(path: Path, frame: pd.DataFrame) -> pd.Series:
+    """A source for each row: its ``path``, the nested photograph of its id, or its ``url``."""
+    folder = path.parent
+    if "path" in frame:
+        empty = frame[frame["path"].isna() | (frame["path"].str.strip() == "")]
+        if len(empty):
+            raise TableError(f"{path}, row {empty['row'].iloc[0]}: the path is empty")
+        return frame["path"].map(lambda name: str(folder / name)).astype(STRING)
+    short = frame[frame["id"].str.len() < 3]
+    if len(short):
+        row = short.iloc[0]
+        raise TableError(
+            f"{path}, row {row['row']}: id {row['id']!r} is too short to name a photograph under"
+            " a/b/c/<id>.jpg"
+        )
+    roots = [folder / name for name in NESTED_ROOTS]
+    first = str(frame["id"].iloc[0])
+    present = (root for root in roots if any(nested_path(root, i).exists() for i in frame["id"]))
+    root = next((root for root in roots if nested_path(root, first).exists()), None)
+    root = root or next(present, None)
+    if root is not None:
+        return frame["id"].map(lambda name: str(nested_path(root, name))).astype(STRING)
+    hint = f"fetch them first: landmarks data fetch {path}" if "url" in frame else "unpack them"
+    raise TableError(
+        f"{path}, row {frame['row'].iloc[0]}: no photograph of id {first!r} under a/b/c/<id>.jpg in"
+        f" {folder} or its photos folder; {hint}"
+    )
+
+
+def _refuse_shared_ids(
+    gallery_path: Path, gallery: pd.DataFrame, bank_path: Path, bank: pd.DataFrame
+) -> None:
+    shared = bank[bank["id"].isin(gallery["id"])]
+    if len(shared):
+        row = shared.iloc[0]
+        raise TableError(
+            f"{bank_path}, row {row['row']}: id {row['id']!r} is in {gallery_path} too; a"
+            " photograph is in the gallery or shows no landmark, not both"
+        )
