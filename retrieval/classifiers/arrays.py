@@ -1,0 +1,39 @@
+"""Fitted classifiers on disk: arrays in a safetensors file, their config as JSON inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from retrieval.errors import RunError
+from retrieval.index.store import atomic_write
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], config: BaseModel) -> None:
+    """Write contiguous arrays and the config that they were fitted with."""
+    atomic_write(path, save(dict(arrays), metadata={"config": config.model_dump_json()}))
+
+
+def read_arrays(path: Path, model: type[Config]) -> tuple[dict[str, NDArray[Any]], Config]:
+    """Read what :func:`write_arrays` wrote.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            config = model.model_validate_json(file.metadata()["config"])
+            return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118
+    except (OSError, SafetensorError, ValidationError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"{path} is missing or damaged ({reason}): fit the classifiers again"
+        ) from None

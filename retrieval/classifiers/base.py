@@ -1,0 +1,223 @@
+"""What a classifier is: descriptors and their neighbours in, ranked landmarks with scores out.
+
+A classifier is made by ``fit`` from a gallery, and is then frozen. Its ``confidence`` must be
+comparable across photographs, since global average precision pools them all (Weyand et al.,
+"Google Landmarks Dataset v2", 2020, eq. 1). Whether to answer at all, and with what probability,
+is decided by :mod:`retrieval.classifiers.rejection` from scores of photographs that the classifier
+has not seen: :class:`HeldOut`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
+
+Vectors = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+
+class SearchIndex(Protocol):
+    """What the classifiers ask of an index; :class:`retrieval.index.faiss_index.FaissIndex`."""
+
+    def __len__(self) -> int: ...
+
+    def search(self, queries: Vectors, k: int) -> Neighbours: ...
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The labelled photographs, the bank of photographs without a landmark, and their indices.
+
+    Attributes:
+        descriptors: (n, d) float32 unit rows, possibly memory-mapped.
+        codes: (n,) int64, each row's landmark as a position in ``landmarks``.
+        landmarks: the landmarks' ids, ascending; one may have no row (its photographs removed).
+        bank: (m, d) float32 unit rows of photographs without a landmark; m may be 0.
+        index: an index of ``descriptors``; row ids are positions.
+        bank_index: an index of ``bank``, an exact one unless another is given; None where the
+            bank is empty.
+
+    Raises:
+        ValueError: the parts do not belong together.
+    """
+
+    descriptors: Vectors
+    codes: Integers
+    landmarks: list[str]
+    bank: Vectors
+    index: SearchIndex
+    bank_index: SearchIndex | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.descriptors) == len(self.codes) == len(self.index):
+            raise ValueError(
+                f"{len(self.descriptors)} descriptors, {len(self.codes)} codes and an index of "
+                f"{len(self.index)} rows are not one gallery"
+            )
+        if len(self.bank) and self.bank_index is None:
+            index = FaissIndex.build(self.bank, IndexConfig(factory="Flat"))
+            object.__setattr__(self, "bank_index", index)  # frozen for everybody else
+        if len(self.bank) != (0 if self.bank_index is None else len(self.bank_index)):
+            raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
+        if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
+            raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Ranked landmarks of every query.
+
+    Attributes:
+        candidates: (q, c) int64 landmark codes, best first; -1 pads.
+        values: (q, c) float32, descending, comparable across queries; -inf pads.
+    """
+
+    candidates: Integers
+    values: Vectors
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+    @property
+    def best(self) -> Integers:
+        """(q,) the first candidate, -1 for a query without one."""
+        return self.candidates[:, 0]
+
+    @property
+    def confidence(self) -> Vectors:
+        """(q,) the first candidate's value, -inf for a query without one."""
+        return self.values[:, 0]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Scores with what :class:`retrieval.classifiers.rejection.Rejection` makes of them.
+
+    Attributes:
+        scores: the ranked landmarks of q queries.
+        probability: (q,) float32, that the first candidate is right; 0 without a candidate.
+        accepted: (q,) bool, whether it is the answer; "none" otherwise.
+    """
+
+    scores: Scores
+    probability: Vectors
+    accepted: Flags
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Scores of photographs by a classifier that has not seen them.
+
+    Attributes:
+        rows: (g,) int64 the gallery photographs scored; those that are their landmark's only one
+            are not among them, since without them their landmark cannot be answered.
+        truth: (g,) int64 their landmarks' codes.
+        gallery: their scores.
+        bank_rows: (b,) int64 the bank photographs scored.
+        bank: their scores.
+    """
+
+    rows: Integers
+    truth: Integers
+    gallery: Scores
+    bank_rows: Integers
+    bank: Scores
+
+    @property
+    def correct(self) -> Flags:
+        """(g,) whether the first candidate is the photograph's landmark."""
+        correct: Flags = self.gallery.best == self.truth
+        return correct
+
+
+class Classifier(Protocol):
+    """Descriptors and neighbours to landmarks; made by a class method ``fit``, then frozen."""
+
+    kind: ClassVar[str]
+
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours ``scores`` looks at; further columns are ignored."""
+        ...
+
+    def scores(self, queries: Vectors, neighbours: Neighbours) -> Scores:
+        """Rank landmarks for (q, d) unit rows, whose neighbours in the gallery are given."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write what ``fit`` learnt, as arrays and JSON."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path, gallery: Gallery) -> Self:
+        """Read what ``save`` wrote.
+
+        Raises:
+            RunError: it is missing, damaged, or was fitted to another gallery.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which photographs are held out, and together with which others.
+
+    Attributes:
+        rows: (g,) int64 gallery rows, ascending.
+        folds: (g,) int64 their folds.
+        bank_rows: (b,) int64 bank rows, ascending.
+        bank_folds: (b,) int64 their folds.
+    """
+
+    rows: Integers
+    folds: Integers
+    bank_rows: Integers
+    bank_folds: Integers
+
+
+def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Folds:
+    """Spread gallery and bank over folds, evenly within every landmark.
+
+    At most ``limit`` photographs of each are held out, taken fold by fold, so that with a large
+    gallery they all lie in the first fold and a classifier that must be trained anew for each
+    fold is trained anew once. A landmark's only photograph is never held out. Every classifier
+    that is given the same numbers holds out the same photographs.
+    """
+    rng = np.random.default_rng(seed)
+    fold = _spread(gallery.codes, folds, rng)
+    counts = np.bincount(gallery.codes, minlength=len(gallery.landmarks))
+    fold[counts[gallery.codes] < 2] = -1
+    bank_fold = _spread(np.zeros(len(gallery.bank), np.int64), folds, rng)
+    rows = _first(fold, limit, rng)
+    if len(rows):  # a fold without gallery rows would cost a training for the bank alone
+        bank_fold[~np.isin(bank_fold, fold[rows])] = -1
+    bank_rows = _first(bank_fold, limit, rng)
+    return Folds(rows, fold[rows], bank_rows, bank_fold[bank_rows])
+
+
+def _spread(codes: Integers, folds: int, rng: np.random.Generator) -> Integers:
+    """(n,) a fold for each row: each code's rows, shuffled, are dealt out from a random start."""
+    order = rng.permutation(len(codes))
+    order = order[np.argsort(codes[order], kind="stable")]
+    ordered = codes[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    lengths = np.diff(starts, append=len(ordered))
+    deal = np.arange(len(ordered)) - np.repeat(starts, lengths)
+    deal += np.repeat(rng.integers(folds, size=len(starts)), lengths)
+    spread = np.empty(len(codes), np.int64)
+    spread[order] = deal % folds
+    return spread
+
+
+def _first(fold: Integers, limit: int, rng: np.random.Generator) -> Integers:
+    """Up to ``limit`` rows, ascending, of the lowest folds, at random within a fold; not of -1."""
+    rows = rng.permutation(len(fold))
+    rows = rows[np.argsort(fold[rows], kind="stable")]
+    return np.sort(rows[fold[rows] >= 0][:limit])

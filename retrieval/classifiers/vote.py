@@ -1,0 +1,283 @@
+"""The nearest neighbours' vote, corrected by a bank of photographs without a landmark.
+
+A landmark's vote is the p-norm of its neighbours' similarities to the query, which many agreeing
+neighbours raise but which stays in the units of a similarity, so that corrections can be taken off
+it: the mean similarity of the voting rows to their nearest bank photographs (rows that resemble
+everything vote less), and the query's own (a query that resembles the bank is trusted less). The
+idea of lowering a score by the similarity to photographs without a landmark is Henkel and
+Singer's, "Supporting large-scale image recognition with out-of-domain samples", 2020, section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from retrieval.classifiers.arrays import read_arrays, write_arrays
+from retrieval.classifiers.base import (
+    Gallery,
+    HeldOut,
+    Integers,
+    Scores,
+    SearchIndex,
+    Vectors,
+    stratified_folds,
+)
+from retrieval.errors import RunError
+from retrieval.extractors.base import StrictModel
+from retrieval.index.faiss_index import Neighbours
+
+FILE: Final = "knn.safetensors"
+BLOCK: Final = 1 << 20
+"""Neighbours voted over at a time: about 100 MB of working memory."""
+ROWS: Final = 1 << 16
+"""Rows searched for in the bank at a time."""
+
+
+class VoteConfig(StrictModel):
+    """The vote's constants; defaults chosen on held-out gallery and bank photographs.
+
+    Attributes:
+        k: neighbours that vote. At most 2,047, since held-out search takes one more and FAISS
+            stops at 2,048 on a GPU.
+        power: p of the p-norm; 1 sums similarities, a large one takes the best alone.
+        bank_neighbours: bank photographs that a correction is the mean similarity to.
+        row_correction: how much of the voting rows' correction is taken off.
+        query_correction: how much of the query's correction is taken off.
+        held_out: at most this many gallery (and bank) photographs are held out.
+    """
+
+    kind: Literal["knn"] = "knn"
+    k: int = Field(default=10, ge=1, le=2047)
+    power: float = Field(default=3.0, ge=1.0, le=20.0)
+    bank_neighbours: int = Field(default=10, ge=1, le=2047)
+    row_correction: float = Field(default=0.5, ge=0.0)
+    query_correction: float = Field(default=1.5, ge=0.0)
+    held_out: int = Field(default=20_000, ge=1)
+
+
+@dataclass(frozen=True)
+class VoteClassifier:
+    """A fitted vote.
+
+    Attributes:
+        config: its constants.
+        codes: (n,) int64 landmark code of every gallery row.
+        bank_index: the bank's index, None where it is empty.
+        row_corrections: (n,) float32 mean similarity of every gallery row to its nearest bank
+            photographs; zeros without a bank.
+    """
+
+    kind: ClassVar[str] = "knn"
+    config: VoteConfig
+    codes: Integers
+    bank_index: SearchIndex | None
+    row_corrections: Vectors
+
+    @property
+    def neighbours(self) -> int:
+        return self.config.k
+
+    @classmethod
+    def fit(cls, config: VoteConfig, gallery: Gallery, seed: int = 0) -> Self:
+        """Search the bank for every gallery row. The vote has nothing random: no seed is used."""
+        corrections = bank_similarity(
+            gallery.descriptors, gallery.bank_index, config.bank_neighbours
+        )
+        return cls(config, gallery.codes, gallery.bank_index, corrections)
+
+    @classmethod
+    def held_out(cls, config: VoteConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
+        """Leave-one-out scores: a photograph never votes on itself, nor a bank photograph on
+        itself as bank, neither in its own correction nor in that of the rows voting on it."""
+        fitted = cls.fit(config, gallery, seed)
+        chosen = stratified_folds(gallery, folds=5, limit=config.held_out, seed=seed)
+        queries = np.asarray(gallery.descriptors[chosen.rows])
+        found = without_self(gallery.index.search(queries, config.k + 1), chosen.rows)
+        scores = fitted._vote(
+            found, fitted.row_corrections[found.rows], fitted.row_corrections[chosen.rows]
+        )
+        bank_scores = fitted._bank_held_out(gallery, chosen.bank_rows)
+        return HeldOut(
+            chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
+        )
+
+    def scores(self, queries: Vectors, neighbours: Neighbours) -> Scores:
+        """Let the first k of the given neighbours vote.
+
+        Args:
+            queries: (q, d) unit rows, searched for in the bank.
+            neighbours: theirs in the gallery; fewer than k columns are what there is.
+
+        Returns:
+            min(k, columns) candidates a query, ties settled by the best single similarity, then
+            by the landmarks' order.
+        """
+        own = bank_similarity(queries, self.bank_index, self.config.bank_neighbours)
+        return self._vote(neighbours, self.row_corrections[neighbours.rows], own)
+
+    def save(self, folder: Path) -> None:
+        """Write ``knn.safetensors``: the corrections, and the constants they were made with."""
+        arrays = {"row_corrections": self.row_corrections}
+        write_arrays(folder / FILE, arrays, self.config)
+
+    @classmethod
+    def load(cls, folder: Path, gallery: Gallery) -> Self:
+        arrays, config = read_arrays(folder / FILE, VoteConfig)
+        corrections = arrays["row_corrections"]
+        if len(corrections) != len(gallery.codes):
+            raise RunError(
+                f"{folder / FILE} is of {len(corrections)} rows, the gallery has "
+                f"{len(gallery.codes)}: fit the classifiers again"
+            )
+        return cls(config, gallery.codes, gallery.bank_index, corrections)
+
+    def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
+        """Scores of bank photographs, each with itself left out of the bank."""
+        k, n = self.config.k, self.config.bank_neighbours
+        if self.bank_index is None or not len(rows):
+            return Scores(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
+        queries = np.asarray(gallery.bank[rows])
+        found = gallery.index.search(queries, k)
+        near = self.bank_index.search(queries, n + 1)
+        own = mean_without(near, np.arange(len(rows))[:, None], rows, n)[:, 0]
+        voters, places = np.unique(np.maximum(found.rows, 0), return_inverse=True)
+        near = self.bank_index.search(np.asarray(gallery.descriptors[voters]), n + 1)
+        corrections = mean_without(near, places.reshape(found.rows.shape), rows, n)
+        return self._vote(found, corrections, own)
+
+    def _vote(self, found: Neighbours, corrections: Vectors, own: Vectors) -> Scores:
+        """Vote in blocks; corrections: (q, >= k) of the voters, own: (q,) of the queries."""
+        k = min(self.config.k, found.rows.shape[1])
+        step = max(1, BLOCK // max(k, 1))
+        parts = [
+            self._vote_block(
+                found.rows[start : start + step, :k],
+                found.similarities[start : start + step, :k],
+                corrections[start : start + step, :k],
+                own[start : start + step],
+            )
+            for start in range(0, max(len(found.rows), 1), step)
+        ]
+        return Scores(
+            np.concatenate([part.candidates for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+    def _vote_block(
+        self, rows: Integers, similarities: Vectors, corrections: Vectors, own: Vectors
+    ) -> Scores:
+        groups = Groups.gather(np.where(rows >= 0, self.codes[rows], -1))
+        power = self.config.power
+        weights = np.maximum(similarities.astype(np.float64), 0.0) ** power
+        total = groups.total(weights)
+        penalty = groups.total(weights * corrections) / np.maximum(total, np.finfo(float).tiny)
+        values = total ** (1.0 / power) - self.config.row_correction * penalty
+        values -= self.config.query_correction * own[groups.query].astype(np.float64)
+        return groups.ranked(values.astype(np.float32), groups.largest(similarities))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The neighbours of q queries, gathered by the landmark that they show.
+
+    Attributes:
+        shape: (q, k) of the neighbours.
+        order: (v,) positions in the flattened neighbours, group by group; within a group as they
+            stood, so by falling similarity. Neighbours without a landmark are left out.
+        starts: (g,) where in ``order`` each group begins.
+        query: (g,) the groups' queries, ascending.
+        code: (g,) the groups' landmarks, ascending within a query.
+    """
+
+    shape: tuple[int, int]
+    order: Integers
+    starts: Integers
+    query: Integers
+    code: Integers
+
+    @classmethod
+    def gather(cls, codes: Integers) -> Groups:
+        """Group (q, k) landmark codes, negative where there is no neighbour."""
+        q, k = codes.shape
+        order = np.argsort(codes, axis=1, kind="stable") + np.arange(q)[:, None] * k
+        order = order.ravel()[np.take(codes, order.ravel()) >= 0]
+        query, code = order // max(k, 1), np.take(codes, order)
+        new = (np.diff(query, prepend=-1) != 0) | (np.diff(code, prepend=-1) != 0)
+        starts = np.flatnonzero(new)
+        return cls((q, k), order, starts, query[starts], code[starts])
+
+    def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(g,) sums of (q, k) values."""
+        if not len(self.starts):
+            return np.zeros(0)
+        sums: NDArray[np.float64] = np.add.reduceat(np.take(values, self.order), self.starts)
+        return sums
+
+    def largest(self, similarities: Vectors) -> Vectors:
+        """(g,) largest of (q, k) similarities, which fall along a row."""
+        best: Vectors = np.take(similarities, self.order[self.starts])
+        return best
+
+    def ranked(self, values: Vectors, best: Vectors) -> Scores:
+        """Order each query's groups by value, then by best, both falling, then by landmark."""
+        q, k = self.shape
+        order = np.lexsort((self.code, -best, -values, self.query))
+        query = self.query[order]
+        place = np.arange(len(query)) - np.searchsorted(query, query)
+        candidates = np.full((q, max(k, 1)), -1, np.int64)
+        ranked = np.full((q, max(k, 1)), -np.inf, np.float32)
+        candidates[query, place] = self.code[order]
+        ranked[query, place] = values[order]
+        return Scores(candidates, ranked)
+
+
+def bank_similarity(queries: Vectors, bank_index: SearchIndex | None, n: int) -> Vectors:
+    """(q,) mean similarity of (q, d) unit rows to their n nearest bank photographs; 0 without."""
+    similarity = np.zeros(len(queries), np.float32)
+    if bank_index is None:
+        return similarity
+    n = min(n, len(bank_index))
+    for start in range(0, len(queries), ROWS):
+        block = np.asarray(queries[start : start + ROWS])
+        near = bank_index.search(block, n)
+        similarity[start : start + ROWS] = near.similarities.mean(axis=1, dtype=np.float64)
+    return similarity
+
+
+def without_self(found: Neighbours, own: Integers) -> Neighbours:
+    """Take each query's own row out of its (q, k + 1) neighbours, which leaves k.
+
+    The own row need not come first, since a copy of the photograph is as similar, nor be there at
+    all, with more copies than neighbours or an approximate index; then the last column goes.
+    """
+    keep = found.rows != own[:, None]
+    keep[keep.all(axis=1), -1] = False
+    shape = (len(own), found.rows.shape[1] - 1)
+    return Neighbours(found.rows[keep].reshape(shape), found.similarities[keep].reshape(shape))
+
+
+def mean_without(near: Neighbours, places: Integers, own: Integers, n: int) -> Vectors:
+    """Mean similarity to the n nearest bank photographs but for one.
+
+    Args:
+        near: (u, n + 1) the nearest bank photographs of u descriptors.
+        places: (q, k) which of the u descriptors is meant.
+        own: (q,) the bank row left out for all of a query's descriptors.
+
+    Returns:
+        (q, k) float32; 0 where no bank photograph is left.
+    """
+    total = np.zeros(places.shape)
+    count = np.zeros(places.shape, np.int64)
+    for rows, similarities in zip(near.rows.T, near.similarities.T, strict=True):
+        row = rows[places]
+        counted = (row >= 0) & (row != own[:, None]) & (count < n)
+        total += np.where(counted, similarities[places], 0.0)
+        count += counted
+    return (total / np.maximum(count, 1)).astype(np.float32)

@@ -1,0 +1,224 @@
+"""The figures that systems are compared by, vectorised over photographs.
+
+Landmarks are integer codes throughout, -1 for none. What is right is a :class:`Truth`, since a
+photograph may show several landmarks, or none. Figures are fractions; one that has no meaning on
+the photographs given (a false-accept rate where every photograph shows a landmark) is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Reals = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The landmarks that each of n photographs shows, as pairs.
+
+    Attributes:
+        count: n.
+        photographs: (t,) int64 positions of photographs.
+        landmarks: (t,) int64 codes. A negative code is a landmark without one, which no answer
+            equals; its photograph is a landmark photograph all the same.
+    """
+
+    count: int
+    photographs: Integers
+    landmarks: Integers
+
+    @classmethod
+    def of_codes(cls, codes: Integers) -> Truth:
+        """At most one landmark a photograph: (n,) codes, -1 where it shows none."""
+        codes = np.asarray(codes, np.int64)
+        shown = np.flatnonzero(codes != -1)
+        return cls(len(codes), shown, codes[shown])
+
+    @classmethod
+    def of_sets(cls, landmarks: Sequence[Collection[int]]) -> Truth:
+        """Any number of landmarks a photograph: n collections of codes."""
+        counts = [len(each) for each in landmarks]
+        flat = np.fromiter((code for each in landmarks for code in each), np.int64, sum(counts))
+        return cls(len(landmarks), np.repeat(np.arange(len(landmarks)), counts), flat)
+
+    @property
+    def has_landmark(self) -> Flags:
+        """(n,) whether a photograph shows any landmark."""
+        flags = np.zeros(self.count, np.bool_)
+        flags[self.photographs] = True
+        return flags
+
+    def holds(self, codes: Integers) -> Flags:
+        """Whether each photograph shows a landmark: (n,) or (n, c) codes, likewise shaped."""
+        codes = np.asarray(codes, np.int64)
+        named = self.landmarks >= 0
+        pairs = self.photographs[named], self.landmarks[named]
+        base = 1 + max(codes.max(initial=0), pairs[1].max(initial=0))
+        own = np.arange(self.count).reshape(-1, *[1] * (codes.ndim - 1))
+        held: Flags = np.isin(own * base + codes, pairs[0] * base + pairs[1]) & (codes >= 0)
+        return held
+
+
+def global_average_precision(
+    ids: Sequence[str], predicted: Integers, confidence: Reals, truth: Truth
+) -> float:
+    """GAP, also known as micro average precision, as the landmark challenges define it.
+
+    All answers are pooled and walked through by falling confidence; precision is summed where an
+    answer is right and divided by the number of photographs that show a landmark. An answer to a
+    photograph that shows none lowers the precision of all below it. (Weyand et al., "Google
+    Landmarks Dataset v2", CVPR 2020, equation 1; Perronnin et al., CVPR 2009.)
+
+    Args:
+        ids: (n,) of the photographs; equal confidences are walked through by ascending id, then
+            by ascending landmark.
+        predicted: (n,) landmark codes, negative where there is no answer.
+        confidence: (n,) only their order matters; not looked at where there is no answer.
+        truth: of the same photographs.
+
+    Returns:
+        0 to 1; 0 where no photograph shows a landmark.
+
+    Raises:
+        ValueError: lengths differ, or an answer's confidence is NaN.
+    """
+    predicted, confidence = np.asarray(predicted, np.int64), np.asarray(confidence)
+    if not len(ids) == len(predicted) == len(confidence) == truth.count:
+        raise ValueError("ids, predictions, confidences and truth differ in length")
+    answered = np.flatnonzero(predicted >= 0)
+    if np.isnan(confidence[answered]).any():
+        raise ValueError("an answer's confidence is not a number")
+    photographs = int(truth.has_landmark.sum())
+    if not photographs:
+        return 0.0
+    names = np.asarray(ids, dtype=str)[answered]
+    order = np.lexsort((predicted[answered], names, -confidence[answered].astype(np.float64)))
+    right = truth.holds(predicted)[answered][order]
+    places = np.flatnonzero(right) + 1
+    return float((np.arange(1, len(places) + 1) / places).sum() / photographs)
+
+
+def top_k_accuracy(candidates: Integers, truth: Truth, k: int) -> float:
+    """Share of landmark photographs with a right one among the first k of (n, c) candidates."""
+    shown = truth.has_landmark
+    if not shown.any():
+        return float("nan")
+    return float(truth.holds(candidates[:, :k]).any(axis=1)[shown].mean())
+
+
+def rejection_auc(confidence: Reals, has_landmark: Flags) -> float:
+    """Chance that a landmark photograph is given more confidence than one without, ties half.
+
+    Args:
+        confidence: (n,), -inf where there was no candidate.
+        has_landmark: (n,).
+    """
+    if not 0 < has_landmark.sum() < len(has_landmark):
+        return float("nan")
+    # Ranks stand in for the confidences: scikit-learn refuses infinities.
+    ranks = np.unique(np.asarray(confidence), return_inverse=True)[1]
+    return float(roc_auc_score(has_landmark, ranks))
+
+
+def false_accept_rate(accepted: Flags, has_landmark: Flags) -> float:
+    """Share of the photographs without a landmark that one was named for."""
+    none = ~has_landmark
+    return float(accepted[none].mean()) if none.any() else float("nan")
+
+
+def average_precisions(hits: Flags, relevant: Integers, k: int = 100) -> NDArray[np.float64]:
+    """Average precision of each query's first k results, as Google Landmarks retrieval has it.
+
+    Precision is summed at the hits and divided by the number of hits there could have been,
+    min(relevant, k).
+
+    Args:
+        hits: (q, r) whether the result at each rank is relevant and not a repeat of one above
+            it; see :func:`first_occurrences`. A query without results is a row without hits.
+        relevant: (q,) how many relevant items there are.
+        k: ranks that count.
+
+    Returns:
+        (q,) of 0 to 1; 0 where nothing is relevant.
+    """
+    hits = hits[:, :k]
+    precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+    possible = np.maximum(np.minimum(relevant, k), 1)
+    average: NDArray[np.float64] = (precision * hits).sum(axis=1) / possible
+    return average
+
+
+def mean_average_precision(hits: Flags, relevant: Integers, k: int = 100) -> float:
+    """Mean over queries of :func:`average_precisions`; NaN without queries."""
+    return float(average_precisions(hits, relevant, k).mean()) if len(hits) else float("nan")
+
+
+def first_occurrences(items: Integers) -> Flags:
+    """Which of (q, r) ranked items did not stand further up in their row; pads (< 0) never."""
+    order = np.argsort(items, axis=1, kind="stable")
+    ordered = np.take_along_axis(items, order, axis=1)
+    new = np.ones(items.shape, np.bool_)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty(items.shape, np.bool_)
+    np.put_along_axis(first, order, new, axis=1)
+    return first & (items >= 0)
+
+
+def gallery_hits(rows: Integers, codes: Integers, truth: Truth) -> tuple[Flags, Integers]:
+    """What :func:`average_precisions` needs to rate a search of a labelled gallery.
+
+    Args:
+        rows: (q, r) gallery rows found, -1 where there is none.
+        codes: (n,) the gallery rows' landmarks.
+        truth: of the q queries; every gallery photograph of a landmark shown is relevant.
+
+    Returns:
+        (q, r) hits and (q,) how many rows are relevant.
+    """
+    found = np.where(rows >= 0, codes[rows], -1) if len(codes) else np.full_like(rows, -1)
+    hits = truth.holds(found) & first_occurrences(rows)
+    known = truth.landmarks >= 0
+    sizes = np.bincount(codes, minlength=1 + int(truth.landmarks.max(initial=0)))
+    relevant = np.bincount(
+        truth.photographs[known],
+        weights=sizes[truth.landmarks[known]],
+        minlength=truth.count,
+    )
+    return hits, relevant.astype(np.int64)
+
+
+def recognition_metrics(
+    ids: Sequence[str],
+    candidates: Integers,
+    confidence: Reals,
+    accepted: Flags,
+    truth: Truth,
+) -> dict[str, float]:
+    """The figures of one classifier.
+
+    Args:
+        ids: (q,) of the photographs.
+        candidates: (q, c) landmark codes, best first, -1 pads; a photograph that failed has none.
+        confidence: (q,) of the first candidates. GAP pools them all, whatever the threshold.
+        accepted: (q,) whether the first candidate was the answer, rather than "none".
+        truth: of the same photographs.
+
+    Returns:
+        ``gap``, ``top1``, ``top5``, ``rejection_auc`` and ``false_accept_rate``.
+    """
+    shown = truth.has_landmark
+    return {
+        "gap": global_average_precision(ids, candidates[:, 0], confidence, truth),
+        "top1": top_k_accuracy(candidates, truth, 1),
+        "top5": top_k_accuracy(candidates, truth, 5),
+        "rejection_auc": rejection_auc(confidence, shown),
+        "false_accept_rate": false_accept_rate(accepted, shown),
+    }
