@@ -1,0 +1,570 @@
+"""Nearest neighbours by inner product, with FAISS: the only module that imports it.
+
+An index is named by FAISS's factory key ("Flat", "IVF4096,SQ8", "OPQ64_256,IVF4096,PQ64"), or
+"auto". Row ids are positions: row ``i`` of what was added is neighbour ``i``. What is bit-stable:
+
+* a flat index of at most :data:`SMALL` rows on the CPU: the same query gives the same bits
+  whatever the batch it came in and however many threads there are, and equal rows get equal
+  similarities;
+* larger flat indices and IVF on the CPU: the same call gives the same answer; another batch size
+  may differ in the last bits, since matrix products round by their blocking;
+* HNSW (added to by several threads), OPQ and PCA (LAPACK), and everything on the GPU: close, not
+  the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from retrieval.errors import ConfigError, DeviceError, RunError
+from retrieval.index.store import atomic_write, checksum
+
+logger = logging.getLogger(__name__)
+
+Blocks = NDArray[np.float32] | Iterable[NDArray[np.float32]]
+Progress = Callable[[int, int], None]
+
+SMALL = 100_000
+"""Rows up to which "auto" takes a flat index, and up to which a flat index is bit-stable."""
+
+GPU_MOST_NEIGHBOURS = 2048
+"""The most neighbours, and lists probed, that FAISS's GPU code can do."""
+
+GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+"""Bytes of a product-quantised code for which FAISS has GPU kernels."""
+
+_GPU_TEMPORARY_BYTES = 512 << 20
+_ROWS_PER_BLOCK = 65_536
+_TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
+_LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
+_LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a factory key on
+_INDEX_FILE = "index.faiss"
+_SIDECAR_FILE = "index.json"
+
+# One search at a time where FAISS keeps state outside the index: its GPU resources, and the
+# process-wide threshold that _without_matrix_products sets.
+_shared_state = threading.RLock()
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest gallery rows of each query, most similar first, ties by row.
+
+    ``rows`` (q, k) int64 are positions in the index, -1 where there is none; ``similarities``
+    (q, k) float32 are inner products, -inf where there is none.
+    """
+
+    rows: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class IndexConfig(BaseModel):
+    """Which index, and how it is searched.
+
+    ``factory`` is a FAISS factory key or "auto" (see :func:`resolve_factory`); ``nprobe`` the
+    lists that an IVF index visits for a query; ``batch`` the queries searched at a time.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    factory: str = "Flat"
+    nprobe: int = Field(default=32, ge=1)
+    batch: int = Field(default=1024, ge=1)
+
+    @field_validator("factory")
+    @classmethod
+    def _known_to_faiss(cls, factory: str) -> str:
+        if factory == "auto":
+            return factory
+        try:
+            _empty_index(factory, _LIMIT_CHECK_DIMENSION)
+        except RunError:
+            raise ValueError(
+                f'"{factory}" is no FAISS factory key for inner products: '
+                'try "Flat", "IVF4096,SQ8", "OPQ64_256,IVF4096,PQ64" or "auto"'
+            ) from None
+        return factory
+
+
+class _Sidecar(BaseModel):
+    """What index.json says of the file beside it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: int
+    faiss: str
+    factory: str
+    metric: str
+    count: int
+    dimension: int
+    fingerprint: str
+    checksum: str
+    config: IndexConfig
+
+
+@dataclass(frozen=True)
+class FaissIndex:
+    """A built index. Nothing changes it: :meth:`add` and :meth:`refill` make new ones.
+
+    ``factory`` is the key it was built by ("auto" resolved); ``mapped`` says that its arrays lie
+    in a file mapped into memory.
+    """
+
+    index: Any
+    config: IndexConfig
+    factory: str
+    device: str
+    mapped: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        descriptors: Blocks,
+        config: IndexConfig,
+        device: str = "cpu",
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> FaissIndex:
+        """Train on a bounded sample of the rows, then add them block by block.
+
+        ``descriptors`` is an (n, d) array (a memory map will do) or blocks of (any, d) rows; blocks
+        must be iterable more than once (a list, a store) unless the index needs no training.
+        Raises RunError for non-finite rows, no rows, or too few to train on; ConfigError and
+        DeviceError as :func:`check_limits` and :func:`require_device`.
+        """
+        check_limits(config, k=1, device=device)
+        blocks = _Rows(descriptors)
+        dimension = blocks.dimension()
+        factory = config.factory
+        if factory == "auto":
+            factory = resolve_factory(factory, blocks.count())
+        index = _to_device(_empty_index(factory, dimension), device)
+        if not index.is_trained:
+            _train(index, factory, blocks, seed)
+        built = cls(index, config, factory, device)
+        built._fill(blocks, progress)
+        return built
+
+    def __len__(self) -> int:
+        return int(self.index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        """How many numbers a descriptor has."""
+        return int(self.index.d)
+
+    def add(self, descriptors: Blocks, progress: Progress | None = None) -> FaissIndex:
+        """A new index with these rows after the present ones; this one stays as it is."""
+        grown = FaissIndex(self._copy(), self.config, self.factory, self.device)
+        grown._fill(_Rows(descriptors), progress, first=len(self))
+        return grown
+
+    def refill(self, descriptors: Blocks, progress: Progress | None = None) -> FaissIndex:
+        """A new index of these rows alone, trained as this one: how rows are taken out."""
+        emptied = self._copy()
+        emptied.reset()
+        refilled = FaissIndex(emptied, self.config, self.factory, self.device)
+        refilled._fill(_Rows(descriptors), progress)
+        return refilled
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
+        """The ``k`` nearest rows of each of ``queries`` (q, d).
+
+        ``k`` may exceed the number of rows; the rest is -1 and -inf, as it is where an IVF index
+        found fewer in the lists it visited. Raises RunError for a non-finite query or another
+        dimension, ConfigError for a ``k`` that the device cannot do.
+        """
+        check_limits(self.config, k, self.device)
+        rows = np.full((len(queries), k), -1, dtype=np.int64)
+        similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        found = min(k, len(self))
+        for start in range(0, len(queries) if found else 0, self.config.batch):
+            batch = _checked(queries[start : start + self.config.batch], self.dimension, start)
+            here = slice(start, start + len(batch))
+            rows[here, :found], similarities[here, :found] = self._search_batch(batch, found)
+        return Neighbours(rows, similarities)
+
+    def save(self, folder: Path, fingerprint: str = "") -> None:
+        """Write ``index.faiss`` and, last, ``index.json`` with its checksum, each atomically.
+
+        An index on the GPU is copied to the CPU first, since FAISS writes no other.
+        ``fingerprint`` is kept for :meth:`load` to compare.
+        """
+        index = faiss.index_gpu_to_cpu(self.index) if self.device == "cuda" else self.index
+
+        def write(stream: Any) -> None:
+            faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write(folder / _INDEX_FILE, write)
+        sidecar = _Sidecar(
+            format=1,
+            faiss=faiss.__version__,
+            factory=self.factory,
+            metric="inner product",
+            count=len(self),
+            dimension=self.dimension,
+            fingerprint=fingerprint,
+            checksum=checksum(folder / _INDEX_FILE),
+            config=self.config,
+        )
+        text = sidecar.model_dump_json(indent=2) + "\n"
+        atomic_write(folder / _SIDECAR_FILE, text.encode())
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu", fingerprint: str | None = None) -> FaissIndex:
+        """Open what :meth:`save` wrote, memory-mapped on the CPU, copied to the GPU on "cuda".
+
+        Raises RunError where there is no index, it is damaged, it was written by a FAISS that this
+        one cannot read, or ``fingerprint`` is given and differs; DeviceError without a GPU.
+        """
+        require_device(device)
+        sidecar = _read_sidecar(folder)
+        path = folder / _INDEX_FILE
+        if fingerprint is not None and fingerprint != sidecar.fingerprint:
+            raise RunError(f"{path}: made from other inputs; run `landmarks index` again")
+        if not path.is_file() or checksum(path) != sidecar.checksum:
+            raise RunError(f"{path}: missing or damaged; run `landmarks index` again")
+        check_limits(sidecar.config, k=1, device=device)
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            logger.debug("FAISS on %s: %s", path, error)
+            raise RunError(
+                f"{path}: FAISS {faiss.__version__} cannot read what FAISS {sidecar.faiss} wrote; "
+                "run `landmarks index` again"
+            ) from error
+        if (index.ntotal, index.d) != (sidecar.count, sidecar.dimension):
+            raise RunError(f"{folder / _SIDECAR_FILE}: belongs to another index.faiss")
+        moved = _to_device(index, device)
+        return cls(moved, sidecar.config, sidecar.factory, device, mapped=moved is index)
+
+    def _fill(self, blocks: _Rows, progress: Progress | None, first: int = 0) -> None:
+        for start, block in blocks.blocks():
+            self.index.add(_checked(block, self.dimension, first + start))
+            if progress is not None:
+                progress(len(block), 0)
+
+    def _copy(self) -> Any:
+        """The index anew, to be changed, where this one is."""
+        if self.device == "cuda":
+            return _to_device(faiss.index_gpu_to_cpu(self.index), self.device)
+        if self.mapped:
+            # FAISS aborts the process when a clone that still looks into the mapped file grows.
+            return faiss.deserialize_index(faiss.serialize_index(self.index))
+        return faiss.clone_index(self.index)
+
+    def _search_batch(
+        self, batch: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        lists = _lists(self.index)
+        if lists is not None:
+            lists.nprobe = min(self.config.nprobe, int(lists.nlist))
+        if self.device == "cuda":
+            with _shared_state:
+                similarities, rows = self.index.search(batch, k)
+        elif self.factory == "Flat" and len(self) <= SMALL:
+            similarities, rows = _exact_search(self.index, batch, k)
+        else:
+            similarities, rows = self.index.search(batch, k)
+        similarities[rows < 0] = -np.inf
+        order = np.lexsort((rows, -similarities))
+        return np.take_along_axis(rows, order, 1), np.take_along_axis(similarities, order, 1)
+
+
+def resolve_factory(factory: str, rows: int) -> str:
+    """The factory key that "auto" stands for with this many rows; any other key stays.
+
+    Flat up to :data:`SMALL` rows, where search is exact and quick enough on a laptop. Above, an
+    IVF of uncompressed rows with as many lists as autofaiss takes: the power of 2 nearest to
+    4 √n below a million, 16,384 to ten million, 65,536 to 300 million, then 131,072.
+    """
+    if factory != "auto":
+        return factory
+    if rows <= SMALL:
+        return "Flat"
+    if rows < 1_000_000:
+        return f"IVF{2 ** round(np.log2(4 * np.sqrt(rows)))},Flat"
+    for most, lists in ((10_000_000, 16_384), (300_000_000, 65_536)):
+        if rows < most:
+            return f"IVF{lists},Flat"
+    return "IVF131072,Flat"
+
+
+def check_limits(config: IndexConfig, k: int, device: str) -> None:
+    """Raise ConfigError where ``device`` cannot do what the config and ``k`` ask of it.
+
+    Needs no GPU, so that a config meant for one is judged when it is read.
+    """
+    if k < 1:
+        raise ConfigError(f"k is {k}: ask for at least one neighbour")
+    if device != "cuda":
+        return
+    for name, value in (("k", k), ("nprobe", config.nprobe)):
+        if value > GPU_MOST_NEIGHBOURS:
+            raise ConfigError(
+                f"{name} is {value}, and FAISS on a GPU does at most {GPU_MOST_NEIGHBOURS}: "
+                "lower it, or use --device cpu"
+            )
+    for size, bits in re.findall(r"(?<!O)PQ(\d+)(?:x(\d+))?", config.factory):
+        if int(size) not in GPU_CODE_BYTES or bits not in ("", "8"):
+            raise ConfigError(
+                f'index "{config.factory}": FAISS on a GPU does codes of 8 bits and of '
+                f"{', '.join(map(str, GPU_CODE_BYTES))} bytes: choose one, or use --device cpu"
+            )
+
+
+def gpu_problem() -> str | None:
+    """Why FAISS cannot use a GPU here, with the remedy; None where it can."""
+    if not hasattr(faiss, "StandardGpuResources"):
+        return (
+            "this FAISS has no GPU code: pip uninstall faiss-cpu and pip install faiss-gpu "
+            "(Linux x86-64), or use --device cpu"
+        )
+    if faiss.get_num_gpus() < 1:
+        return (
+            "FAISS sees no GPU: nvidia-smi must list one and its driver be new enough for "
+            "CUDA 12.6 (see `landmarks doctor`), or use --device cpu"
+        )
+    return None
+
+
+def require_device(device: str) -> None:
+    """Raise DeviceError unless ``device`` is "cpu", or "cuda" with a GPU that FAISS can use."""
+    if device not in ("cpu", "cuda"):
+        raise DeviceError(f'device "{device}" is unknown: choose cpu or cuda')
+    problem = gpu_problem() if device == "cuda" else None
+    if problem is not None:
+        raise DeviceError(f"no GPU for the index: {problem}")
+
+
+def train_kmeans(
+    samples: NDArray[np.float32],
+    words: int,
+    seed: int,
+    device: str = "cpu",
+    iterations: int = 20,
+) -> NDArray[np.float32]:
+    """Centroids (words, d) of ``samples`` (n, d) by Lloyd's k-means (Euclidean).
+
+    All samples are used: bound them before. The same on the CPU for the same seed, whatever the
+    number of threads. Raises RunError with fewer samples than words or a non-finite one.
+    """
+    require_device(device)
+    samples = _checked(samples, samples.shape[1], 0)
+    if len(samples) < words:
+        raise RunError(
+            f"{words} visual words need at least as many local features; there are {len(samples)}: "
+            "use fewer words or more photographs"
+        )
+    kmeans = faiss.Kmeans(
+        samples.shape[1],
+        words,
+        niter=iterations,
+        seed=seed,
+        gpu=device == "cuda",
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(samples),
+    )
+    kmeans.train(samples)
+    return np.ascontiguousarray(kmeans.centroids, dtype=np.float32).reshape(words, -1)
+
+
+def assign(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The nearest (Euclidean) of ``centroids`` (w, d) to each of ``points`` (n, d): (n,) int64."""
+    if not len(points):
+        return np.zeros(0, dtype=np.int64)
+    points = _checked(points, centroids.shape[1], 0)
+    _, nearest = faiss.knn(points, np.ascontiguousarray(centroids), 1)
+    return np.asarray(nearest[:, 0], dtype=np.int64)
+
+
+class _Rows:
+    """Descriptors as blocks of bounded size, whether given as one array or as many."""
+
+    def __init__(self, descriptors: Blocks) -> None:
+        if iter(descriptors) is descriptors:
+            raise TypeError("blocks are read more than once: give a list or a store, no generator")
+        self._arrays = (descriptors,) if isinstance(descriptors, np.ndarray) else descriptors
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Each block with the position of its first row."""
+        first = 0
+        for array in self._arrays:
+            for start in range(0, len(array), _ROWS_PER_BLOCK):
+                yield first + start, array[start : start + _ROWS_PER_BLOCK]
+            first += len(array)
+
+    def count(self) -> int:
+        return sum(len(array) for array in self._arrays)
+
+    def dimension(self) -> int:
+        for array in self._arrays:
+            return int(array.shape[1])
+        raise RunError("there are no descriptors to index: no photograph of the gallery was read")
+
+    def sample(self, most: int, seed: int) -> NDArray[np.float32]:
+        """At most ``most`` rows drawn from the seed, the same however the rows are blocked."""
+        count = self.count()
+        if count <= most:
+            chosen = np.arange(count)
+        else:
+            drawn = np.random.default_rng(seed).choice(count, most, replace=False, shuffle=False)
+            chosen = np.sort(drawn)
+        sample = np.empty((len(chosen), self.dimension()), dtype=np.float32)
+        for start, block in self.blocks():
+            here = slice(*np.searchsorted(chosen, (start, start + len(block))))
+            sample[here] = _checked(block[chosen[here] - start], sample.shape[1], start)
+        return sample
+
+
+def _checked(rows: NDArray[np.float32], dimension: int, first: int) -> NDArray[np.float32]:
+    """Rows as FAISS takes them; refused unless (n, dimension) and finite."""
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        raise RunError(
+            f"descriptors of shape {rows.shape} do not fit an index of {dimension} dimensions: "
+            "they come from another extractor or whitening"
+        )
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise RunError(
+            f"descriptor {first + int(np.argmin(finite))} (counted from 0) is not finite: "
+            "describe that photograph again"
+        )
+    return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def _empty_index(factory: str, dimension: int) -> Any:
+    """An untrained index by inner product; RunError where FAISS cannot make one."""
+    try:
+        if re.search(r"IVF0+\b", factory):
+            raise RuntimeError("an IVF index of no lists")
+        return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        logger.debug("FAISS on %s: %s", factory, error)
+        raise RunError(
+            f'FAISS makes no "{factory}" index of {dimension} dimensions: '
+            "choose a key whose code size divides them"
+        ) from error
+
+
+def _train(index: Any, factory: str, blocks: _Rows, seed: int) -> None:
+    centroids = max(_centroids(factory), default=1)
+    most = max(_TRAINING_ROWS_PER_CENTROID * centroids, _LEAST_SAMPLE)
+    sample = blocks.sample(most, seed)
+    if len(sample) < centroids:
+        raise RunError(
+            f'index "{factory}" needs at least {centroids} rows to train on and there are '
+            f'{len(sample)}: use "Flat" or "auto"'
+        )
+    for part in _trained_parts(index):
+        part.cp.seed = seed
+        part.cp.min_points_per_centroid = 1  # the check above speaks for it, without a C++ warning
+    index.train(sample)
+
+
+def _centroids(factory: str) -> list[int]:
+    """The sizes of the k-means that a factory key asks for: lists of an IVF, words of a PQ."""
+    lists = [int(number) for number in re.findall(r"IVF(\d+)", factory)]
+    words = [2 ** int(bits or 8) for bits in re.findall(r"PQ\d+(?:x(\d+))?", factory)]
+    return lists + words
+
+
+def _trained_parts(index: Any) -> Iterator[Any]:
+    """The parts of an index that run k-means, to seed."""
+    inner = _inner(index)
+    if hasattr(inner, "cp"):
+        yield inner
+    if hasattr(inner, "pq"):
+        yield inner.pq
+
+
+def _inner(index: Any) -> Any:
+    """The index behind what transforms vectors (OPQ, PCA) or re-ranks results (RFlat)."""
+    if isinstance(index, faiss.IndexPreTransform):
+        return _inner(faiss.downcast_index(index.index))
+    if isinstance(index, faiss.IndexRefine):
+        return _inner(faiss.downcast_index(index.base_index))
+    return index
+
+
+def _lists(index: Any) -> Any | None:
+    """The IVF within an index, on CPU or GPU, or None."""
+    inner = _inner(index)
+    return inner if hasattr(inner, "nprobe") else None
+
+
+def _exact_search(
+    index: Any, batch: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Search a flat index one product at a time, so that no blocking shows in the last bits.
+
+    A lone query goes in twice: for one, FAISS calls another product of another rounding.
+    """
+    count = len(batch)
+    if count == 1:
+        batch = np.repeat(batch, 2, axis=0)
+    with _without_matrix_products():
+        similarities, rows = index.search(batch, k)
+    return similarities[:count], rows[:count]
+
+
+@contextmanager
+def _without_matrix_products() -> Iterator[None]:
+    """Keep FAISS from handing large batches to BLAS; the threshold is the whole process's."""
+    with _shared_state:
+        before = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
+        try:
+            yield
+        finally:
+            faiss.cvar.distance_compute_blas_threshold = before
+
+
+@functools.cache
+def _gpu_resources() -> Any:
+    """The one resources object: each would reserve GPU memory of its own and never free it."""
+    resources = faiss.StandardGpuResources()
+    resources.setTempMemory(_GPU_TEMPORARY_BYTES)
+    return resources
+
+
+def _to_device(index: Any, device: str) -> Any:
+    require_device(device)
+    if device == "cpu":
+        return index
+    if not faiss.isGpuIndexImplemented(index):
+        raise ConfigError(
+            "FAISS has this kind of index on the CPU alone: use Flat or IVF with Flat, SQ8 or PQ, "
+            "or --device cpu"
+        )
+    options = faiss.GpuClonerOptions()
+    options.useFloat16LookupTables = True  # codes of 56 bytes and more need it
+    return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index, options)
+
+
+def _read_sidecar(folder: Path) -> _Sidecar:
+    path = folder / _SIDECAR_FILE
+    try:
+        return _Sidecar.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: build the index first (landmarks index)") from None
+    except (OSError, ValidationError) as error:
+        logger.debug("%s: %s", path, error)
+        raise RunError(f"{path}: damaged; run `landmarks index` again") from error
