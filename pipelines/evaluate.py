@@ -1,0 +1,475 @@
+"""Measure a run on a labelled table: figures, predictions, a submission and a report.
+
+Every test row counts once. A photograph that failed is an empty answer: lost recall where it shows
+a landmark, and a "none" where it shows none. A landmark that the gallery has no photograph of
+cannot be named, and stays among the landmark photographs all the same, as it does in GAP.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.report.measured import NO_LANDMARK, NOT_IN_GALLERY, ClassifierResult, Measured
+from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
+from retrieval.classifiers.base import Judgement
+from retrieval.errors import RunError, TableError
+from retrieval.evaluation.metrics import (
+    Truth,
+    average_precisions,
+    gallery_hits,
+    recognition_metrics,
+)
+from retrieval.index.faiss_index import Neighbours
+from retrieval.index.store import atomic_write, write_json
+from retrieval.photographs.decoding import read_photograph
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 4096  # queries judged at once
+CANDIDATES: Final = 5  # kept of each answer
+RANKED: Final = 100  # gallery photographs that mAP@100 looks at
+WARNED: Final = 20  # rows named one by one before the rest is counted
+
+
+class Described(Protocol):
+    """A test table and the descriptors of its rows that went well."""
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """Columns id, source, landmark, status, reason, in input order."""
+
+    @property
+    def descriptors(self) -> NDArray[np.float32]:
+        """(n_ok, d) unit rows of the rows whose status is "ok", in order."""
+
+    @property
+    def seconds_per_image(self) -> float:
+        """Seconds that describing one photograph took; NaN where it was not timed."""
+
+
+class Labelled(Protocol):
+    """What is asked of a gallery."""
+
+    @property
+    def codes(self) -> NDArray[np.int64]: ...
+    @property
+    def bank(self) -> NDArray[np.float32]: ...
+
+
+class Judge(Protocol):
+    """What a loaded system offers to be measured."""
+
+    @property
+    def landmarks(self) -> Sequence[str]: ...
+    @property
+    def names(self) -> Mapping[str, str]: ...
+    @property
+    def gallery(self) -> Labelled: ...
+    @property
+    def rows(self) -> pd.DataFrame: ...
+    @property
+    def classifiers(self) -> Mapping[str, Any]: ...
+    @property
+    def rejections(self) -> Mapping[str, Any]: ...
+    @property
+    def answer(self) -> str: ...
+    def neighbours(self, descriptors: NDArray[np.float32], k: int | None = None) -> Neighbours: ...
+    def judge(
+        self, descriptors: NDArray[np.float32], neighbours: Neighbours | None = None
+    ) -> dict[str, Judgement]: ...
+
+
+def evaluate(
+    system: Judge,
+    test: pd.DataFrame,
+    store: Described,
+    out: Path,
+    *,
+    config: str,
+    bytes_per_image: float | None = None,
+    conditions: Mapping[str, str | int | float] | None = None,
+    read: Reader = read_photograph,
+    shown: int = 6,
+) -> dict[str, Any]:
+    """Measure every classifier of a system, and write what was found.
+
+    Args:
+        system: the loaded run.
+        test: the image table that was asked for: id, source, landmark, row.
+        store: the same rows described.
+        out: the folder for ``metrics.json``, ``predictions.csv``, ``submission.csv`` and
+            ``report.html``, each written whole or not at all.
+        config: the name of the system's config.
+        bytes_per_image: what the index holds of a photograph; float32 descriptors unless said.
+        conditions: more lines for the report's footer and ``metrics.json``: whitening, precision,
+            machine and so on.
+        read: how the report reads a photograph for its thumbnail.
+        shown: examples of each kind in the report, at most.
+
+    Returns:
+        What ``metrics.json`` holds: for each classifier its figures, and beside them
+        ``seconds_per_image``, ``bytes_per_image``, ``answer`` and ``conditions``; ``None`` where a
+        figure is undefined, as a false-accept rate is without photographs of no landmark.
+
+    Raises:
+        TableError: the test table has no rows.
+        RunError: the described rows are not those of the test table.
+    """
+    measured = measure(
+        system,
+        test,
+        store,
+        config=config,
+        bytes_per_image=bytes_per_image,
+        conditions=conditions or {},
+    )
+    figures = as_json(measured)
+    write_json(out / "metrics.json", figures)
+    atomic_write(out / "predictions.csv", predictions_csv(measured))
+    atomic_write(out / "submission.csv", submission_csv(measured))
+    atomic_write(out / "report.html", render(measured, read, shown=shown))
+    return figures
+
+
+def measure(
+    system: Judge,
+    test: pd.DataFrame,
+    store: Described,
+    *,
+    config: str,
+    bytes_per_image: float | None,
+    conditions: Mapping[str, str | int | float],
+) -> Measured:
+    """The evaluation itself; :func:`evaluate` says what goes in. Nothing is written."""
+    table = store.table
+    _check(test, table, store.descriptors)
+    truth = [None if pd.isna(landmark) else str(landmark) for landmark in table["landmark"]]
+    truth_codes = _codes(truth, system.landmarks)
+    ids = [str(one) for one in table["id"]]
+    ok = (table["status"] == "ok").to_numpy(dtype=bool)
+    gallery_ids = [str(one) for one in system.rows["id"]]
+    notes = [*_unknown(test, truth, truth_codes), *_seen(ids, gallery_ids)]
+    answers = _answers(system, store.descriptors, truth_codes[ok])
+    rows = np.flatnonzero(ok)
+    shown = truth_codes != NO_LANDMARK
+    precisions = _spread(answers.average_precision, rows, len(ids), 0.0)[shown]
+    map100 = float(precisions.mean()) if precisions.size else math.nan
+    results = [
+        _result(name, system, _everywhere(judged, rows, len(ids)), ids, truth_codes, map100)
+        for name, judged in answers.judged.items()
+    ]
+    dimension = int(store.descriptors.shape[1])
+    return Measured(
+        config=config,
+        answer=system.answer,
+        ids=ids,
+        sources=[str(source) for source in table["source"]],
+        truth=truth,
+        truth_codes=truth_codes,
+        statuses=[str(status) for status in table["status"]],
+        reasons=["" if pd.isna(reason) else str(reason) for reason in table["reason"]],
+        landmarks=system.landmarks,
+        names=system.names,
+        gallery_ids=gallery_ids,
+        gallery_sources=[str(one) for one in system.rows["source"]],
+        gallery_codes=np.asarray(system.gallery.codes),
+        near_rows=_spread(answers.near.rows, rows, len(ids), -1),
+        near_similarities=_spread(answers.near.similarities, rows, len(ids), -np.inf),
+        results=results,
+        seconds_per_image=float(store.seconds_per_image),
+        bytes_per_image=4.0 * dimension if bytes_per_image is None else float(bytes_per_image),
+        conditions={
+            "config": config,
+            "queries": len(ids),
+            "queries_with_landmark": int(shown.sum()),
+            "queries_without_landmark": int((~shown).sum()),
+            "queries_failed": int((~ok).sum()),
+            "queries_of_landmarks_not_in_gallery": int((truth_codes == NOT_IN_GALLERY).sum()),
+            "gallery": len(gallery_ids),
+            "landmarks": len(system.landmarks),
+            "bank": len(system.gallery.bank),
+            "dimension": dimension,
+            **conditions,
+        },
+        notes=notes,
+    )
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """The content of ``metrics.json``: NaN and infinities become ``None``."""
+    figures: dict[str, Any] = {
+        result.name: {key: _finite(value) for key, value in result.metrics.items()}
+        for result in measured.results
+    }
+    return {
+        **figures,
+        "seconds_per_image": _finite(measured.seconds_per_image),
+        "bytes_per_image": _finite(measured.bytes_per_image),
+        "answer": measured.answer,
+        "conditions": dict(measured.conditions),
+    }
+
+
+def predictions_csv(measured: Measured) -> bytes:
+    """One line a test row: id, truth, status, reason, and four columns for each classifier.
+
+    ``<classifier>_answer`` is its best candidate, ``_probability`` that the candidate is right,
+    ``_accepted`` whether it is named rather than "none", and ``_right`` whether that final answer
+    is right. All four are empty where the photograph failed.
+    """
+    columns: dict[str, Any] = {
+        "id": measured.ids,
+        "truth": measured.truth,
+        "status": measured.statuses,
+        "reason": measured.reasons,
+    }
+    landmarks = np.array([*measured.landmarks, None], dtype=object)  # code -1 is the last
+    for result in measured.results:
+        described = measured.ok
+        columns[f"{result.name}_answer"] = landmarks[result.best]
+        columns[f"{result.name}_probability"] = [_number(one) for one in result.probability]
+        columns[f"{result.name}_accepted"] = _booleans(result.accepted, described)
+        columns[f"{result.name}_right"] = _booleans(measured.answered_right(result), described)
+    return _csv(columns)
+
+
+def submission_csv(measured: Measured) -> bytes:
+    """The challenge's form, ``id,landmarks``: "<landmark> <confidence>", or empty without answer.
+
+    The best candidates of the answering classifier, accepted or not: GAP sets no threshold, and
+    takes the confidence for the ranking alone.
+    """
+    result = measured.answering
+    spaced = [landmark for landmark in measured.landmarks if len(landmark.split()) != 1]
+    if spaced:
+        log.warning(
+            "landmark id %r holds a space: readers of submission.csv that expect exactly"
+            " '<landmark> <score>' will refuse its rows",
+            spaced[0],
+        )
+    cells = [
+        f"{measured.landmarks[code]} {_number(confidence)}"
+        if code >= 0 and _number(confidence)
+        else ""
+        for code, confidence in zip(result.best.tolist(), result.confidence, strict=True)
+    ]
+    return _csv({"id": measured.ids, "landmarks": cells})
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One classifier's answers to the described rows."""
+
+    candidates: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    accepted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """Everybody's answers, the nearest gallery photographs, and how good their ranking is."""
+
+    judged: dict[str, _Judged]
+    near: Neighbours
+    average_precision: NDArray[np.float64]
+
+
+def _answers(
+    system: Judge, descriptors: NDArray[np.float32], truth_codes: NDArray[np.int64]
+) -> _Answers:
+    """Judge the described rows in batches, so that memory holds a few figures a row."""
+    gallery_codes = np.asarray(system.gallery.codes)
+    wanted = max(classifier.neighbours for classifier in system.classifiers.values())
+    parts: dict[str, list[_Judged]] = {name: [_nobody()] for name in system.classifiers}
+    rows = [np.empty((0, NEIGHBOURS), np.int64)]
+    similarities = [np.empty((0, NEIGHBOURS), np.float32)]
+    precision = [np.empty(0)]
+    for start in range(0, len(descriptors), BATCH):
+        block = np.ascontiguousarray(descriptors[start : start + BATCH], dtype=np.float32)
+        near = system.neighbours(block, max(RANKED, wanted))
+        # One search serves both; the classifiers see what they would have asked for.
+        for name, judgement in system.judge(block, _first(near, wanted)).items():
+            parts[name].append(_kept(judgement))
+        rows.append(near.rows[:, :NEIGHBOURS])
+        similarities.append(near.similarities[:, :NEIGHBOURS])
+        truth = Truth.of_codes(truth_codes[start : start + BATCH])
+        hits, relevant = gallery_hits(near.rows, gallery_codes, truth)
+        precision.append(average_precisions(hits, relevant, RANKED))
+    return _Answers(
+        {name: _joined(judged) for name, judged in parts.items()},
+        Neighbours(np.concatenate(rows), np.concatenate(similarities)),
+        np.concatenate(precision),
+    )
+
+
+def _first(near: Neighbours, k: int) -> Neighbours:
+    return Neighbours(near.rows[:, :k], near.similarities[:, :k])
+
+
+def _nobody() -> _Judged:
+    return _Judged(
+        np.empty((0, CANDIDATES), np.int64),
+        np.empty(0, np.float32),
+        np.empty(0, np.float32),
+        np.empty(0, np.bool_),
+    )
+
+
+def _kept(judgement: Judgement) -> _Judged:
+    """The first few candidates, padded with -1 where a classifier gives fewer."""
+    candidates = judgement.scores.candidates[:, :CANDIDATES]
+    padding = ((0, 0), (0, CANDIDATES - candidates.shape[1]))
+    return _Judged(
+        np.pad(candidates, padding, constant_values=-1),
+        judgement.scores.confidence,
+        judgement.probability,
+        judgement.accepted,
+    )
+
+
+def _joined(parts: Sequence[_Judged]) -> _Judged:
+    return _Judged(
+        np.concatenate([part.candidates for part in parts]),
+        np.concatenate([part.confidence for part in parts]),
+        np.concatenate([part.probability for part in parts]),
+        np.concatenate([part.accepted for part in parts]),
+    )
+
+
+def _everywhere(judged: _Judged, rows: NDArray[np.int64], n: int) -> _Judged:
+    """Answers to the described rows set among all ``n``: failed ones have no answer."""
+    return _Judged(
+        _spread(judged.candidates, rows, n, -1),
+        _spread(judged.confidence, rows, n, -np.inf),
+        _spread(judged.probability, rows, n, np.nan),
+        _spread(judged.accepted, rows, n, False),
+    )
+
+
+def _result(
+    name: str,
+    system: Judge,
+    judged: _Judged,
+    ids: Sequence[str],
+    truth_codes: NDArray[np.int64],
+    map100: float,
+) -> ClassifierResult:
+    found = recognition_metrics(
+        ids, judged.candidates, judged.confidence, judged.accepted, Truth.of_codes(truth_codes)
+    )
+    figures = {**found, "map100": map100}
+    return ClassifierResult(
+        name,
+        judged.candidates,
+        judged.confidence,
+        judged.probability,
+        judged.accepted,
+        float(system.rejections[name].threshold),
+        {metric.key: figures[metric.key] for metric in METRICS},
+    )
+
+
+def _spread(values: NDArray[Any], rows: NDArray[np.int64], n: int, empty: Any) -> NDArray[Any]:
+    """Values of the described rows set among all ``n`` rows; ``empty`` for the failed ones."""
+    every = np.full((n, *values.shape[1:]), empty, dtype=values.dtype)
+    every[rows] = values
+    return every
+
+
+def _check(test: pd.DataFrame, table: pd.DataFrame, descriptors: NDArray[np.float32]) -> None:
+    """The described rows are the ones that were asked for.
+
+    Raises:
+        TableError: there are none.
+        RunError: they differ.
+    """
+    if not len(test):
+        raise TableError("the test table has no rows: there is nothing to measure")
+    if list(test["id"]) != list(table["id"]):
+        raise RunError(
+            "the described test photographs are not those of the test table: delete the"
+            " evaluation's folder and run landmarks evaluate again"
+        )
+    described = int((table["status"] == "ok").sum())
+    if described != len(descriptors):
+        raise RunError(
+            f"{described} test photographs went well but {len(descriptors)} have descriptors:"
+            " delete the evaluation's folder and run landmarks evaluate again"
+        )
+
+
+def _codes(truth: Sequence[str | None], landmarks: Sequence[str]) -> NDArray[np.int64]:
+    code_of = {landmark: code for code, landmark in enumerate(landmarks)}
+    return np.array(
+        [NO_LANDMARK if one is None else code_of.get(one, NOT_IN_GALLERY) for one in truth],
+        dtype=np.int64,
+    )
+
+
+def _unknown(
+    test: pd.DataFrame, truth: Sequence[str | None], codes: NDArray[np.int64]
+) -> list[str]:
+    """Warn of labels that the gallery lacks, row by row, and note them for the report."""
+    rows = np.flatnonzero(codes == NOT_IN_GALLERY)
+    if not rows.size:
+        return []
+    for at in rows[:WARNED].tolist():
+        log.warning(
+            "test row %s (id %s): the gallery has no photograph of landmark %r, so it cannot be"
+            " answered right; it counts as a landmark photograph",
+            test["row"].iloc[at],
+            test["id"].iloc[at],
+            truth[at],
+        )
+    if rows.size > WARNED:
+        log.warning("and %d more test rows of landmarks not in the gallery", rows.size - WARNED)
+    return [
+        f"{rows.size:,} test photographs show a landmark that the gallery has no photograph of."
+        " They cannot be answered right, and count as landmark photographs in every figure."
+    ]
+
+
+def _seen(ids: Sequence[str], gallery_ids: Sequence[str]) -> list[str]:
+    """Warn of test photographs that lie in the gallery: they find themselves."""
+    shared = set(gallery_ids).intersection(ids)
+    if not shared:
+        return []
+    note = (
+        f"{len(shared):,} test ids are ids of gallery photographs too (the first is"
+        f" {min(shared)}): where they are the same photographs, the figures flatter."
+    )
+    log.warning("%s", note)
+    return [note]
+
+
+def _csv(columns: Mapping[str, Any]) -> bytes:
+    file = io.StringIO()
+    pd.DataFrame(columns).to_csv(file, index=False, lineterminator="\n")
+    return file.getvalue().encode("utf-8", errors="replace")
+
+
+def _number(value: np.float32) -> str:
+    """The shortest text that reads back as the same float32; empty where there is no number."""
+    return str(value) if np.isfinite(value) else ""
+
+
+def _booleans(values: NDArray[np.bool_], where: NDArray[np.bool_]) -> list[str]:
+    return [
+        str(bool(value)).lower() if there else ""
+        for value, there in zip(values, where, strict=True)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

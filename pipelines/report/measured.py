@@ -1,0 +1,135 @@
+"""What an evaluation found, row by row: the one thing that the report is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_LANDMARK: Final = -1  # truth code of a photograph that shows no landmark
+NOT_IN_GALLERY: Final = -2  # truth code of a landmark that the gallery has no photograph of
+
+
+@dataclass(frozen=True)
+class ClassifierResult:
+    """One classifier's answers to every test row, in the table's order.
+
+    A row that failed has no candidates, a confidence of -inf, a probability of NaN, and is not
+    accepted.
+
+    Attributes:
+        name: the classifier's name in the config.
+        candidates: (n, c) codes into the landmarks, best first, -1 where there is none.
+        confidence: (n,) of the best candidate, comparable across photographs.
+        probability: (n,) that the best candidate is right.
+        accepted: (n,) whether the classifier names the candidate rather than saying "none".
+        threshold: the confidence at which it accepts, where that is what decides.
+        metrics: the figures of ``metrics.json``; NaN where undefined.
+    """
+
+    name: str
+    candidates: NDArray[np.int64]
+    confidence: NDArray[np.float32]
+    probability: NDArray[np.float32]
+    accepted: NDArray[np.bool_]
+    threshold: float | None
+    metrics: Mapping[str, float]
+
+    @property
+    def best(self) -> NDArray[np.int64]:
+        """(n,) code of the best candidate, -1 where there is none."""
+        return self.candidates[:, 0]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A whole evaluation.
+
+    Attributes:
+        config: the name of the system that was measured.
+        answer: the name of the classifier that answers for the system.
+        ids: (n,) test ids.
+        sources: (n,) paths or URLs of the test photographs.
+        truth: (n,) landmark ids, ``None`` where the photograph shows none.
+        truth_codes: (n,) codes into ``landmarks``, or NO_LANDMARK, or NOT_IN_GALLERY.
+        statuses: (n,) "ok" or how the photograph failed.
+        reasons: (n,) why it failed.
+        landmarks: the gallery's landmark ids, in the order of the codes.
+        names: landmark id to a name for people, where there is one.
+        gallery_ids: (g,) ids of the gallery photographs.
+        gallery_sources: (g,) their paths or URLs.
+        gallery_codes: (g,) their landmarks.
+        near_rows: (n, k) gallery rows of the nearest photographs, -1 where there is none.
+        near_similarities: (n, k) their similarities, descending.
+        results: one for each classifier.
+        seconds_per_image: describing one test photograph, NaN where it was not timed.
+        bytes_per_image: what the index holds of one gallery photograph.
+        conditions: what was measured how, for the footer: label to value.
+        notes: one-line remarks that a reader of the figures has to know.
+    """
+
+    config: str
+    answer: str
+    ids: Sequence[str]
+    sources: Sequence[str]
+    truth: Sequence[str | None]
+    truth_codes: NDArray[np.int64]
+    statuses: Sequence[str]
+    reasons: Sequence[str]
+    landmarks: Sequence[str]
+    names: Mapping[str, str]
+    gallery_ids: Sequence[str]
+    gallery_sources: Sequence[str]
+    gallery_codes: NDArray[np.int64]
+    near_rows: NDArray[np.int64]
+    near_similarities: NDArray[np.float32]
+    results: Sequence[ClassifierResult]
+    seconds_per_image: float
+    bytes_per_image: float
+    conditions: Mapping[str, str | int | float]
+    notes: Sequence[str]
+
+    @cached_property
+    def ok(self) -> NDArray[np.bool_]:
+        """(n,) whether the photograph could be described."""
+        return np.array([status == "ok" for status in self.statuses], dtype=bool)
+
+    @cached_property
+    def with_landmark(self) -> NDArray[np.bool_]:
+        """(n,) whether the photograph shows a landmark, in the gallery or not."""
+        shown: NDArray[np.bool_] = self.truth_codes != NO_LANDMARK
+        return shown
+
+    @property
+    def answering(self) -> ClassifierResult:
+        """The classifier that answers for the system."""
+        return next(result for result in self.results if result.name == self.answer)
+
+    def best_is_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
+        """(n,) whether the best candidate is the photograph's landmark, accepted or not."""
+        right: NDArray[np.bool_] = (self.truth_codes >= 0) & (result.best == self.truth_codes)
+        return right
+
+    def named_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
+        """(n,) whether the photograph's landmark was named."""
+        return self.best_is_right(result) & result.accepted
+
+    def answered_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
+        """(n,) whether the final answer is right: the landmark, or "none" where there is none.
+
+        A photograph that failed got no answer: wrong where it shows a landmark, and where it
+        shows none as good as the "none" that it is counted as.
+        """
+        return np.where(self.with_landmark, self.named_right(result), ~result.accepted)
+
+    def display(self, landmark: str) -> str:
+        """A landmark's name for people."""
+        return self.names.get(landmark) or landmark
+
+    def display_code(self, code: int) -> str:
+        """The name of the landmark with this code."""
+        return self.display(self.landmarks[code])

@@ -1,0 +1,336 @@
+"""The report: one HTML file with its style, plots and thumbnails inside.
+
+Ids, names, paths and reasons come from strangers. The template escapes every one of them; the only
+markup taken as it is are our own style sheet and plots. A content security policy in the page
+forbids scripts and every outside resource besides.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
+
+from pipelines.report import curves, examples, plots
+from pipelines.report.measured import NOT_IN_GALLERY, ClassifierResult, Measured
+from retrieval.errors import PhotographError
+
+Reader = Callable[[str, int], NDArray[np.uint8]]
+
+TEMPLATES: Final = Path(__file__).parent / "templates"
+NEIGHBOURS: Final = 5
+CONFUSIONS: Final = 12
+LISTED: Final = 50  # failed photographs
+QUERY_SIDE: Final = 288
+NEIGHBOUR_SIDE: Final = 144
+JPEG_QUALITY: Final = 78
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the table of classifiers."""
+
+    key: str
+    title: str
+    meaning: str
+    higher_is_better: bool = True
+
+
+METRICS: Final = (
+    Metric(
+        "gap",
+        "GAP",
+        "Global average precision, the challenge's own score. All answers stand in one list, the"
+        " most confident first; each right one earns the share of right answers so far, and the sum"
+        " is divided by the number of landmark photographs. It rewards being right, and knowing"
+        " when.",
+    ),
+    Metric(
+        "top1",
+        "Top-1",
+        "Share of landmark photographs whose best candidate is their landmark, whether or not it"
+        " passes the threshold.",
+    ),
+    Metric("top5", "Top-5", "The same, with the landmark anywhere among the best five candidates."),
+    Metric(
+        "map100",
+        "mAP@100",
+        "Quality of the plain ranking: average precision of the 100 gallery photographs most"
+        " similar to each landmark photograph. It belongs to the descriptors, so classifiers share"
+        " it.",
+    ),
+    Metric(
+        "rejection_auc",
+        "Rejection AUC",
+        "How well confidence tells landmark photographs from others: the chance that one of a"
+        " landmark gets more than one of none. A coin has 0.5.",
+    ),
+    Metric(
+        "false_accept_rate",
+        "False accepts",
+        "Share of photographs of no landmark that a landmark is named for, at the threshold that"
+        " the run chose on held-out gallery photographs. Lower is better.",
+        higher_is_better=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG inside the page."""
+
+    uri: str
+    width: int
+    height: int
+
+
+class Thumbnails:
+    """Thumbnails of local photographs, each read once; ``None`` for those that cannot be read."""
+
+    def __init__(self, read: Reader):
+        self._read = read
+        self._known: dict[tuple[str, int], Thumbnail | None] = {}
+
+    def __call__(self, source: str, side: int) -> Thumbnail | None:
+        key = (source, side)
+        if key not in self._known:
+            self._known[key] = self._made(source, side)
+        return self._known[key]
+
+    def _made(self, source: str, side: int) -> Thumbnail | None:
+        if "://" in source:
+            return None  # a report never fetches
+        try:
+            photograph = self._read(source, side)
+        except PhotographError:
+            return None
+        height, width = photograph.shape[:2]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+        encoded = cv2.imencode(".jpg", photograph[:, :, ::-1], quality)[1]
+        text = base64.b64encode(encoded.tobytes()).decode("ascii")
+        return Thumbnail(f"data:image/jpeg;base64,{text}", width, height)
+
+
+def render(measured: Measured, read: Reader, *, shown: int = 6) -> bytes:
+    """The whole page.
+
+    Args:
+        measured: what the evaluation found.
+        read: (path, longest side) to an RGB array, as
+            :func:`retrieval.photographs.decoding.read_photograph`; a photograph that it refuses,
+            and one that is a URL, is shown as a placeholder.
+        shown: how many examples of each kind at most.
+
+    Returns:
+        UTF-8 HTML; the same for the same arguments.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        share=share, fraction=fraction, percent=percent, count=count, label=label
+    )
+    html = environment.get_template("page.html.j2").render(
+        measured=measured,
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        headline=_headline(measured),
+        metrics=METRICS,
+        best={metric.key: _best(measured, metric) for metric in METRICS},
+        cost=_cost(measured),
+        plots=_plots(measured),
+        confused=curves.confused_landmarks(measured, CONFUSIONS),
+        mistaken=curves.false_accepts(measured, CONFUSIONS),
+        groups=_galleries(measured, Thumbnails(read), shown),
+        failed=_failed(measured),
+        listed=LISTED,
+    )
+    # A lone surrogate (a file name of odd bytes) has no UTF-8; it is shown as a question mark.
+    return html.lstrip().encode("utf-8", errors="replace")
+
+
+def _headline(measured: Measured) -> dict[str, Any]:
+    result = measured.answering
+    shown = measured.with_landmark
+    named = measured.named_right(result)[shown]
+    return {
+        "named": float(named.mean()) if named.size else math.nan,
+        "false_accepts": result.metrics["false_accept_rate"],
+        "photographs": len(measured.ids),
+        "landmark": int(shown.sum()),
+        "none": int((~shown).sum()),
+        "failed": int((~measured.ok).sum()),
+        "gallery": len(measured.gallery_ids),
+        "landmarks": len(measured.landmarks),
+    }
+
+
+def _best(measured: Measured, metric: Metric) -> float:
+    """The winning value of a column, as it is printed; NaN where there is nothing to win."""
+    values = [round(result.metrics[metric.key], 3) for result in measured.results]
+    known = [value for value in values if not math.isnan(value)]
+    if len(set(known)) < 2:
+        return math.nan
+    return max(known) if metric.higher_is_better else min(known)
+
+
+def _cost(measured: Measured) -> dict[str, str]:
+    return {
+        "seconds": seconds(measured.seconds_per_image),
+        "bytes": f"{measured.bytes_per_image:,.0f} B",
+    }
+
+
+def _plots(measured: Measured) -> list[dict[str, Any]]:
+    answering = measured.answering
+    names = " and ".join(result.name for result in measured.results)
+    chosen = curves.rejection(measured, answering).chosen
+    at = (
+        f" The chosen threshold of {answering.name} names {percent(chosen[1])} of the landmark"
+        f" photographs right and accepts {percent(chosen[0])} of the others."
+        if chosen
+        else ""
+    )
+    gaps = ", ".join(f"{one.name} {fraction(one.metrics['gap'])}" for one in measured.results)
+    return [
+        {
+            "title": "Precision and recall",
+            "svg": Markup(plots.precision_recall_plot(measured)),
+            "alt": f"Precision against recall for {names}. GAP: {gaps}.",
+            "text": "Answers of all test photographs in one list, the most confident first."
+            " GAP is the area that right answers fill.",
+        },
+        {
+            "title": "Rejection",
+            "svg": Markup(plots.rejection_plot(measured)),
+            "alt": f"Landmarks named right against false accepts for {names}.{at}",
+            "text": "What lowering the threshold buys and costs. The marks are the thresholds that"
+            " the run chose before it saw these photographs." + at,
+        },
+        {
+            "title": "Confidence",
+            "svg": Markup(plots.score_plot(measured)),
+            "alt": f"Histograms of the confidence of landmark photographs and others for {names}.",
+            "text": "Confidence of the best candidate, as a share of each kind of photograph."
+            " The less the two hills overlap, the better “none” can be told.",
+        },
+        {
+            "title": "Reliability",
+            "svg": Markup(plots.reliability_plot(measured)),
+            "alt": f"Share of answers right against the probability given, for {names}.",
+            "text": "On the dotted line a probability keeps its promise; below, it promises too"
+            " much. Larger marks hold more answers. “Off by” is the expected calibration error.",
+        },
+    ]
+
+
+def _galleries(
+    measured: Measured, thumbnails: Thumbnails, shown: int
+) -> list[tuple[examples.Group, list[dict[str, Any]]]]:
+    return [
+        (group, [_example(measured, row, thumbnails) for row in group.rows])
+        for group in examples.groups(measured, shown)
+    ]
+
+
+def _example(measured: Measured, row: int, thumbnails: Thumbnails) -> dict[str, Any]:
+    truth = measured.truth[row]
+    return {
+        "id": measured.ids[row],
+        "truth": None if truth is None else measured.display(truth),
+        "unknown": bool(measured.truth_codes[row] == NOT_IN_GALLERY),
+        "picture": thumbnails(measured.sources[row], QUERY_SIDE),
+        "answers": [_answer(measured, result, row) for result in measured.results],
+        "neighbours": [
+            {
+                "id": measured.gallery_ids[near],
+                "landmark": measured.display_code(int(measured.gallery_codes[near])),
+                "similarity": float(measured.near_similarities[row, place]),
+                "same": bool(measured.gallery_codes[near] == measured.truth_codes[row]),
+                "picture": thumbnails(measured.gallery_sources[near], NEIGHBOUR_SIDE),
+            }
+            for place, near in enumerate(measured.near_rows[row, :NEIGHBOURS].tolist())
+            if near >= 0
+        ],
+    }
+
+
+def _answer(measured: Measured, result: ClassifierResult, row: int) -> dict[str, Any]:
+    best = int(result.best[row])
+    return {
+        "classifier": result.name,
+        "candidate": measured.display_code(best) if best >= 0 else None,
+        "accepted": bool(result.accepted[row]),
+        "probability": float(result.probability[row]),
+        "verdict": examples.verdict(measured, result, row),
+    }
+
+
+def _failed(measured: Measured) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": measured.ids[row],
+            "truth": measured.truth[row],
+            "status": measured.statuses[row],
+            "reason": measured.reasons[row],
+        }
+        for row in np.flatnonzero(~measured.ok)[:LISTED].tolist()
+    ]
+
+
+def share(value: float) -> str:
+    """A probability as a whole number of percent; never 0 or 100, which would promise too much."""
+    if math.isnan(value):
+        return "n/a"
+    if value >= 0.995:
+        return "> 99 %"
+    return "< 1 %" if value < 0.005 else f"{100 * value:.0f} %"
+
+
+def percent(value: float) -> str:
+    """A share with one decimal of a percent."""
+    return "n/a" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def fraction(value: float) -> str:
+    """Three decimals, as the field quotes its figures."""
+    return "n/a" if math.isnan(value) else f"{value:.3f}"
+
+
+def count(value: int | float | str) -> str:
+    """A whole number with thousands set apart; anything else as it is."""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def label(text: str, length: int = 60) -> Markup:
+    """A stranger's text, escaped and kept apart from ours.
+
+    Cut to a length with an ellipsis, since an id may be a whole book; free to break after an
+    underscore and the like; and isolated, so that marks for right-to-left writing in it do not
+    turn the words around it.
+    """
+    cut = text if len(text) <= length else text[: length - 1] + "…"
+    breaks = Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/.,\-])", cut))
+    return Markup("<bdi>{}</bdi>").format(breaks)
+
+
+def seconds(value: float) -> str:
+    """A duration in the unit that suits it."""
+    if math.isnan(value):
+        return "n/a"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
