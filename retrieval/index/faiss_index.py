@@ -120,7 +120,7 @@ class _Sidecar(BaseModel):
 
 @dataclass(frozen=True)
 class FaissIndex:
-    """A built index. Nothing changes it: :meth:`add` and :meth:`refill` make new ones.
+    """A built index. Nothing changes it: :meth:`add` makes a new one.
 
     ``factory`` is the key it was built by ("auto" resolved); ``mapped`` says that its arrays lie
     in a file mapped into memory.
@@ -143,10 +143,9 @@ class FaissIndex:
     ) -> FaissIndex:
         """Train on a bounded sample of the rows, then add them block by block.
 
-        ``descriptors`` is an (n, d) array (a memory map will do) or blocks of (any, d) rows; blocks
-        must be iterable more than once (a list, a store) unless the index needs no training.
-        Raises RunError for non-finite rows, no rows, or too few to train on; ConfigError and
-        DeviceError as :func:`check_limits` and :func:`require_device`.
+        ``descriptors`` is an (n, d) array (a memory map will do) or blocks of (any, d) rows that
+        can be iterated more than once. Raises RunError for non-finite rows, no rows, or too few to
+        train on; ConfigError and DeviceError as :func:`check_limits` and :func:`require_device`.
         """
         check_limits(config, k=1, device=device)
         blocks = _Rows(descriptors)
@@ -174,14 +173,6 @@ class FaissIndex:
         grown = FaissIndex(self._copy(), self.config, self.factory, self.device)
         grown._fill(_Rows(descriptors), progress, first=len(self))
         return grown
-
-    def refill(self, descriptors: Blocks, progress: Progress | None = None) -> FaissIndex:
-        """A new index of these rows alone, trained as this one: how rows are taken out."""
-        emptied = self._copy()
-        emptied.reset()
-        refilled = FaissIndex(emptied, self.config, self.factory, self.device)
-        refilled._fill(_Rows(descriptors), progress)
-        return refilled
 
     def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
         """The ``k`` nearest rows of each of ``queries`` (q, d).

@@ -189,17 +189,6 @@ def test_add_makes_a_new_index(tmp_path: Path) -> None:
             assert index.search(asked, 300).rows.max() < 300
 
 
-def test_refill_keeps_the_training_and_renumbers(tmp_path: Path) -> None:
-    gallery = unit_rows(300, 16)
-    keep = np.arange(300) % 3 > 0
-    for factory in ("Flat", "IVF8,Flat"):
-        FaissIndex.build(gallery, IndexConfig(factory=factory, nprobe=8)).save(tmp_path / factory)
-        index = FaissIndex.load(tmp_path / factory)
-        fewer = index.refill(gallery[keep])
-        assert (len(index), len(fewer)) == (300, 200)
-        np.testing.assert_array_equal(fewer.search(gallery[keep], 1).rows[:, 0], np.arange(200))
-
-
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQ8", "OPQ2_16,IVF16,PQ4x2"])
 def test_save_and_load(tmp_path: Path, factory: str) -> None:
     gallery, asked = unit_rows(600, 32), unit_rows(30, 32, 1)
@@ -428,7 +417,6 @@ def test_gpu_agrees_with_the_cpu(tmp_path: Path, factory: str) -> None:
         np.testing.assert_allclose(here.similarities, there.similarities, atol=0.02)
     assert len(on_gpu.add(gallery[:7])) == 2007
     assert on_gpu.search(asked, 2048).rows[0, -1] == -1
-    assert len(on_gpu.refill(gallery[:7])) == 7
 
 
 @needs_gpu
