@@ -1,0 +1,432 @@
+"""Fetching against loopback servers that misbehave; nothing else is ever contacted."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import threading
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from retrieval.errors import FetchError
+from retrieval.photographs import fetching
+from retrieval.photographs.fetching import FetchConfig, Fetched, download, fetch_all, is_public
+from tests.servers import BadServer, bad_server
+
+PHOTO = bytes(range(256)) * 40
+PRIVATE = "the address is not a public one (private, loopback or reserved)"
+
+
+@pytest.fixture
+def server() -> Iterator[BadServer]:
+    with bad_server({"a.jpg": PHOTO, "b.jpg": b"b" * 500, "empty.jpg": b""}) as server:
+        yield server
+
+
+def config(**changes: object) -> FetchConfig:
+    quick = {
+        "allow_private": True,
+        "backoff_seconds": 0.01,
+        "backoff_cap_seconds": 0.05,
+        "read_seconds": 5.0,
+        "total_seconds": 10.0,
+    }
+    return FetchConfig.model_validate({**quick, **changes})
+
+
+def fetch(url: str, **changes: object) -> Fetched:
+    (fetched,) = fetch_all([(7, url)], config(**changes))
+    assert fetched.row == 7
+    return fetched
+
+
+def reason(url: str, **changes: object) -> str:
+    fetched = fetch(url, **changes)
+    assert fetched.data is None
+    assert fetched.error is not None
+    assert "\n" not in str(fetched.error)
+    assert "127.0.0.1" not in str(fetched.error), "reasons name no sockets"
+    return str(fetched.error)
+
+
+def test_every_row_comes_out_once_whatever_becomes_of_it(server: BadServer) -> None:
+    urls = [(i, f"{server.url}/{'ok' if i % 3 else 'flaky/1'}/a.jpg?{i}") for i in range(20)]
+    urls += [(20 + i, f"{server.url}/status/404?{i}") for i in range(5)]
+    fetched = sorted(fetch_all(iter(urls), config(look_ahead=4)), key=lambda f: f.row)
+    assert [f.row for f in fetched] == list(range(25))
+    assert all((f.data is None) != (f.error is None) for f in fetched)
+
+
+def test_bytes_arrive_as_they_were_sent(server: BadServer) -> None:
+    assert fetch(f"{server.url}/ok/a.jpg").data == PHOTO
+    assert server.headers[0]["Accept-Encoding"] == "identity"
+    assert "landmarks" in server.headers[0]["User-Agent"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/status/404", "HTTP 404"),
+        ("/status/403", "HTTP 403"),
+        ("/status/204", "HTTP 204"),
+        ("/status/500", "HTTP 500"),
+        ("/ok/empty.jpg", "empty answer"),
+        ("/gzip", "compressed answer, though none was asked for"),
+        ("/garbage", "not an HTTP answer"),
+        ("/announced/20", "connection broken off"),
+        ("/redirect/6/a.jpg", "more than 5 redirects"),
+        ("/status/302", "redirect to nowhere"),
+        ("/to?ftp://localhost/a.jpg", "not an http or https address"),
+        ("/to?file:///etc/hostname", "not an http or https address"),
+    ],
+)
+def test_reasons(server: BadServer, path: str, expected: str) -> None:
+    assert reason(server.url + path) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("ftp://example.org/a.jpg", "not an http or https address"),
+        ("file:///etc/passwd", "not an http or https address"),
+        ("/etc/passwd", "not an http or https address"),
+        ("", "not an http or https address"),
+        ("http://", "the address names no host"),
+        ("http://[::1", "not a usable address"),
+        ("http://a.example:99999/", "not a usable address"),
+        ("http://" + "a" * 70 + ".example/", "not a usable address"),
+    ],
+)
+def test_unusable_addresses(url: str, expected: str) -> None:
+    assert reason(url) == expected
+
+
+def test_redirects_are_followed(server: BadServer) -> None:
+    assert fetch(f"{server.url}/redirect/5/a.jpg").data == PHOTO
+    assert fetch(f"{server.url}/to?{server.url}/ok/b.jpg").data == b"b" * 500
+
+
+@pytest.mark.parametrize(("path", "tries"), [("/flaky/2/a.jpg", 3), ("/broken/2/a.jpg", 3)])
+def test_what_may_pass_is_tried_again(server: BadServer, path: str, tries: int) -> None:
+    assert fetch(server.url + path, retries=2).data == PHOTO
+    assert server.visits[path] == tries
+
+
+@pytest.mark.parametrize(
+    ("path", "tries"), [("/status/503", 4), ("/status/429", 4), ("/status/404", 1)]
+)
+def test_tries_are_counted(server: BadServer, path: str, tries: int) -> None:
+    reason(server.url + path, retries=3)
+    assert server.visits[path] == tries
+
+
+def test_pauses_double_and_are_the_same_each_run(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(fetching.asyncio, "sleep", sleep)
+    for _ in range(2):
+        reason(f"{server.url}/status/503", retries=4, backoff_seconds=1.0, backoff_cap_seconds=5.0)
+    assert pauses[:4] == pauses[4:]
+    assert all(2**k / 2 <= pause <= min(2**k, 5) for k, pause in enumerate(pauses[:4]))
+
+
+@pytest.mark.parametrize(("asked", "paused"), [("2", 2.0), ("1000", 5.0), ("soon", 0.0)])
+def test_retry_after_is_honoured_up_to_the_cap(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch, asked: str, paused: float
+) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(fetching.asyncio, "sleep", sleep)
+    url = f"{server.url}/busy/{asked}/a.jpg"
+    assert fetch(url, backoff_seconds=0.0, backoff_cap_seconds=5.0).data == PHOTO
+    assert pauses == [paused]
+
+
+def test_retry_after_may_be_a_date() -> None:
+    assert fetching._retry_after("Fri, 01 Jan 2100 00:00:00 GMT") > 1e9
+    assert fetching._retry_after("Fri, 01 Jan 2100 00:00:00") == 0.0
+
+
+def test_sizes_are_capped(server: BadServer) -> None:
+    cap = {"max_bytes": 4000, "bytes_in_flight": 8000}
+    assert reason(f"{server.url}/announced/999999999", **cap) == "larger than 4000 bytes"
+    assert reason(f"{server.url}/endless", **cap) == "larger than 4000 bytes"
+    assert fetch(f"{server.url}/ok/b.jpg", **cap).data == b"b" * 500
+
+
+def test_slow_servers_time_out(server: BadServer) -> None:
+    assert reason(f"{server.url}/slow/9/a.jpg", read_seconds=0.1, retries=1) == "timed out"
+    assert len(server.requests) == 2
+    assert reason(f"{server.url}/drip", total_seconds=0.15) == "timed out"
+    assert server.visits["/drip"] == 1, "a drip is not worth another try"
+
+
+def test_dead_ports_and_names() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        assert reason(f"http://127.0.0.1:{port}/", retries=1) == "cannot connect"
+
+    def unknown(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    (fetched,) = fetch_all([(0, "http://nowhere.example/")], config(), lookup=unknown)
+    assert str(fetched.error) == "host not found"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::127.0.0.1]",
+        "[2002:7f00:1::]",
+        "0.0.0.0",
+        "10.1.2.3",
+        "169.254.169.254",
+        "100.64.0.1",
+        "[fe80::1]",
+        "[fc00::1]",
+    ],
+)
+def test_private_addresses_are_refused(server: BadServer, host: str) -> None:
+    port = server.url.rpartition(":")[2]
+    assert reason(f"http://{host}:{port}/ok/a.jpg", allow_private=False) == PRIVATE
+    assert not server.requests
+
+
+@pytest.mark.parametrize(
+    "host", ["2130706433", "017700000001", "0x7f000001", "127.1", "0177.0.0.1"]
+)
+def test_odd_spellings_of_loopback_do_not_get_through(server: BadServer, host: str) -> None:
+    port = server.url.rpartition(":")[2]
+    assert reason(f"http://{host}:{port}/ok/a.jpg", allow_private=False) in (
+        PRIVATE,
+        "not a usable address",
+        "host not found",
+    )
+    assert not server.requests
+
+
+def test_names_that_lead_to_private_addresses_are_refused(server: BadServer) -> None:
+    port = server.url.rpartition(":")[2]
+    for addresses in (["127.0.0.1"], ["93.184.215.14", "10.0.0.1"], ["2606:4700::1", "::1"]):
+        (fetched,) = fetch_all(
+            [(0, f"http://photos.example:{port}/ok/a.jpg")],
+            config(allow_private=False),
+            lookup=lambda host, port, found=addresses: found,
+        )
+        assert str(fetched.error) == PRIVATE
+    assert not server.requests
+
+
+@pytest.fixture
+def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127.0.0.1 passes for a public address, so that a public server can be played here."""
+    truly = fetching.is_public
+    monkeypatch.setattr(fetching, "is_public", lambda ip: ip == "127.0.0.1" or truly(ip))
+
+
+@pytest.mark.usefixtures("loopback_is_public")
+@pytest.mark.parametrize(
+    "target", ["http://127.0.0.2:{port}/ok/a.jpg", "http://[::1]:{port}/", "//10.0.0.1/a.jpg"]
+)
+def test_a_public_server_cannot_redirect_inwards(server: BadServer, target: str) -> None:
+    port = server.url.rpartition(":")[2]
+    url = f"{server.url}/to?{target.format(port=port)}"
+    assert fetch(f"{server.url}/ok/a.jpg", allow_private=False).data == PHOTO
+    assert reason(url, allow_private=False) == PRIVATE
+    assert len(server.requests) == 2
+
+
+@pytest.mark.usefixtures("loopback_is_public")
+def test_a_name_is_judged_by_the_address_it_is_connected_to(server: BadServer) -> None:
+    """DNS rebinding: the name is public when first looked up, and private from then on."""
+    port = server.url.rpartition(":")[2]
+    answers = iter([["127.0.0.1"], ["127.0.0.2"]])
+    looked_up: list[str] = []
+
+    def rebinding(host: str, port: int) -> list[str]:
+        looked_up.append(host)
+        return next(answers)
+
+    urls = [(i, f"http://photos.example:{port}/ok/a.jpg") for i in range(10)]
+    fetched = list(fetch_all(urls, config(allow_private=False), lookup=rebinding))
+    assert all(f.data == PHOTO for f in fetched)
+    assert looked_up == ["photos.example"], "looked up once, and that address is used"
+
+
+@given(st.ip_addresses(v=4))
+def test_ipv6_forms_of_an_ipv4_address_are_judged_alike(ip: ipaddress.IPv4Address) -> None:
+    number = int(ip)
+    forms = [
+        ipaddress.IPv6Address((0xFFFF << 32) | number),
+        ipaddress.IPv6Address((0x64FF9B << 96) | number),
+        ipaddress.IPv6Address((0x2002 << 112) | (number << 80)),
+    ]
+    assert {is_public(str(form)) for form in forms} == {is_public(str(ip))}
+
+
+@pytest.mark.parametrize("ip", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
+def test_public_addresses(ip: str) -> None:
+    assert is_public(ip)
+
+
+@pytest.mark.parametrize(
+    "ip",
+    "224.0.0.1 ff0e::1 240.0.0.1 255.255.255.255 192.0.0.1 198.18.0.1 fec0::1 :: fe80::1%eth0"
+    " 2001:0:a00:1:: ::7f00:1 2001:db8::1 nonsense".split(),
+)
+def test_other_addresses(ip: str) -> None:
+    assert not is_public(ip)
+
+
+def test_requests_are_bounded_in_all_and_per_host(server: BadServer) -> None:
+    urls = [(i, f"{server.url}/slow/0.02/b.jpg?{i}") for i in range(24)]
+    assert all(f.data for f in fetch_all(urls, config(per_host=3, concurrency=8)))
+    assert server.busiest == 3
+    server.busiest = 0
+    both = [(i, url.replace("127.0.0.1", "localhost") if i % 2 else url) for i, url in urls]
+    assert all(f.data for f in fetch_all(both, config(per_host=4, concurrency=5)))
+    assert server.busiest == 5
+
+
+def test_no_more_is_begun_than_the_look_ahead(server: BadServer) -> None:
+    taken: list[int] = []
+
+    def urls() -> Iterator[tuple[int, str]]:
+        for row in range(1000):
+            taken.append(row)
+            yield row, f"{server.url}/ok/b.jpg"
+
+    fetched = fetch_all(urls(), config(look_ahead=5))
+    for _ in range(3):
+        next(fetched)
+    assert len(taken) <= 8
+    fetched.close()  # type: ignore[attr-defined]
+    assert len(taken) <= 8
+
+
+def test_leaving_early_ends_what_is_under_way(server: BadServer) -> None:
+    before = threading.active_count()
+    start = time.monotonic()
+    urls = [(0, f"{server.url}/ok/a.jpg"), *((i, f"{server.url}/slow/9/{i}") for i in range(1, 9))]
+    for fetched in fetch_all(urls, config(read_seconds=60.0, total_seconds=60.0)):
+        assert fetched.row == 0
+        break
+    del fetched
+    assert not any(thread.name == "fetcher" for thread in threading.enumerate())
+    assert threading.active_count() <= before + 9  # the server's threads alone
+    assert time.monotonic() - start < 8, "it did not wait for the slow ones"
+
+
+def test_bytes_in_flight_are_bounded(server: BadServer) -> None:
+    server.files["large"] = bytes(500_000)
+    urls = [(i, f"{server.url}/ok/large?{i}") for i in range(60)]
+    limits = config(max_bytes=1_000_000, bytes_in_flight=2_000_000, look_ahead=60)
+    tracemalloc.start()
+    try:
+        fetched = fetch_all(urls, limits)
+        next(fetched)
+        time.sleep(0.2)  # time enough for all 30 MB to arrive, were they let
+        peak = tracemalloc.get_traced_memory()[1]
+        assert sum(1 for f in fetched if f.data) == 59
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
+
+
+def test_one_photograph_must_fit_the_budget() -> None:
+    with pytest.raises(ValidationError, match="at least max_bytes"):
+        FetchConfig(max_bytes=2_000, bytes_in_flight=1_000)
+    with pytest.raises(ValidationError):
+        FetchConfig.model_validate({"timeout": 3})
+
+
+def test_credentials_and_queries_stay_out_of_messages(server: BadServer) -> None:
+    address = server.url.replace("http://", "http://me:secret@")
+    for path in ("/status/404?key=secret", "/garbage?secret", "/announced/99?secret"):
+        assert "secret" not in reason(address + path, retries=0)
+
+
+def test_proxies_of_the_environment_are_not_used(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert fetch(f"{server.url}/ok/a.jpg").data == PHOTO
+
+
+class TestDownload:
+    def test_goes_on_where_the_connection_broke(self, server: BadServer, tmp_path: Path) -> None:
+        server.files["a.tar"] = PHOTO * 300
+        path = tmp_path / "deep" / "a.tar"
+        download(f"{server.url}/halves/a.tar", path, config(retries=1), max_bytes=10**7)
+        assert path.read_bytes() == PHOTO * 300
+        assert [p.name for p in path.parent.iterdir()] == ["a.tar"]
+        asked = [int(headers.get("Range", "bytes=0-")[6:-1]) for headers in server.headers]
+        assert len(asked) >= 4, "progress made counts more than tries"
+        assert asked == sorted(set(asked))
+
+    def test_goes_on_from_a_part_file(self, server: BadServer, tmp_path: Path) -> None:
+        (tmp_path / "a.tar.part").write_bytes(PHOTO[:6000])
+        download(f"{server.url}/ok/a.jpg", tmp_path / "a.tar", config(), max_bytes=10**6)
+        assert (tmp_path / "a.tar").read_bytes() == PHOTO
+        assert [headers.get("Range") for headers in server.headers] == ["bytes=6000-"]
+
+    def test_a_complete_part_is_only_renamed(self, server: BadServer, tmp_path: Path) -> None:
+        (tmp_path / "a.tar.part").write_bytes(PHOTO)
+        download(f"{server.url}/ok/a.jpg", tmp_path / "a.tar", config(), max_bytes=10**6)
+        assert (tmp_path / "a.tar").read_bytes() == PHOTO
+
+    def test_a_part_longer_than_the_file_begins_anew(
+        self, server: BadServer, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.tar.part").write_bytes(PHOTO + b"more")
+        download(f"{server.url}/ok/a.jpg", tmp_path / "a.tar", config(), max_bytes=10**6)
+        assert (tmp_path / "a.tar").read_bytes() == PHOTO
+
+    def test_servers_without_ranges_begin_anew(self, server: BadServer, tmp_path: Path) -> None:
+        url = f"{server.url}/norange/2/a.jpg"
+        download(url, tmp_path / "a.tar", config(retries=2), max_bytes=10**6)
+        assert (tmp_path / "a.tar").read_bytes() == PHOTO
+
+    def test_without_resuming_the_part_is_not_trusted(
+        self, server: BadServer, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.csv.part").write_bytes(b"other")
+        url = f"{server.url}/broken/1/a.jpg"
+        download(url, tmp_path / "a.csv", config(), max_bytes=10**6, resume=False)
+        assert (tmp_path / "a.csv").read_bytes() == PHOTO
+        assert not any("Range" in headers for headers in server.headers)
+
+    @pytest.mark.parametrize("resume", [True, False])
+    def test_gives_up_at_last(self, server: BadServer, tmp_path: Path, resume: bool) -> None:
+        url = f"{server.url}/broken/99/a.jpg" if not resume else f"{server.url}/status/503"
+        with pytest.raises(FetchError):
+            download(url, tmp_path / "a", config(retries=2), max_bytes=10**6, resume=resume)
+        assert len(server.requests) == 3
+
+    @pytest.mark.parametrize("path", ["/ok/a.jpg", "/endless"])
+    def test_is_capped(self, server: BadServer, tmp_path: Path, path: str) -> None:
+        with pytest.raises(FetchError, match="larger than 5000 bytes"):
+            download(server.url + path, tmp_path / "a", config(), max_bytes=5000)
+        assert not (tmp_path / "a").exists()
