@@ -34,8 +34,10 @@ class Extractor(Protocol):
     Attributes:
         dimension: numbers in a descriptor (before whitening).
         longest_side: photographs are to be decoded at most this large, in pixels.
-        batched: whether ``features`` runs best on dense batches of one shape in the calling
-            thread (a network), or on one photograph in each of many threads (the classical ones).
+        batched: whether ``features`` runs best on dense batches of one shape (a network) rather
+            than on one photograph at a time (the classical ones).
+        batch: photographs of a batch, at most.
+        threaded: whether ``features`` may run in several threads at once (not on a GPU).
         fitted: whether ``aggregate`` may be called.
     """
 
@@ -46,7 +48,15 @@ class Extractor(Protocol):
     @property
     def batched(self) -> bool: ...
     @property
+    def batch(self) -> int: ...
+    @property
+    def threaded(self) -> bool: ...
+    @property
     def fitted(self) -> bool: ...
+
+    def shape(self, photograph: Photograph) -> tuple[int, int]:
+        """The (height, width) at which the extractor sees a photograph."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of ``features``: config, weights' checksum, precision."""
@@ -79,6 +89,17 @@ class Extractor(Protocol):
     def restored(self, folder: Path) -> Self:
         """A new extractor with what ``save`` wrote."""
         ...
+
+
+class Classical:
+    """What extractors share that take one photograph at a time, in any thread."""
+
+    batched = False
+    batch = 1
+    threaded = True
+
+    def shape(self, photograph: Photograph) -> tuple[int, int]:
+        return photograph.shape[0], photograph.shape[1]
 
 
 class VectorExtractor:

@@ -63,6 +63,10 @@ class CnnExtractor(VectorExtractor):
     def batch(self) -> int:
         return self.config.batch
 
+    @property
+    def threaded(self) -> bool:
+        return self.device.type == "cpu"
+
     def identity(self) -> dict[str, Any]:
         shown = self.config.model_dump(exclude={"weights", "precision", "trunk", "layer"})
         return {**shown, **self.trunk.identity, "precision": str(self.dtype).removeprefix("torch.")}

@@ -17,8 +17,10 @@ from retrieval.extractors.base import Extractor, Features, Photograph, Vectors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract, features_of
 from retrieval.extractors.whitening import Whitening, WhiteningConfig
 from retrieval.index.store import OK, Shard, ShardStore, fingerprint
+from retrieval.photographs.table import STRING
 
 Progress = Callable[[int, int], None]
+ToArrays = Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]]
 
 NO_FEATURES: Final = "nothing to describe (no keypoint, or a blank photograph)"
 
@@ -142,8 +144,9 @@ def extract_table(
     table: pd.DataFrame,
     extractor: Extractor,
     store: ShardStore,
-    to_arrays: Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]],
+    to_arrays: ToArrays,
     progress: Progress = no_progress,
+    known: Mapping[int, Outcome] | None = None,
 ) -> None:
     """Fill a store with a shard for each window of a table; shards already there stay.
 
@@ -154,26 +157,33 @@ def extract_table(
         to_arrays: features of the rows that went well to a shard's arrays, with a reason for each
             of those rows that is useless after all (empty where it is fine).
         progress: told of rows done and failed.
+        known: what is known already of some rows, by their position in the table.
     """
+    known = known or {}
     todo = []
     for number, window in windows_of(table):
         if number in store:
-            progress(len(window), sum(status != OK for status in store.read(number).statuses))
+            progress(*store.counts(number))
         else:
-            todo.append((number, window))
-    outcomes = extract((list(window["source"]) for _, window in todo), extractor)
+            todo.append((number, window["source"].tolist()))
+    outcomes = extract(
+        ([s for i, s in enumerate(sources, n * WINDOW) if i not in known] for n, sources in todo),
+        extractor,
+    )
     begun = time.perf_counter()
-    for (number, window), window_outcomes in zip(todo, outcomes, strict=True):
-        shard = _shard(window_outcomes, to_arrays)
+    for (number, sources), fresh in zip(todo, outcomes, strict=True):
+        new = iter(fresh)
+        places = range(number * WINDOW, number * WINDOW + len(sources))
+        shard = _shard([known[i] if i in known else next(new) for i in places], to_arrays)
         now = time.perf_counter()
         store.write(number, shard, now - begun)
         begun = now
-        progress(len(window), sum(status != OK for status in shard.statuses))
+        progress(*store.counts(number))
 
 
 def _shard(
     outcomes: list[Outcome],
-    to_arrays: Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]],
+    to_arrays: ToArrays,
 ) -> Shard:
     good = [one for one in outcomes if not isinstance(one, PhotographError)]
     arrays, complaints = to_arrays(good)
@@ -203,7 +213,9 @@ def describe_table(
     folder: Path,
     made_from: Mapping[str, Any],
     progress: Progress = no_progress,
-) -> Described:
+    known: Mapping[int, Outcome] | None = None,
+    clock: Path | None = None,
+) -> ShardStore:
     """Describe a table's photographs into ``folder``, going on where a killed run was.
 
     Args:
@@ -212,16 +224,22 @@ def describe_table(
         folder: of the shards.
         made_from: the config and inputs that the describer was made from.
         progress: told of rows done and failed.
+        known: features or errors that are known already, by position in the table.
+        clock: as in :class:`ShardStore`.
+
+    Returns:
+        the finished store, whose shards hold ``descriptors``.
     """
-    store = ShardStore(folder, {**made_from, "table": table_digest(table)}, replace=True)
+    store = ShardStore(folder, {**made_from, "table": table_digest(table)}, clock)
     extract_table(
         table,
         describer.extractor,
         store,
         lambda features: descriptor_arrays(_finished(describer, features)),
         progress,
+        known,
     )
-    return read_described(table, store, describer.dimension)
+    return store
 
 
 def _finished(describer: Describer, features: list[Features]) -> Vectors:
@@ -231,13 +249,15 @@ def _finished(describer: Describer, features: list[Features]) -> Vectors:
 
 
 def read_described(table: pd.DataFrame, store: ShardStore, dimension: int) -> Described:
-    """A table with its statuses and descriptors, from a finished store."""
-    shards = list(store.shards())
+    """A table with its statuses and descriptors, read into memory from a finished store."""
+    blocks = [np.zeros((0, dimension), dtype=np.float32)]
+    blocks += [shard.arrays["descriptors"] for shard in store.shards()]
+    seconds = store.seconds / len(table) if len(table) else 0.0
+    return Described(with_status(table, store), np.concatenate(blocks), seconds, store.digest)
+
+
+def with_status(table: pd.DataFrame, store: ShardStore) -> pd.DataFrame:
+    """The table with the ``status`` and ``reason`` that the store has for each row."""
     full = table.reset_index(drop=True).copy()
-    for column in ("statuses", "reasons"):
-        values = [value for shard in shards for value in getattr(shard, column)]
-        full[{"statuses": "status", "reasons": "reason"}[column]] = values
-    blocks = [shard.arrays["descriptors"] for shard in shards]
-    empty = np.zeros((0, dimension), dtype=np.float32)
-    seconds = store.seconds / len(full) if len(full) else 0.0
-    return Described(full, np.concatenate([empty, *blocks]), seconds, store.digest)
+    full["status"], full["reason"] = (pd.array(v, dtype=STRING) for v in store.verdicts())
+    return full

@@ -1,20 +1,26 @@
 """Many photographs to features: decoding beside describing, dense batches, bounded memory.
 
 Photographs come in windows of a few hundred rows. While one window is described, the next is being
-decoded in threads (Pillow, OpenCV and torch all let go of Python's lock), so never more than two
-windows of pixels are in memory. A network takes its window in batches of one shape; which
-photographs share a batch hangs on the window alone, never on timing, so the bytes that come out do
-not either. Classical extractors run in the same threads, one photograph in each.
+decoded, so never more than two windows of pixels are in memory. Everything runs in one pool with a
+thread for each core (Pillow, OpenCV and torch all let go of Python's lock): decoding, classical
+extractors one photograph at a time, and networks one dense batch at a time with a single torch
+thread each. That beats torch's own threads, which wait for each other after every layer and crawl
+where anything else wants a core. On a GPU the calling thread describes and the pool only decodes.
+Which photographs share a batch hangs on the window alone, never on timing, so the bytes that come
+out do not either.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 import cv2
+import torch
 
 from retrieval.errors import DecodeError, PhotographError
 from retrieval.extractors.base import Extractor, Features, Photograph
@@ -24,7 +30,6 @@ from retrieval.photographs.decoding import read_photograph
 # wait for each other.
 cv2.setNumThreads(1)
 
-DEFAULT_BATCH: Final = 8
 WINDOW: Final = 256
 """Photographs decoded ahead, and rows of a shard."""
 
@@ -37,16 +42,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def features_of(
-    extractor: Extractor, photographs: Sequence[Photograph], pool: ThreadPoolExecutor | None = None
-) -> list[Features]:
+@contextmanager
+def worker_pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
+    """A thread for each core, each with one torch thread of its own."""
+    pool = ThreadPoolExecutor(threads or cores(), initializer=lambda: torch.set_num_threads(1))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def features_of(extractor: Extractor, photographs: Sequence[Photograph]) -> list[Features]:
     """Features of photographs of any sizes, in order."""
-    if extractor.batched:
-        return _in_batches(extractor, photographs)
-    if pool is None:
-        with ThreadPoolExecutor(cores()) as own:
-            return features_of(extractor, photographs, own)
-    return [one for (one,) in pool.map(lambda p: extractor.features([p]), photographs)]
+    with worker_pool() as pool:
+        return _in_batches(extractor, photographs, pool)
 
 
 def extract(
@@ -61,7 +70,7 @@ def extract(
         windows: paths, or photographs already decoded.
         extractor: what describes them.
         read: how a path becomes a photograph; by default a local file at the extractor's size.
-        threads: decoding threads; by default one a core.
+        threads: of the pool; by default one a core.
 
     Yields:
         for each window, its features in order, an error in place of a photograph that failed.
@@ -77,43 +86,54 @@ def extract(
         except cv2.error as error:
             return DecodeError(f"cannot be described ({error.err})")
 
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        waiting: list[list[Future[Outcome]]] = []
-        try:
-            for window in windows:
-                waiting.append([pool.submit(load, source) for source in window])
-                if len(waiting) > 1:
-                    yield _finish(extractor, waiting.pop(0))
-            while waiting:
-                yield _finish(extractor, waiting.pop(0))
-        finally:
-            for futures in waiting:
-                for future in futures:
-                    future.cancel()
+    with worker_pool(threads) as pool:
+        waiting: deque[list[Future[Outcome]]] = deque()
+        for window in windows:
+            waiting.append([pool.submit(load, source) for source in window])
+            if len(waiting) > 1:
+                yield _finish(extractor, waiting.popleft(), pool)
+        while waiting:
+            yield _finish(extractor, waiting.popleft(), pool)
 
 
-def _finish(extractor: Extractor, futures: list[Future[Outcome]]) -> list[Outcome]:
-    loaded = [future.result() for future in futures]
-    if not extractor.batched:
-        return loaded
-    good = [i for i, one in enumerate(loaded) if not isinstance(one, PhotographError)]
-    for i, features in zip(good, _in_batches(extractor, [loaded[i] for i in good]), strict=True):
-        loaded[i] = features
-    return loaded
+def _finish(
+    extractor: Extractor, futures: list[Future[Outcome]], pool: ThreadPoolExecutor
+) -> list[Outcome]:
+    outcomes = [future.result() for future in futures]
+    if extractor.batched:
+        good = [i for i, one in enumerate(outcomes) if not isinstance(one, PhotographError)]
+        described = _in_batches(extractor, [outcomes[i] for i in good], pool)
+        for i, features in zip(good, described, strict=True):
+            outcomes[i] = features
+    return outcomes
 
 
-def _in_batches(extractor: Extractor, photographs: Sequence[Photograph]) -> list[Features]:
-    """Group by the shape at which the network sees a photograph; describe each group in batches."""
-    shape = getattr(extractor, "shape", lambda photograph: photograph.shape[:2])
-    size = getattr(extractor, "batch", DEFAULT_BATCH)
-    groups: dict[tuple[int, int], list[int]] = {}
-    for i, photograph in enumerate(photographs):
-        groups.setdefault(shape(photograph), []).append(i)
+def _in_batches(
+    extractor: Extractor, photographs: Sequence[Photograph], pool: ThreadPoolExecutor
+) -> list[Features]:
+    """Describe in batches of one shape, those of a shape together in their order."""
+    batches = _batches([extractor.shape(p) for p in photographs], extractor.batch)
+
+    def describe(batch: list[int]) -> list[Features]:
+        return extractor.features([photographs[i] for i in batch])
+
+    mapped = pool.map(describe, batches) if extractor.threaded else map(describe, batches)
     features: list[Features] = [None] * len(photographs)
-    for _, members in sorted(groups.items()):
-        for start in range(0, len(members), size):
-            batch = members[start : start + size]
-            described = extractor.features([photographs[i] for i in batch])
-            for i, one in zip(batch, described, strict=True):
-                features[i] = one
+    for batch, described in zip(batches, mapped, strict=True):
+        for i, one in zip(batch, described, strict=True):
+            features[i] = one
     return features
+
+
+def _batches(shapes: Sequence[tuple[int, int]], size: int) -> list[list[int]]:
+    """Positions in groups of one shape, at most ``size`` each; costly shapes first, so that the
+    cores finish together."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        groups.setdefault(shape, []).append(i)
+    ordered = sorted(groups.items(), key=lambda group: (-group[0][0] * group[0][1], group[0]))
+    return [
+        members[start : start + size]
+        for _, members in ordered
+        for start in range(0, len(members), size)
+    ]

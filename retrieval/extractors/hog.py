@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 from skimage.feature import hog
 
-from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
+from retrieval.extractors.base import Classical, Photograph, StrictModel, VectorExtractor, Vectors
 
 
 class HogConfig(StrictModel):
@@ -43,11 +43,10 @@ class HogConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class HogExtractor(VectorExtractor):
+class HogExtractor(Classical, VectorExtractor):
     """See :class:`HogConfig`."""
 
     config: HogConfig
-    batched = False
 
     @property
     def dimension(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as pack
 
 from retrieval.errors import RunError
+
+log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -109,33 +112,47 @@ class ShardStore:
 
     Args:
         folder: where the shards lie.
-        made_from: the config and inputs that decide the shards' bytes (JSON-able); a store that
-            was made from something else is a :class:`RunError` naming the first field that
-            differs, unless ``replace`` says to start it over.
+        made_from: the config and inputs that decide the shards' bytes (JSON-able). A store that
+            was made from something else is emptied, and the log says which field changed.
+        clock: a JSON file that keeps how long each shard took; it lies elsewhere, since the bytes
+            in ``folder`` must not hang on the time of day.
     """
 
-    def __init__(self, folder: Path, made_from: Mapping[str, Any], *, replace: bool = False):
+    def __init__(self, folder: Path, made_from: Mapping[str, Any], clock: Path | None = None):
         self.folder = folder
-        self._manifest: dict[str, Any] = {"made_from": dict(made_from), "shards": {}}
+        self.clock = clock
+        wanted = json.loads(json.dumps(made_from))
         path = folder / MANIFEST
-        if path.exists():
-            found = read_json(path)
-            changed = first_difference(found["made_from"], json.loads(json.dumps(made_from)))
-            if changed is None:
-                self._manifest = found
-            elif replace:
-                _remove_shards(folder)
-                self._write_manifest()
-            else:
-                raise RunError(f"{folder} was made with another {changed}")
-        else:
+        found = read_json(path) if path.exists() else None
+        changed = first_difference(found["made_from"], wanted) if found else None
+        if changed is not None:
+            log.info("%s: %s changed, so it is made anew", folder, changed)
+            _remove_shards(folder)
+        if found is None or changed is not None:
+            self._manifest: dict[str, Any] = {"made_from": wanted, "shards": {}}
             self._write_manifest()
+        else:
+            self._manifest = found
+
+    @classmethod
+    def open(cls, folder: Path, clock: Path | None = None) -> ShardStore:
+        """A store that is there, whatever it was made from.
+
+        Raises:
+            RunError: there is none.
+        """
+        return cls(folder, read_json(folder / MANIFEST)["made_from"], clock)
 
     def __contains__(self, number: int) -> bool:
         return shard_name(number) in self._manifest["shards"]
 
     def __len__(self) -> int:
         return len(self._manifest["shards"])
+
+    def counts(self, number: int) -> tuple[int, int]:
+        """Rows and failed rows of a shard that is there."""
+        entry = self._manifest["shards"][shard_name(number)]
+        return int(entry["rows"]), int(entry["failed"])
 
     def write(self, number: int, shard: Shard, seconds: float = 0.0) -> None:
         """Add one shard: its file first, then its line in the manifest."""
@@ -149,9 +166,11 @@ class ShardStore:
             "rows": len(shard.statuses),
             "failed": sum(status != OK for status in shard.statuses),
         }
-        # Seconds lie in a file of their own: the manifest's bytes must not depend on the clock.
-        self._add_seconds(name, seconds)
         self._write_manifest()
+        if self.clock is not None:
+            known = read_json(self.clock) if self.clock.exists() else {}
+            known.setdefault(self.folder.name, {})[name] = round(seconds, 4)
+            write_json(self.clock, known)
 
     def read(self, number: int) -> Shard:
         """One shard, its arrays read into memory.
@@ -159,14 +178,24 @@ class ShardStore:
         Raises:
             RunError: it is missing or damaged.
         """
+        return self._read(number, with_arrays=True)
+
+    def verdicts(self) -> tuple[list[str], list[str]]:
+        """Every row's status and reason, in order."""
+        shards = [self._read(number, with_arrays=False) for number in range(len(self))]
+        statuses = [status for shard in shards for status in shard.statuses]
+        return statuses, [reason for shard in shards for reason in shard.reasons]
+
+    def _read(self, number: int, with_arrays: bool) -> Shard:
         path = self.folder / shard_name(number)
         try:
             with safe_open(path, framework="numpy") as file:
                 notes = json.loads(file.metadata()["rows"])
-                arrays = {key: file.get_tensor(key) for key in sorted(file.keys())}
+                names = sorted(file.keys()) if with_arrays else []
+                arrays = {name: file.get_tensor(name) for name in names}
         except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise RunError(
-                f"{path} is missing or damaged ({error}): delete it and run the command again"
+                f"{path} is missing or damaged ({error}): delete {self.folder} and run again"
             ) from None
         return Shard(arrays, notes["statuses"], notes["reasons"])
 
@@ -199,13 +228,9 @@ class ShardStore:
     @property
     def seconds(self) -> float:
         """How long making the shards took, over all the runs that it took."""
-        path = self.folder / "seconds.json"
-        return float(sum(read_json(path).values())) if path.exists() else 0.0
-
-    def _add_seconds(self, name: str, seconds: float) -> None:
-        path = self.folder / "seconds.json"
-        known = read_json(path) if path.exists() else {}
-        write_json(path, {**known, name: round(seconds, 4)})
+        if self.clock is None or not self.clock.exists():
+            return 0.0
+        return float(sum(read_json(self.clock).get(self.folder.name, {}).values()))
 
     def _write_manifest(self) -> None:
         write_json(self.folder / MANIFEST, self._manifest)
@@ -233,4 +258,3 @@ def first_difference(old: Any, new: Any, path: str = "") -> str | None:
 def _remove_shards(folder: Path) -> None:
     for path in folder.glob("shard-*.safetensors"):
         path.unlink()
-    (folder / "seconds.json").unlink(missing_ok=True)

@@ -19,9 +19,9 @@ from pydantic import Field
 from safetensors.numpy import load_file, save
 
 from retrieval.extractors.aggregation.codebook import learn_codebook, nearest_words
-from retrieval.extractors.base import Photograph, StrictModel, Vectors, unit_rows
+from retrieval.extractors.base import Classical, Photograph, StrictModel, Vectors, unit_rows
 from retrieval.extractors.local import features as local
-from retrieval.extractors.local import sift
+from retrieval.extractors.local.sift import DIMENSION, SiftConfig, detect
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.index.store import atomic_write
 
@@ -38,23 +38,22 @@ class SiftVladConfig(StrictModel):
     """
 
     kind: Literal["sift-vlad"] = "sift-vlad"
-    sift: sift.SiftConfig = Field(default_factory=sift.SiftConfig)
+    sift: SiftConfig = Field(default_factory=SiftConfig)
     words: int = Field(64, ge=1, le=65_536)
     power: float = Field(0.5, gt=0.0, le=1.0)
 
 
 @dataclass(frozen=True)
-class SiftVladExtractor:
+class SiftVladExtractor(Classical):
     """See :class:`SiftVladConfig`; the codebook is ``None`` until ``fit``."""
 
     config: SiftVladConfig
     device: str
     codebook: NDArray[np.float32] | None = field(default=None, repr=False)
-    batched = False
 
     @property
     def dimension(self) -> int:
-        return self.config.words * sift.DIMENSION
+        return self.config.words * DIMENSION
 
     @property
     def longest_side(self) -> int:
@@ -68,7 +67,7 @@ class SiftVladExtractor:
         return {"kind": "sift", **self.config.sift.model_dump()}
 
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
-        return [sift.detect(photograph, self.config.sift) for photograph in photographs]
+        return [detect(photograph, self.config.sift) for photograph in photographs]
 
     def fit(self, features: Sequence[LocalFeatures], seed: int) -> SiftVladExtractor:
         codebook = learn_codebook(features, self.config.words, seed, self.device)

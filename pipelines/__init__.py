@@ -1,0 +1,1 @@
+"""What `make` and `landmarks` call: one file a stage, thin over the library."""

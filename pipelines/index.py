@@ -1,0 +1,455 @@
+"""Build a run: describe gallery and bank, index them, fit the classifiers; add and remove.
+
+Each step keeps a fingerprint of its config, its inputs and its code; where it is the same as last
+time the step is not taken again, and where it differs the log says which field changed. A run
+killed at any moment goes on where it was when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipelines.progress import progress_bar
+from retrieval.classifiers.base import Gallery, HeldOut
+from retrieval.classifiers.registry import fit_classifier, held_out_scores
+from retrieval.classifiers.rejection import Rejection, choose_answer
+from retrieval.devices import CUDA
+from retrieval.errors import ConfigError, RunError, TableError
+from retrieval.extractors.base import Extractor, Features
+from retrieval.extractors.describer import (
+    Describer,
+    describe_table,
+    extract_table,
+    table_digest,
+    with_status,
+)
+from retrieval.extractors.extraction import Outcome
+from retrieval.extractors.registry import build_extractor
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits, gpu_problem
+from retrieval.index.store import (
+    OK,
+    ShardStore,
+    atomic_write,
+    fingerprint,
+    first_difference,
+    read_json,
+    write_json,
+)
+from retrieval.photographs.table import STRING, DataSet, read_names
+from retrieval.system import AUTO, BANK, GALLERY, ROWS, RUN, SystemConfig, load_gallery
+
+log = logging.getLogger(__name__)
+
+CODE: Final = 1
+"""Version of the code that decides the bytes of a run: raised when they change."""
+FIRST: Final = "000"
+PART_ROWS: Final = "rows.parquet"
+REMOVED: Final = "removed.json"
+TIMINGS: Final = "timings.json"
+PACKAGES: Final = ("torch", "torchvision", "opencv-python", "numpy", "scikit-learn", "scikit-image")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Photographs that came into a run together: those of the build, or of one ``add``.
+
+    Attributes:
+        name: ``000`` for the build, then ``001`` and so on.
+        table: the photographs; a missing landmark marks one of the bank.
+        store: their descriptors.
+    """
+
+    name: str
+    table: pd.DataFrame
+    store: ShardStore
+
+
+def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> dict[str, Any]:
+    """Build a run, or go on with it.
+
+    Args:
+        config: the system.
+        data: its gallery and bank.
+        run: the run's folder.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        what run.json holds.
+    """
+    check_limits(config.index, config.neighbours, device)
+    run.mkdir(parents=True, exist_ok=True)
+    with _locked(run):
+        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        extractor = build_extractor(config.extractor, device, config.seed)
+        describer, known = _fitted_describer(config, extractor, table, run)
+        made_from = _describer_fields(config, extractor)
+        parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
+        # What was added since the last build is described as the rest is.
+        parts += [
+            _describe_part(run, name, _read_rows(run, name), describer, made_from)
+            for name in _part_names(run)
+            if name != FIRST
+        ]
+        return _finish(config, extractor.identity(), data.names, parts, run, device)
+
+
+def add_photographs(run: Path, table: pd.DataFrame, device: str) -> dict[str, Any]:
+    """Describe further labelled photographs (or bank photographs, without a label) into a run.
+
+    Nothing that is in the run is described again.
+
+    Raises:
+        TableError: an id is in the run already.
+    """
+    config, record = _read_run(run)
+    with _locked(run):
+        names = _part_names(run)
+        present = pd.concat([_read_rows(run, name) for name in names])
+        removed = set(_removed(run))
+        twice = table[table["id"].isin(set(present["id"]) - removed)]
+        if len(twice):
+            row = twice.iloc[0]
+            raise TableError(f"row {row['row']}: id {row['id']!r} is in {run} already")
+        again = sorted(removed & set(table["id"]))
+        if again:
+            raise TableError(
+                f"id {again[0]!r} was taken out of {run} and cannot come back under the same id"
+            )
+        extractor = build_extractor(config.extractor, device, config.seed)
+        _require_same_extractor(run, record, extractor)
+        describer = Describer.load(run, extractor, config.whitening is not None)
+        name = f"{int(names[-1]) + 1:03d}"
+        made_from = _describer_fields(config, extractor)
+        parts = [_open_part(run, one) for one in names]
+        parts.append(_describe_part(run, name, table, describer, made_from))
+        return _finish(config, extractor.identity(), record["names"], parts, run, device)
+
+
+def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, Any]:
+    """Take photographs out of a run, by id; nothing is described again.
+
+    Raises:
+        TableError: an id is not in the run.
+    """
+    config, record = _read_run(run)
+    with _locked(run):
+        parts = [_open_part(run, name) for name in _part_names(run)]
+        removed = _removed(run)
+        present = {name for part in parts for name in part.table["id"]} - set(removed)
+        unknown = [name for name in ids if name not in present]
+        if unknown:
+            raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
+        write_json(run / "descriptors" / REMOVED, sorted({*removed, *ids}))
+        return _finish(config, record["extractor"], record["names"], parts, run, device)
+
+
+def _fitted_describer(
+    config: SystemConfig, extractor: Extractor, table: pd.DataFrame, run: Path
+) -> tuple[Describer, Mapping[int, Outcome]]:
+    """The describer, learnt from a sample of the table; and the sample's features, by position."""
+    if extractor.fitted and config.whitening is None:
+        return Describer(extractor, None), {}
+    positions = _sample(len(table), config.fit_photographs, config.seed)
+    sample = table.iloc[positions]
+    store = ShardStore(
+        run / "features",
+        {"code": CODE, "extractor": extractor.identity(), "table": table_digest(sample)},
+        run / TIMINGS,
+    )
+    with progress_bar("extracting", len(sample)) as progress:
+        extract_table(sample, extractor, store, lambda f: _packed(extractor, f), progress)
+    outcomes = _outcomes(extractor, store)
+    known = dict(zip(positions.tolist(), outcomes, strict=True))
+    recipe = json.loads(json.dumps(
+        {**_describer_fields(config, extractor), "features": store.digest}
+    ))  # fmt: skip
+    note = run / "extractor" / "fitted.json"
+    before = read_json(note) if note.exists() else None
+    if before == recipe:
+        return Describer.load(run, extractor, config.whitening is not None), known
+    if before is not None:
+        log.info("%s changed: codebook and whitening are learnt anew",
+                 first_difference(before, recipe))  # fmt: skip
+    features = [one for one in outcomes if not isinstance(one, Exception)]
+    if len(features) < 2:
+        reason = next((str(one) for one in outcomes if isinstance(one, Exception)), "none given")
+        raise TableError(f"fewer than two photographs could be read ({reason})")
+    describer = Describer.fit(extractor, features, config.whitening, config.seed)
+    note.unlink(missing_ok=True)
+    describer.save(run)
+    write_json(note, recipe)
+    return describer, known
+
+
+def _describer_fields(config: SystemConfig, extractor: Extractor) -> dict[str, Any]:
+    """The fields of a config that decide descriptors."""
+    whitening = config.whitening.model_dump() if config.whitening else None
+    return {
+        "code": CODE,
+        "extractor": {**extractor.identity(), **_extractor_fields(config)},
+        "whitening": whitening,
+        "seed": config.seed,
+        "fit_photographs": config.fit_photographs,
+    }
+
+
+def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
+    # A path of weights is no field: the weights' checksum is, within the identity.
+    return config.extractor.model_dump(exclude={"weights", "precision", "layer"})
+
+
+def _sample(rows: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Positions of at most ``wanted`` of so many rows, ascending."""
+    if rows <= wanted:
+        return np.arange(rows)
+    chosen = np.random.default_rng(seed).permutation(rows)[:wanted]
+    return np.sort(chosen)
+
+
+def _packed(
+    extractor: Extractor, features: list[Features]
+) -> tuple[Mapping[str, Any], list[str]]:
+    return extractor.pack(features), [""] * len(features)
+
+
+def _outcomes(extractor: Extractor, store: ShardStore) -> list[Outcome]:
+    """A feature store's content, an error in place of each row that failed."""
+    outcomes: list[Outcome] = []
+    for shard in store.shards():
+        good = iter(extractor.unpack(shard.arrays))
+        outcomes += [
+            next(good) if status == OK else _failure(status, reason)
+            for status, reason in zip(shard.statuses, shard.reasons, strict=True)
+        ]
+    return outcomes
+
+
+def _describe_part(
+    run: Path,
+    name: str,
+    table: pd.DataFrame,
+    describer: Describer,
+    made_from: Mapping[str, Any],
+    known: Mapping[int, Outcome] | None = None,
+) -> Part:
+    folder = run / "descriptors" / name
+    rows = table[["id", "source", "landmark", "row"]].reset_index(drop=True)
+    atomic_write(folder / PART_ROWS, lambda file: rows.to_parquet(file, index=False))
+    with progress_bar("describing", len(table)) as progress:
+        store = describe_table(
+            rows, describer, folder, made_from, progress, known, run / TIMINGS
+        )
+    return Part(name, rows, store)
+
+
+def _open_part(run: Path, name: str) -> Part:
+    store = ShardStore.open(run / "descriptors" / name, run / TIMINGS)
+    return Part(name, _read_rows(run, name), store)
+
+
+def _read_rows(run: Path, name: str) -> pd.DataFrame:
+    frame = pd.read_parquet(run / "descriptors" / name / PART_ROWS)
+    return frame.astype({"id": STRING, "source": STRING, "landmark": STRING})
+
+
+def _part_names(run: Path) -> list[str]:
+    return sorted(path.parent.name for path in (run / "descriptors").glob(f"*/{PART_ROWS}"))
+
+
+def _removed(run: Path) -> list[str]:
+    path = run / "descriptors" / REMOVED
+    return list(read_json(path)) if path.exists() else []
+
+
+def _finish(
+    config: SystemConfig,
+    identity: Mapping[str, Any],
+    names: Mapping[str, str],
+    parts: Sequence[Part],
+    run: Path,
+    device: str,
+) -> dict[str, Any]:
+    """Index the descriptors, fit the classifiers, write run.json."""
+    recipe = {
+        "code": CODE,
+        "config": config.model_dump(exclude={"description", "name"}),
+        "extractor": dict(identity),
+        "descriptors": [part.store.digest for part in parts],
+        "removed": _removed(run),
+        "names": dict(names),
+    }
+    mark = fingerprint(recipe)
+    before = read_json(run / RUN) if (run / RUN).exists() else {}
+    if before.get("finished") and before.get("fingerprint") == mark:
+        log.info("%s: nothing changed, nothing to do", run)
+        return before
+    begun = time.perf_counter()
+    # From here until run.json is written again the run is not whole, and says so.
+    write_json(run / RUN, {"finished": False})
+    counts = _gather(parts, set(_removed(run)), run)
+    _build_index(config.index, run, config.seed, device)
+    gallery, _ = load_gallery(run, device)
+    indexed = time.perf_counter()
+    answer = _fit_classifiers(config, gallery, run)
+    record = {
+        "finished": True,
+        "fingerprint": mark,
+        "name": config.name,
+        "config": config.model_dump(),
+        "extractor": dict(identity),
+        "names": dict(names),
+        "answer": answer,
+        **counts,
+        "landmarks": len(gallery.landmarks),
+        "dimension": int(gallery.descriptors.shape[1]),
+        "device": device,
+        "machine": machine(),
+        "versions": versions(),
+        "timings": {
+            "describe": round(sum(part.store.seconds for part in parts), 3),
+            "index": round(indexed - begun, 3),
+            "classifiers": round(time.perf_counter() - indexed, 3),
+        },
+    }
+    write_json(run / RUN, record)
+    return record
+
+
+def _gather(parts: Sequence[Part], removed: set[str], run: Path) -> dict[str, int]:
+    """Write the gallery's rows and descriptors, and the bank's, from the parts' shards."""
+    tables = [with_status(part.table, part.store) for part in parts]
+    usable = [(t["status"] == OK) & ~t["id"].isin(removed) for t in tables]
+    labelled = [keep & table["landmark"].notna() for keep, table in zip(usable, tables, strict=True)]
+    rows = pd.concat([t[keep] for t, keep in zip(tables, labelled, strict=True)])
+    if not len(rows):
+        raise TableError("no gallery photograph could be described: look at the reasons above")
+    rows = rows[["id", "source", "landmark"]].reset_index(drop=True)
+    atomic_write(run / ROWS, lambda file: rows.to_parquet(file, index=False))
+    bank = [keep & table["landmark"].isna() for keep, table in zip(usable, tables, strict=True)]
+    _write_descriptors(run / GALLERY, parts, tables, labelled)
+    _write_descriptors(run / BANK, parts, tables, bank)
+    _report_failures(tables)
+    return {
+        "gallery": len(rows),
+        "bank": int(sum(keep.sum() for keep in bank)),
+        "failed": int(sum((table["status"] != OK).sum() for table in tables)),
+    }
+
+
+def _write_descriptors(
+    path: Path, parts: Sequence[Part], tables: Sequence[pd.DataFrame], keep: Sequence[pd.Series]
+) -> None:
+    """Copy the kept rows' descriptors, shard by shard, into one array that can be mapped."""
+    total = int(sum(one.sum() for one in keep))
+
+    def blocks() -> Iterator[NDArray[np.float32]]:
+        for part, table, wanted in zip(parts, tables, keep, strict=True):
+            # Shards hold the rows that went well, in order: so must the mask.
+            mask = wanted[table["status"] == OK].to_numpy(dtype=bool)
+            start = 0
+            for shard in part.store.shards():
+                block = shard.arrays["descriptors"]
+                yield block[mask[start : start + len(block)]]
+                start += len(block)
+
+    def write(file: Any) -> None:
+        dimension = next(parts[0].store.shards()).arrays["descriptors"].shape[1]
+        header = {"descr": "<f4", "fortran_order": False, "shape": (total, dimension)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks():
+            file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+
+    atomic_write(path, write)
+
+
+def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
+    for table in tables:
+        failed = table[table["status"] != OK]
+        for _, row in failed.head(10).iterrows():
+            log.warning("row %d, %s: %s", row["row"], row["source"], row["reason"])
+        if len(failed) > 10:
+            log.warning("and %d more photographs that failed", len(failed) - 10)
+
+
+def _build_index(config: IndexConfig, run: Path, seed: int, device: str) -> None:
+    descriptors = np.load(run / GALLERY, mmap_mode="r", allow_pickle=False)
+    where = device
+    if device == CUDA and (problem := gpu_problem()):
+        log.warning("the index stays on the processor: %s", problem)
+        where = "cpu"
+    FaissIndex.build(descriptors, config, where, seed).save(run / "index")
+
+
+def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
+    """Fit every classifier and its rejection; return the name of the one that answers."""
+    held: dict[str, HeldOut] = {}
+    for name, one in config.classifiers.items():
+        folder = run / "classifiers" / name
+        fit_classifier(one, gallery, config.seed).save(folder)
+        held[name] = held_out_scores(one, gallery, config.seed)
+        Rejection.fit(held[name]).save(folder)
+    return choose_answer(held) if config.answer == AUTO else config.answer
+
+
+def _read_run(run: Path) -> tuple[SystemConfig, dict[str, Any]]:
+    record = read_json(run / RUN)
+    if not record.get("finished"):
+        raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
+    return SystemConfig.model_validate(record["config"]), record
+
+
+def _require_same_extractor(run: Path, record: Mapping[str, Any], extractor: Extractor) -> None:
+    changed = first_difference(record["extractor"], json.loads(json.dumps(extractor.identity())))
+    if changed is not None:
+        raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Keep two commands from writing one run at a time; the lock goes with the process."""
+    import fcntl
+
+    path = run / ".lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"{run} is being written by another command: wait for it") from None
+        yield
+
+
+def machine() -> dict[str, Any]:
+    """What the work runs on, without a name of the host."""
+    return {
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that decide the bytes."""
+    return {name: version(name) for name in PACKAGES}

@@ -1,0 +1,282 @@
+"""A built run, loaded: photographs in, landmarks out. What notebooks, servers and stages use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from retrieval.classifiers.base import Classifier, Gallery, Judgement
+from retrieval.classifiers.registry import ClassifierConfig, load_classifier
+from retrieval.classifiers.rejection import Rejection
+from retrieval.devices import choose_device
+from retrieval.errors import PhotographError, RunError
+from retrieval.extractors.base import Photograph, StrictModel, Vectors
+from retrieval.extractors.cnn import CnnConfig
+from retrieval.extractors.describer import Describer, descriptor_arrays
+from retrieval.extractors.extraction import WINDOW, Outcome, extract
+from retrieval.extractors.registry import ExtractorConfig, build_extractor
+from retrieval.extractors.trunks import find_weights
+from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
+from retrieval.index.store import OK, read_json
+from retrieval.photographs.table import STRING
+
+RUN: Final = "run.json"
+ROWS: Final = "index/rows.parquet"
+GALLERY: Final = "index/gallery.npy"
+BANK: Final = "index/bank.npy"
+AUTO: Final = "auto"
+PREDICTION_COLUMNS: Final = ("id", "landmark", "name", "probability", "status", "reason")
+
+
+class SystemConfig(StrictModel):
+    """A whole system: what a YAML file in ``pipelines/configs`` says.
+
+    Attributes:
+        name: of the system; the file is named after it.
+        description: one line for people.
+        seed: of everything random.
+        extractor: photographs to raw descriptors.
+        whitening: how they are whitened, or ``None``.
+        fit_photographs: at most this many of gallery and bank teach codebook and whitening; their
+            features are kept on disk and taken up again.
+        index: how descriptors are searched.
+        classifiers: by name; every one is fitted, evaluated and kept.
+        answer: the classifier whose answer counts, or ``auto``: the best on held-out gallery
+            photographs and the bank.
+    """
+
+    name: str
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**31)
+    extractor: ExtractorConfig
+    whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
+    fit_photographs: int = Field(10_000, ge=2)
+    index: IndexConfig = Field(default_factory=IndexConfig)
+    classifiers: dict[str, Annotated[ClassifierConfig, Field(discriminator="kind")]]
+    answer: str = AUTO
+
+    @model_validator(mode="after")
+    def _answers(self) -> SystemConfig:
+        if not self.classifiers:
+            raise ValueError("classifiers: name at least one")
+        if self.answer != AUTO and self.answer not in self.classifiers:
+            known = ", ".join(self.classifiers)
+            raise ValueError(f"answer: {self.answer!r} is not auto nor a classifier ({known})")
+        return self
+
+    def with_weights(self, given: Path | None) -> SystemConfig:
+        """The config with its trunk's weights settled by ``--weights``.
+
+        Raises:
+            WeightsError: what was given is not there.
+        """
+        if not isinstance(self.extractor, CnnConfig) or given is None:
+            return self
+        weights = find_weights(self.extractor.trunk, self.extractor.weights, given)
+        extractor = self.extractor.model_copy(update={"weights": weights})
+        return self.model_copy(update={"extractor": extractor})
+
+
+@dataclass(frozen=True)
+class System:
+    """A run in memory; the gallery's descriptors stay on disk, memory-mapped.
+
+    Attributes:
+        run: its folder.
+        config: as resolved when it was built.
+        fingerprint: of everything that decides its answers.
+        names: readable names of landmarks that have one.
+        describer: photographs to descriptors.
+        gallery: descriptors, labels and index.
+        rows: the gallery's ``id``, ``source`` and ``landmark``, one for each descriptor.
+        classifiers: by name.
+        rejections: by the same names.
+        answer: the name of the classifier whose answer counts.
+        record: run.json as it is.
+    """
+
+    run: Path
+    config: SystemConfig
+    fingerprint: str
+    names: Mapping[str, str]
+    describer: Describer
+    gallery: Gallery
+    rows: pd.DataFrame
+    classifiers: Mapping[str, Classifier]
+    rejections: Mapping[str, Rejection]
+    answer: str
+    record: Mapping[str, Any]
+
+    @classmethod
+    def load(
+        cls, run: Path | str, device: str = "auto", weights: Path | str | None = None
+    ) -> System:
+        """Load a built run.
+
+        Args:
+            run: its folder.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            weights: where the trunk's weights lie now, if not where they lay at the build.
+
+        Raises:
+            RunError: missing, unfinished or damaged.
+            DeviceError, WeightsError: as their names say.
+        """
+        folder = Path(run)
+        record = read_json(folder / RUN)
+        if not record.get("finished"):
+            raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
+        settled = choose_device(device)
+        config = SystemConfig.model_validate(record["config"])
+        config = config.with_weights(Path(weights) if weights else None)
+        extractor = build_extractor(config.extractor, settled, config.seed)
+        if record["extractor"] != extractor.identity() and weights:
+            raise RunError(
+                f"{weights} are not the weights that {folder} was built with: give those, or build"
+                " the run anew with these"
+            )
+        describer = Describer.load(folder, extractor, config.whitening is not None)
+        gallery, rows = load_gallery(folder, settled)
+        return cls(
+            run=folder,
+            config=config,
+            fingerprint=record["fingerprint"],
+            names=record["names"],
+            describer=describer,
+            gallery=gallery,
+            rows=rows,
+            classifiers={
+                name: load_classifier(one, folder / "classifiers" / name, gallery)
+                for name, one in config.classifiers.items()
+            },
+            rejections={
+                name: Rejection.load(folder / "classifiers" / name) for name in config.classifiers
+            },
+            answer=record["answer"],
+            record=record,
+        )
+
+    @property
+    def landmarks(self) -> Sequence[str]:
+        """Landmark ids; a landmark's place is its code."""
+        return self.gallery.landmarks
+
+    def neighbours(self, descriptors: Vectors, k: int | None = None) -> Neighbours:
+        """The nearest gallery photographs of (q, d) descriptors; as many as the classifiers ask."""
+        wanted = k or max(classifier.neighbours for classifier in self.classifiers.values())
+        return self.gallery.index.search(descriptors, wanted)
+
+    def judge(
+        self, descriptors: Vectors, neighbours: Neighbours | None = None
+    ) -> dict[str, Judgement]:
+        """What every classifier says of (q, d) descriptors."""
+        found = neighbours or self.neighbours(descriptors)
+        return {
+            name: self.rejections[name].judge(classifier.scores(descriptors, found))
+            for name, classifier in self.classifiers.items()
+        }
+
+    def answers(self, descriptors: Vectors) -> Judgement:
+        """What the classifier whose answer counts says of (q, d) descriptors."""
+        classifier = self.classifiers[self.answer]
+        scores = classifier.scores(descriptors, self.neighbours(descriptors))
+        return self.rejections[self.answer].judge(scores)
+
+    def predictions(self, ids: Sequence[str], descriptors: Vectors) -> pd.DataFrame:
+        """The answers as a frame.
+
+        Args:
+            ids: (q,) one a photograph.
+            descriptors: (q, d); a row of zeros had nothing to describe and becomes a failed row.
+
+        Returns:
+            columns ``id, landmark, name, probability, status, reason``; landmark and name are
+            empty where no landmark is shown, and the probability is then that of the best
+            candidate.
+        """
+        _, complaints = descriptor_arrays(descriptors)
+        statuses = [OK if not reason else "describe_failed" for reason in complaints]
+        good = np.array([status == OK for status in statuses], dtype=bool)
+        landmark = np.full(len(ids), "", dtype=object)
+        probability = np.full(len(ids), np.nan, dtype=np.float64)
+        if good.any():
+            judged = self.answers(descriptors[good])
+            landmark[good] = self._answered(judged)
+            probability[good] = judged.probability
+        frame = pd.DataFrame(
+            {
+                "id": list(ids),
+                "landmark": landmark,
+                "name": [self.name(one) for one in landmark],
+                "probability": probability,
+                "status": statuses,
+                "reason": complaints,
+            }
+        )
+        return frame.astype(dict.fromkeys(("id", "landmark", "name", "status", "reason"), STRING))
+
+    def classify(self, photographs: Sequence[str | Path | Photograph]) -> pd.DataFrame:
+        """Classify photographs: paths, or (h, w, 3) uint8 RGB arrays.
+
+        Returns:
+            as :meth:`predictions`; the id is the path, or the place in the sequence. A photograph
+            that cannot be read is a row with its status and reason, not an exception.
+        """
+        ids = [str(one) if isinstance(one, str | Path) else str(i)
+               for i, one in enumerate(photographs)]  # fmt: skip
+        sources = [str(one) if isinstance(one, Path) else one for one in photographs]
+        windows = [sources[i : i + WINDOW] for i in range(0, len(sources), WINDOW)]
+        frames = [self._outcome_rows(ids[i * WINDOW :], outcomes)
+                  for i, outcomes in enumerate(extract(windows, self.describer.extractor))]  # fmt: skip
+        empty = self.predictions([], np.zeros((0, self.describer.dimension), np.float32))
+        return pd.concat(frames, ignore_index=True) if frames else empty
+
+    def _outcome_rows(self, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
+        """Predictions of one window of features, errors among them."""
+        good = [i for i, one in enumerate(outcomes) if not isinstance(one, PhotographError)]
+        described = np.zeros((len(outcomes), self.describer.dimension), dtype=np.float32)
+        if good:
+            described[good] = self.describer.finish([outcomes[i] for i in good])
+        frame = self.predictions(ids[: len(outcomes)], described)
+        for i, one in enumerate(outcomes):
+            if isinstance(one, PhotographError):
+                frame.loc[i, ["status", "reason"]] = [one.status, str(one)]
+        return frame
+
+    def name(self, landmark: str) -> str:
+        """A landmark's readable name; its id where it has none."""
+        return self.names.get(landmark, landmark)
+
+    def _answered(self, judged: Judgement) -> NDArray[np.object_]:
+        best = judged.scores.candidates[:, 0]
+        known = np.asarray(self.landmarks, dtype=object)[np.maximum(best, 0)]
+        answered: NDArray[np.object_] = np.where(judged.accepted & (best >= 0), known, "")
+        return answered
+
+
+def load_gallery(folder: Path, device: str) -> tuple[Gallery, pd.DataFrame]:
+    """The gallery of a run, its descriptors memory-mapped, and its rows.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    try:
+        rows = pd.read_parquet(folder / ROWS, dtype_backend="pyarrow").astype(
+            {"id": STRING, "source": STRING, "landmark": STRING}
+        )
+        descriptors = np.load(folder / GALLERY, mmap_mode="r", allow_pickle=False)
+        bank = np.load(folder / BANK, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
+    landmarks = sorted(rows["landmark"].unique())
+    codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
+    index = FaissIndex.load(folder / "index", device)
+    return Gallery(descriptors, codes, landmarks, bank, index), rows
