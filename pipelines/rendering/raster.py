@@ -1,0 +1,388 @@
+"""Which face each pixel sees, and its colour there.
+
+Faces are drawn one by one into a depth buffer that keeps only their number; colours follow in one
+pass over the pixels (deferred shading). A flat face makes that exact: over the picture its inverse
+depth is an affine function, and its texture coordinates are a homography. Textures lie in one
+atlas, each at every combination of five widths and five heights, so that a face picks the version
+that matches its size on the picture (a rip map: Larson and Shah, "Method for borderless texture
+mapping", 1990; the same cure for aliasing as a mip map, without blurring slanted faces).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.rendering.camera import Camera
+from pipelines.rendering.geometry import Array, Face
+from pipelines.rendering.weather import Weather
+
+LEVELS = 5
+NEAR = 0.3  # metres: nothing closer to the camera is drawn
+FAR = 20_000.0  # metres: everything is nearer
+FIXED = 4  # binary places of OpenCV's fixed-point polygon corners
+SHADOW_PIXELS = 448
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """All textures in one picture, and where: `places` (k, 4) left, top, width, height, pixels."""
+
+    picture: NDArray[np.uint8]
+    places: NDArray[np.int64]
+    numbers: dict[str, int]
+
+    @classmethod
+    def of(cls, textures: Mapping[str, NDArray[np.uint8]]) -> Atlas:
+        """Packs each texture with its shrunk versions, one texture under the other."""
+        sizes = np.array([texture.shape[:2] for texture in textures.values()])
+        picture = np.zeros((2 * sizes[:, 0].sum(), 2 * sizes[:, 1].max(), 3), dtype=np.uint8)
+        places, top = [], 0
+        for texture in textures.values():
+            height, width = texture.shape[:2]
+            places.append((0, top, width, height))
+            for row in range(LEVELS):
+                for column in range(LEVELS):
+                    x, y, w, h = version(np.array(places[-1]), np.array([column, row]))
+                    small = cv2.resize(texture, (int(w), int(h)), interpolation=cv2.INTER_AREA)
+                    picture[int(y) : int(y + h), int(x) : int(x + w)] = small
+            top += 2 * height
+        return cls(picture, np.array(places), {name: i for i, name in enumerate(textures)})
+
+
+def version(place: NDArray[np.int64], levels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where in the atlas (…, 4) the version of a texture is whose width and height are halved
+    `levels` (…, 2) times: left, top, width, height in pixels."""
+    scale = 0.5**levels
+    size = np.maximum(np.floor(place[..., 2:] * scale), 1)
+    return np.concatenate([place[..., :2] + np.floor(place[..., 2:] * (2 - 2 * scale)), size], -1)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Faces as arrays over n faces and their v corners; see `Face` for the meaning of each."""
+
+    frames: Array  # (n, 3, 3)
+    charts: Array  # (n, 3, 3)
+    normals: Array  # (n, 3, 3)
+    regions: Array  # (n, 4)
+    tints: Array  # (n, 3)
+    textures: NDArray[np.int64]  # (n,)
+    two_sided: NDArray[np.bool_]  # (n,)
+    vertices: Array  # (v, 3)
+    spans: tuple[tuple[tuple[int, int], ...], ...]  # for each face, its contours' first, last corner
+
+    @classmethod
+    def of(cls, faces: Sequence[Face], atlas: Atlas) -> Mesh:
+        """Stacks faces; KeyError for a texture that the atlas lacks."""
+        spans, start = [], 0
+        for face in faces:
+            parts = []
+            for contour in face.contours:
+                parts.append((start, start + len(contour)))
+                start += len(contour)
+            spans.append(tuple(parts))
+        return cls(
+            np.stack([face.frame for face in faces]),
+            np.stack([face.chart for face in faces]),
+            np.stack([face.normals for face in faces]),
+            np.array([face.region for face in faces]),
+            np.array([face.tint for face in faces]),
+            np.array([atlas.numbers[face.texture] for face in faces]),
+            np.array([face.two_sided for face in faces]),
+            np.vstack([face.vertices() for face in faces]),
+            tuple(spans),
+        )
+
+    def joined(self, other: Mesh) -> Mesh:
+        """Both meshes' faces, these first."""
+        shift = len(self.vertices)
+        moved = tuple(tuple((a + shift, b + shift) for a, b in face) for face in other.spans)
+        arrays = (
+            np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in ("frames", "charts", "normals", "regions", "tints", "textures",
+                         "two_sided", "vertices")
+        )
+        return Mesh(*arrays, spans=self.spans + moved)
+
+    def mirrored(self) -> Mesh:
+        """The mesh's image in the plane z = 0, shaded like its original."""
+        flip, back = np.array([1.0, 1.0, -1.0]), np.array([-1.0, 1.0, 1.0])
+        frames = self.frames * flip
+        frames[:, 0] *= -1  # keeps the normal on the outside
+        charts = self.charts * back
+        return replace(self, frames=frames, charts=charts, vertices=self.vertices * flip)
+
+    def facing(self) -> Array:
+        """(n, 3) geometric normals."""
+        return np.cross(self.frames[:, 0], self.frames[:, 1])
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """What each pixel sees: `owner` (h, w) a face's number or -1; `near` (h, w) its nearness."""
+
+    owner: NDArray[np.int32]
+    near: Floats
+
+
+def draw(mesh: Mesh, camera: Camera) -> Buffer:
+    """The depth buffer of a perspective view; nearness is 1 / depth, per metre."""
+    to_eye = camera.position - mesh.frames[:, 2]
+    facing = np.einsum("ij,ij->i", mesh.facing(), to_eye)
+    visible = (facing > 1e-3) | (mesh.two_sided & (np.abs(facing) > 1e-3))
+    inverse = _inverse_view(mesh, camera, visible)
+    seen = camera.seen(mesh.vertices)
+    ahead = np.maximum(seen[:, 2:], NEAR)
+    flat = (seen[:, :2] / ahead * camera.focal + camera.centre).astype(np.float32)
+    outlines: list[list[Floats]] = []
+    for number in np.flatnonzero(visible):
+        spans = mesh.spans[number]
+        first, last = spans[0][0], spans[-1][1]
+        depths = seen[first:last, 2]
+        if depths.min() >= NEAR:
+            outlines.append([flat[a:b] for a, b in spans])
+        elif depths.max() <= NEAR:
+            outlines.append([])
+        else:
+            outlines.append([_clipped(seen[a:b], camera) for a, b in spans])
+    drawn = _fill(np.flatnonzero(visible), outlines, inverse[visible, 2],
+                  (camera.height, camera.width), limit=1 / NEAR)
+    # A pixel on the outline of a slanted face may lie just beyond the face's own horizon.
+    return Buffer(drawn.owner, np.maximum(drawn.near, np.float32(1 / FAR)))
+
+
+def shade(
+    mesh: Mesh,
+    atlas: Atlas,
+    camera: Camera,
+    buffer: Buffer,
+    rays: Floats,
+    weather: Weather,
+    sun: SunView,
+    scale: float,
+) -> Floats:
+    """(k, 3) linear light of the pixels that see a face, in reading order; rays (h, w, 3).
+
+    `scale` metres is the height over which the ground darkens what stands on it. What lies below
+    the ground is a mirror image and lit like its original.
+    """
+    hit = buffer.owner >= 0
+    owner = buffer.owner[hit]
+    if not len(owner):
+        return np.zeros((0, 3), dtype=np.float32)
+    y, x = np.nonzero(hit)
+    x, y = x.astype(np.float32), y.astype(np.float32)
+    inverse = _inverse_view(mesh, camera, np.isin(np.arange(len(mesh.frames)), owner))
+    maps = mesh.charts @ inverse
+    table = maps.reshape(-1, 9).astype(np.float32)[owner].T
+    below = table[6] * x + table[7] * y + table[8]
+    s = (table[0] * x + table[1] * y + table[2]) / below
+    t = (table[3] * x + table[4] * y + table[5]) / below
+    s, t = np.clip(s, 0, 1), np.clip(t, 0, 1)
+    places = _choose_versions(mesh, atlas, maps, owner, x, y)
+    colour = _sample(atlas, places[owner], s, t)
+
+    points = camera.position.astype(np.float32) + rays[hit] / buffer.near[hit][:, None]
+    points[:, 2] = np.abs(points[:, 2])
+    facing = mesh.facing()
+    flipped = np.einsum("ij,ij->i", facing, camera.position - mesh.frames[:, 2]) < 0
+    bent = np.where(flipped[:, None, None], -mesh.normals, mesh.normals)
+    sunny = (bent @ weather.sun).astype(np.float32)[owner].T
+    upward = bent[:, :, 2].astype(np.float32)[owner].T
+    direct = np.maximum(sunny[0] + s * sunny[1] + t * sunny[2], 0)
+    if weather.sunlight.max() > 0:
+        direct *= sun_reaches(sun, points, scale)
+    open_sky = 0.62 + 0.38 * (upward[0] + s * upward[1] + t * upward[2])
+    open_sky *= 1 - 0.45 * np.exp(-points[:, 2] / np.float32(scale))
+    lit = direct[:, None] * weather.sunlight + open_sky[:, None] * weather.ambient
+    return colour * mesh.tints.astype(np.float32)[owner] * lit.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class SunView:
+    """What the sun sees, orthographically: `axes` (3, 3) rows right, up and towards the sun; the
+    picture's `corner` (3,) on these; `density` in pixels per metre; `near` (h, w) how far towards
+    the sun the nearest surface lies, metres."""
+
+    axes: Array
+    corner: Array
+    density: float
+    near: Floats
+
+
+def sun_reaches(view: SunView, points: Floats, scale: float) -> Floats:
+    """(k,) share of the sun's disc that each of (k, 3) world points sees, 0 to 1."""
+    place = points @ view.axes[:2].T.astype(np.float32) - view.corner[:2].astype(np.float32)
+    place *= np.float32(view.density)
+    # A surface must not shade itself: allow for the shadow's coarse pixels.
+    bias = np.float32(0.06 * scale + 1.5 / view.density)
+    depth = points @ view.axes[2].astype(np.float32) + bias
+    reached = np.zeros(len(points), dtype=np.float32)
+    for dx, dy in ((-0.7, -0.3), (0.3, -0.7), (0.7, 0.3), (-0.3, 0.7)):
+        seen = look_up(view.near, place[:, 0] + np.float32(dx), place[:, 1] + np.float32(dy),
+                       cv2.INTER_NEAREST)
+        reached += seen < depth
+    return reached / 4
+
+
+def see_from_sun(casters: Mesh, weather: Weather, low: Array, high: Array) -> SunView:
+    """The casters from the sun, over the box from `low` to `high` (3,) metres."""
+    right = np.cross([0.0, 0.0, 1.0], weather.sun)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(weather.sun, right), weather.sun])
+    corners = np.array(np.meshgrid(*np.stack([low, high], axis=1))).reshape(3, -1).T @ axes.T
+    least, most = corners.min(axis=0)[:2], corners.max(axis=0)[:2]
+    side = 1.02 * float((most - least).max())
+    corner = np.array([*((least + most) / 2 - side / 2), 0.0])
+    density = SHADOW_PIXELS / side
+    flat = (((casters.vertices @ axes.T)[:, :2] - corner[:2]) * density).astype(np.float32)
+    towards = casters.facing() @ weather.sun
+    chosen = np.flatnonzero((towards > 1e-3) | (casters.two_sided & (np.abs(towards) > 1e-3)))
+    frames = casters.frames[chosen].copy()
+    frames[:, 2] -= corner @ axes
+    forward = np.transpose(frames @ axes.T, (0, 2, 1)).copy()
+    depth = forward[:, 2].copy()
+    forward[:, :2] *= density
+    forward[:, 2] = [0, 0, 1]
+    planes = np.einsum("ni,nij->nj", depth, np.linalg.inv(forward))
+    outlines = [[flat[a:b] for a, b in casters.spans[number]] for number in chosen]
+    shape = (SHADOW_PIXELS, SHADOW_PIXELS)
+    drawn = _fill(chosen, outlines, planes, shape, limit=np.inf)
+    return SunView(axes, corner, density, drawn.near)
+
+
+def _inverse_view(mesh: Mesh, camera: Camera, wanted: NDArray[np.bool_]) -> Array:
+    """(n, 3, 3) from pixels (x, y, 1) to plane coordinates (u, v, 1) / depth; 0 if not wanted."""
+    to_pixels = camera.matrix() @ camera.rotation
+    frames = mesh.frames[wanted].copy()
+    frames[:, 2] -= camera.position
+    inverse = np.zeros_like(mesh.frames)
+    inverse[wanted] = np.linalg.inv(to_pixels @ np.transpose(frames, (0, 2, 1)))
+    return inverse
+
+
+def _fill(
+    numbers: NDArray[np.int64],
+    outlines: Sequence[Sequence[Floats]],
+    planes: Array,
+    shape: tuple[int, int],
+    limit: float,
+) -> Buffer:
+    """Draws faces into a depth buffer: `planes` (n, 3) give nearness at pixel (x, y, 1)."""
+    height, width = shape
+    owner = np.full(shape, -1, dtype=np.int32)
+    nearest = np.full(shape, -np.inf, dtype=np.float32)
+    columns = np.arange(width, dtype=np.float32)
+    rows = np.arange(height, dtype=np.float32)[:, None]
+    for number, contours, plane in zip(numbers, outlines, planes.astype(np.float32), strict=True):
+        corners = [contour for contour in contours if len(contour) > 2]
+        if not corners:
+            continue
+        every = corners[0] if len(corners) == 1 else np.concatenate(corners)
+        x0, y0 = np.maximum(np.floor(every.min(axis=0)), 0).astype(int)
+        x1, y1 = np.minimum(np.ceil(every.max(axis=0)) + 1, [width, height]).astype(int)
+        if x0 >= x1 or y0 >= y1:
+            continue
+        mask = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
+        shift = np.array([x0, y0], dtype=np.float32)
+        fixed = [np.rint((contour - shift) * (1 << FIXED)).astype(np.int32) for contour in corners]
+        cv2.fillPoly(mask, fixed, 1, cv2.LINE_8, FIXED)
+        near = (plane[0] * columns[x0:x1] + plane[2]) + plane[1] * rows[y0:y1]
+        # Outlines are drawn a pixel wide, so a steep face would be extended far beyond its corners.
+        near = np.minimum(near, min(_greatest(every, plane), limit))
+        window = nearest[y0:y1, x0:x1]
+        won = (near > window) & mask.view(np.bool_)
+        np.copyto(window, near, where=won)
+        np.copyto(owner[y0:y1, x0:x1], number, where=won)
+    return Buffer(owner, nearest)
+
+
+def _greatest(corners: Floats, plane: Floats) -> float:
+    """The greatest nearness among (k, 2) corners, pixels."""
+    return float((corners @ plane[:2]).max() + plane[2])
+
+
+def _clipped(seen: Array, camera: Camera) -> Floats:
+    """The part of a polygon (k, 3), in camera axes, beyond the near plane, projected to (m, 2)."""
+    kept = []
+    for start, end in zip(seen, np.roll(seen, -1, axis=0), strict=True):
+        if start[2] >= NEAR:
+            kept.append(start)
+        if (start[2] >= NEAR) != (end[2] >= NEAR):
+            kept.append(start + (end - start) * (NEAR - start[2]) / (end[2] - start[2]))
+    points = np.array(kept).reshape(-1, 3)
+    flat = points[:, :2] / np.maximum(points[:, 2:], NEAR) * camera.focal + camera.centre
+    return np.asarray(flat, dtype=np.float32)
+
+
+def _choose_versions(
+    mesh: Mesh,
+    atlas: Atlas,
+    maps: Array,
+    owner: NDArray[np.int32],
+    x: Floats,
+    y: Floats,
+) -> Floats:
+    """(n, 4) left, top, right, bottom in the atlas of each visible face's region, pixels.
+
+    The version is chosen where the face's visible pixels have their middle.
+    """
+    count = np.bincount(owner, minlength=len(maps))
+    total = np.maximum(count, 1)
+    middle = np.stack(
+        [np.bincount(owner, x, len(maps)) / total, np.bincount(owner, y, len(maps)) / total,
+         np.ones(len(maps))], axis=1,
+    )
+    at = np.einsum("nij,nj->ni", maps, middle)
+    below = np.where(count > 0, at[:, 2], 1.0)[:, None]
+    # The gradient of (s, t) over the picture, by the quotient rule.
+    change_s = (maps[:, 0, :2] - at[:, :1] / below * maps[:, 2, :2]) / below
+    change_t = (maps[:, 1, :2] - at[:, 1:2] / below * maps[:, 2, :2]) / below
+    regions = mesh.regions
+    texels = atlas.places[mesh.textures, 2:] * (regions[:, 2:] - regions[:, :2])
+    steps = np.stack([np.hypot(*change_s.T), np.hypot(*change_t.T)], axis=1) * texels
+    levels = np.clip(np.rint(np.log2(np.maximum(steps, 1e-6)) + 0.1), 0, LEVELS - 1)
+    place = version(atlas.places[mesh.textures], levels.astype(np.int64))
+    start = place[:, :2] + regions[:, :2] * place[:, 2:]
+    end = place[:, :2] + regions[:, 2:] * place[:, 2:]
+    return np.concatenate([start, end], axis=1).astype(np.float32)
+
+
+def _sample(atlas: Atlas, places: Floats, s: Floats, t: Floats) -> Floats:
+    """(k, 3) linear colours at fractions (k,) of regions (k, 4) of the atlas."""
+    left, top, right, bottom = places.T
+    # Pixel i covers [i, i + 1]: half a pixel's inset keeps neighbours in the atlas out.
+    x = np.minimum(np.maximum(left + s * (right - left) - 0.5, np.ceil(left)), right - 1)
+    y = np.minimum(np.maximum(top + t * (bottom - top) - 0.5, np.ceil(top)), bottom - 1)
+    return linear(look_up(atlas.picture, x, y))
+
+
+def look_up(picture: NDArray[Any], x: Floats, y: Floats, way: int = cv2.INTER_LINEAR) -> (
+    NDArray[Any]
+):
+    """Values at k places (pixels) of a picture (h, w, ...), as `way` interpolates; beyond its
+    edges colours are black, and depths infinitely far."""
+    row = 1024  # cv2.remap takes pictures, not lists, and none longer than 32,767
+    padded = max(1, -(-len(x) // row)) * row
+    maps = np.zeros((2, padded), dtype=np.float32)
+    maps[0, : len(x)], maps[1, : len(x)] = x, y
+    across, down = maps.reshape(2, -1, row)
+    outside = 0 if picture.dtype == np.uint8 else -np.inf
+    sampled = cv2.remap(picture, across, down, way, borderValue=(outside,) * 4)
+    return sampled.reshape(padded, *picture.shape[2:])[: len(x)]
+
+
+_LINEAR = ((np.arange(256) / 255) ** 2.2).astype(np.float32)
+
+
+def linear(colours: NDArray[np.uint8]) -> Floats:
+    """Display values (0 to 255) as linear light (0 to 1)."""
+    return np.asarray(_LINEAR[colours], dtype=np.float32)

@@ -1,0 +1,110 @@
+"""A scene, and a photograph of it: light, surroundings, lens and film together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.rendering import camera as film
+from pipelines.rendering.camera import Camera
+from pipelines.rendering.geometry import Array, Face, bounds
+from pipelines.rendering.ground import Ground, paint_ground, ripple, water_share
+from pipelines.rendering.raster import Atlas, Mesh, draw, see_from_sun, shade
+from pipelines.rendering.scenery import scenery_textures
+from pipelines.rendering.textures import Picture
+from pipelines.rendering.weather import Weather, paint_sky, through_air
+
+Floats = NDArray[np.float32]
+OVERSAMPLING = 1.5  # pixels a side that are drawn for each of the photograph's
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something to photograph: its faces, their textures by name, the ground it stands on.
+
+    `surroundings` belong to it (banks, steps, side walls) but do not count towards its size.
+    """
+
+    faces: Sequence[Face]
+    textures: Mapping[str, Picture]
+    ground: Ground
+    surroundings: Sequence[Face] = ()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A subject made ready: `low` and `high` (3,) bound its faces, metres; `scale` is the height,
+    metres, over which the ground darkens what stands on it."""
+
+    mesh: Mesh
+    atlas: Atlas
+    ground: Ground
+    low: Array
+    high: Array
+    scale: float
+
+    @classmethod
+    def of(cls, subject: Subject) -> Scene:
+        """Packs the subject's textures together with those of the scenery."""
+        atlas = Atlas.of({**scenery_textures(), **subject.textures})
+        mesh = Mesh.of([*subject.faces, *subject.surroundings], atlas)
+        low, high = bounds(subject.faces)
+        return cls(mesh, atlas, subject.ground, low, high, 0.12 * float((high - low).max()))
+
+
+def photograph(
+    rng: np.random.Generator,
+    scene: Scene,
+    camera: Camera,
+    weather: Weather,
+    near: Sequence[Face] = (),
+    far: Sequence[Face] = (),
+) -> Picture:
+    """The scene as a picture (h, w, 3) uint8 of the camera's size.
+
+    `near` faces stand about and cast shadows; `far` ones make the horizon and do not.
+    """
+    view = camera.enlarged(OVERSAMPLING)
+    light = render(rng, scene, view, weather, near, far)
+    size = (camera.width, camera.height)
+    small = cv2.resize(light, size, interpolation=cv2.INTER_AREA)
+    return film.develop(rng, film.expose(rng, np.asarray(small, dtype=np.float32)))
+
+
+def render(
+    rng: np.random.Generator,
+    scene: Scene,
+    view: Camera,
+    weather: Weather,
+    near: Sequence[Face] = (),
+    far: Sequence[Face] = (),
+) -> Floats:
+    """Linear light (h, w, 3) that reaches each pixel of the view."""
+    casters = scene.mesh.joined(Mesh.of(near, scene.atlas)) if near else scene.mesh
+    mesh = casters.joined(Mesh.of(far, scene.atlas)) if far else casters
+    solid = len(mesh.frames)
+    if scene.ground.is_water:
+        mesh = mesh.joined(mesh.mirrored())
+    sun = see_from_sun(casters, weather, scene.low, scene.high)
+    rays = view.rays()
+    buffer = draw(mesh, view)
+    open_ground = (rays[..., 2] < -1e-4) & ((buffer.owner < 0) | (buffer.owner >= solid))
+    light = paint_sky(rng, weather, view)
+    depth = np.zeros(light.shape[:2], dtype=np.float32)  # the sky has its haze painted in
+    if open_ground.any():
+        light[open_ground], depth[open_ground] = paint_ground(
+            rng, scene.ground, view, rays[open_ground], weather, sun, scene.scale
+        )
+    seen = buffer.owner >= 0
+    faces = shade(mesh, scene.atlas, view, buffer, rays, weather, sun, scene.scale)
+    if scene.ground.is_water:
+        image = buffer.owner[seen] >= solid
+        share = np.where(image, water_share(rays[seen]), 1)[:, None].astype(np.float32)
+        faces = faces * share + light[seen] * (1 - share)
+    light[seen], depth[seen] = faces, 1 / buffer.near[seen]
+    light = through_air(light, depth, weather)
+    return ripple(light, open_ground, view) if scene.ground.is_water else light
