@@ -1,0 +1,1 @@
+"""Descriptors on disk, and their nearest neighbours."""
