@@ -24,7 +24,7 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 MIN_SIDE: Final = 2
 ORIENTATION_TAG: Final = 0x0112
 # Only these readers are ever tried: Pillow knows formats (PostScript, say) that start programs.
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 
 def decode(
