@@ -1,0 +1,215 @@
+"""Crashes are real: a forked process kills itself at each system call that changes a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.journal import Item, Journal, chunks, csv_line
+from pipelines.rows import Row
+from retrieval.errors import RunError
+
+COLUMNS = ("id", "status", "reason")
+CALLS = ("fsync", "replace", "truncate")
+
+
+def write_list(folder: Path, rows: int = 10) -> Path:
+    path = folder / "list.csv"
+    path.write_text("id,url\n" + "".join(f"{i},http://{i}/\n" for i in range(rows)))
+    return path
+
+
+def run(folder: Path, fails: Callable[[int], bool], **options: object) -> Journal:
+    """The output has a row for each of the input's; ``fails`` says which ones fail."""
+    settings = {"retry_failed": False, "restart": False, "limit": 1, **options}
+    limit = settings.pop("limit")
+    out = folder / "out.csv"
+    with Journal(out, COLUMNS, {"input": "x"}, {"limit": limit}, **settings) as journal:  # type: ignore[arg-type]
+        if not journal.done_before:
+            for chunk in chunks(journal.pending(folder / "list.csv"), 3):
+                records = [item.kept or record(item.row, fails) for item in chunk]
+                journal.append(records, Counter(r[-2] for r in records))
+            journal.finish()
+    return journal
+
+
+def record(row: Row, fails: Callable[[int], bool]) -> list[str]:
+    return [row.id, "bad", "why, so"] if fails(int(row.id)) else [row.id, "ok", ""]
+
+
+def odd(row: int) -> bool:
+    return row % 2 == 1
+
+
+def never(row: int) -> bool:
+    return False
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def killed_at(call: int, after: bool, work: Callable[[], object]) -> bool:
+    """Run ``work`` in a fork that dies at its ``call``-th change; whether it came that far."""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def deadly(real: Callable[..., object]) -> Callable[..., object]:
+            def wrapped(*args: object, **kwargs: object) -> object:
+                nonlocal count
+                count += 1
+                if count == call and not after:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = real(*args, **kwargs)
+                if count == call:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return wrapped
+
+        for name in CALLS:
+            setattr(os, name, deadly(getattr(os, name)))
+        work()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
+def sweep(folder: Path, prepare: Callable[[Path], None], work: Callable[[Path], object]) -> None:
+    """Kill ``work`` at every change in turn; the same again always ends the same."""
+    whole = folder / "whole"
+    prepare(whole)
+    work(whole)
+    expected = content(whole)
+    for after in (False, True):
+        for call in range(1, 200):
+            broken = folder / f"{call}-{after}"
+            prepare(broken)
+            killed = killed_at(call, after, lambda broken=broken: work(broken))
+            work(broken)
+            assert content(broken) == expected, f"killed {'after' if after else 'before'} {call}"
+            if not killed:
+                break
+        assert call > 10
+
+
+def test_kill_anywhere(tmp_path: Path) -> None:
+    def prepare(folder: Path) -> None:
+        folder.mkdir()
+        write_list(folder)
+
+    sweep(tmp_path, prepare, lambda folder: run(folder, odd))
+
+
+def test_kill_anywhere_in_a_retry(tmp_path: Path) -> None:
+    def prepare(folder: Path) -> None:
+        folder.mkdir()
+        write_list(folder)
+        run(folder, odd)
+
+    sweep(tmp_path, prepare, lambda folder: run(folder, never, retry_failed=True))
+
+
+def test_every_row_once_in_order(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    journal = run(tmp_path, odd)
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert lines[0] == "id,status,reason"
+    assert lines[1:3] == ["0,ok,", '1,bad,"why, so"']
+    assert [line.split(",")[0] for line in lines[1:]] == [str(i) for i in range(10)]
+    assert journal.state.counts == {"ok": 5, "bad": 5}
+    assert sorted(content(tmp_path)) == ["list.csv", "out.csv", "out.csv.state.json"]
+
+
+def test_a_finished_file_is_left_alone(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    run(tmp_path, odd)
+    before = content(tmp_path)
+    assert run(tmp_path, never).done_before
+    assert content(tmp_path) == before
+
+
+def test_a_retry_takes_the_failed_rows_alone(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    run(tmp_path, odd)
+    tried: list[int] = []
+
+    def still(row: int) -> bool:
+        tried.append(row)
+        return row == 5
+
+    journal = run(tmp_path, still, retry_failed=True)
+    assert tried == [1, 3, 5, 7, 9]
+    assert journal.state.counts == {"ok": 9, "bad": 1}
+    text = (tmp_path / "out.csv").read_text()
+    assert [line.split(",")[1] for line in text.splitlines()[1:]].index("bad") == 5
+    run(tmp_path, never, retry_failed=True)
+    assert run(tmp_path, odd, retry_failed=True).done_before, "nothing failed any more"
+
+
+def test_options_may_change_for_a_retry_alone(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    run(tmp_path, odd)
+    with pytest.raises(RunError, match=r"another limit \(1 then, 2 now\).*--restart"):
+        run(tmp_path, odd, limit=2)
+    run(tmp_path, never, limit=2, retry_failed=True)
+    assert run(tmp_path, never, limit=2).done_before
+
+
+def test_what_belongs_to_something_else_is_not_touched(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    (tmp_path / "out.csv").write_text("mine")
+    with pytest.raises(RunError, match="not written by this command"):
+        run(tmp_path, odd)
+    assert sorted(content(tmp_path)) == ["list.csv", "out.csv"]
+    run(tmp_path, odd, restart=True)
+    with (tmp_path / "out.csv").open("a") as file:
+        file.write("mine")
+    with pytest.raises(RunError, match="was changed since"):
+        run(tmp_path, odd)
+
+
+def test_a_deleted_file_is_made_again(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    run(tmp_path, odd)
+    (tmp_path / "out.csv").unlink()
+    assert not run(tmp_path, odd).done_before
+    assert (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"strange": 1}'])
+def test_a_damaged_state_is_said_so(tmp_path: Path, text: str) -> None:
+    write_list(tmp_path)
+    run(tmp_path, odd)
+    (tmp_path / "out.csv.state.json").write_text(text)
+    with pytest.raises(RunError, match="is damaged: give --restart"):
+        run(tmp_path, odd)
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    with (
+        Journal(tmp_path / "out.csv", COLUMNS, {"input": "x"}, {"limit": 1}),
+        pytest.raises(RunError, match="another process"),
+    ):
+        run(tmp_path, odd)
+
+
+def test_chunks_hang_on_the_rows_alone() -> None:
+    items = [Item(Row(i, str(i), ""), ["kept"] if i % 3 else None) for i in range(100)]
+    whole = [[item.row.id for item in chunk] for chunk in chunks(items, 4)]
+    assert [name for chunk in whole for name in chunk] == [str(i) for i in range(100)]
+    resumed = [[item.row.id for item in chunk] for chunk in chunks(items[len(whole[0]) :], 4)]
+    assert resumed == whole[1:]
+    kept = [Item(Row(i, str(i), ""), ["kept"]) for i in range(100)]
+    assert [len(chunk) for chunk in chunks(kept, 2)] == [32, 32, 32, 4]
+
+
+def test_lines_keep_odd_characters() -> None:
+    assert csv_line(['a"b', "c,d", "é\nf", ""]) == '"a""b","c,d","é\nf",\n'.encode()
