@@ -14,6 +14,7 @@ Routes (a count ``n`` is read from the path; a query after ``?`` only tells URLs
 - ``/announced/<n>``            announces n bytes, sends ten
 - ``/broken/<n>/<name>``        closes in the middle, n times; then the file
 - ``/halves/<name>``            sends half of what is left and closes, down to 500,000 bytes
+- ``/trickle/<name>``           64 KB at a time with pauses; ranges honoured
 - ``/norange/<n>/<name>``       as /broken, ignoring ranges
 - ``/gzip``                     compressed, unasked
 - ``/garbage``                  not HTTP
@@ -175,6 +176,20 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
 
         def answer_halves(self, name: str, before: int) -> None:
             self.answer_ok(name, before, cut=0.5, whole_below=500_000)
+
+        def answer_trickle(self, name: str, before: int) -> None:
+            write = self.wfile.write
+
+            def slowly(data: bytes) -> None:
+                for start in range(0, len(data), 65536):
+                    write(data[start : start + 65536])
+                    state.closing.wait(0.005)
+
+            self.wfile.write = slowly  # type: ignore[method-assign]
+            try:
+                self.answer_ok(name, before)
+            finally:
+                self.wfile.write = write  # type: ignore[method-assign]
 
         def answer_norange(self, rest: str, before: int) -> None:
             del self.headers["Range"]

@@ -133,8 +133,9 @@ class Fetcher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        client, self._client = self._client, None
         try:
-            self._wait_for(self._stop())
+            self._wait_for(self._stop(client))
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -166,9 +167,26 @@ class Fetcher:
         """Say that these bytes have been taken, so that others may arrive."""
         self._loop.call_soon_threadsafe(self._opened().budget.release, len(data))
 
-    def download(self, url: str, part: Path, max_bytes: int, resume: bool) -> None:
-        """See :func:`download`."""
-        self._wait_for(self._opened().download(url, part, max_bytes, resume))
+    def download(self, url: str, path: Path, *, max_bytes: int, resume: bool = True) -> None:
+        """Download one large file to ``path`` by way of ``<path>.part``; returns when it is there.
+
+        A broken connection goes on from where it broke (HTTP Range), within this call and, thanks
+        to the part file, after the process was killed; tries are counted from the last progress.
+        Whether the pieces are of one file is for a checksum to say: without one use
+        ``resume=False``, which begins anew each time.
+
+        Raises:
+            FetchError: the file cannot be had, is larger than ``max_bytes``, or cannot be written.
+        """
+        part = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                part.unlink(missing_ok=True)
+            self._wait_for(self._opened().download(url, part, max_bytes, resume))
+            os.replace(part, path)
+        except OSError as error:
+            raise FetchError(f"cannot write {error.filename or part}: {error.strerror}") from None
 
     def _opened(self) -> _Client:
         if self._client is None:
@@ -190,14 +208,14 @@ class Fetcher:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
-    async def _stop(self) -> None:
+    async def _stop(self, client: _Client | None) -> None:
         # More than once: asyncio.wait_for loses a cancellation that meets the end of its work.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=0.1)
-        if self._client is not None:
-            await self._client.close()
+        if client is not None:
+            await client.close()
 
 
 def fetch_all(
@@ -240,37 +258,6 @@ def fetch_all(
                 fetcher.release(data)
                 yield Fetched(row, data, None)
             begun += begin()
-
-
-def download(
-    url: str,
-    path: Path,
-    config: FetchConfig,
-    *,
-    max_bytes: int,
-    resume: bool = True,
-    lookup: Lookup | None = None,
-) -> None:
-    """Download one large file to ``path`` by way of ``<path>.part``.
-
-    A broken connection goes on from where it broke (HTTP Range), within this call and, thanks to
-    the part file, after the process was killed; tries are counted from the last byte of progress.
-    Whether the pieces are of one file is for a checksum to say: without one use
-    ``resume=False``, which begins anew each time.
-
-    Raises:
-        FetchError: the file cannot be had, is larger than ``max_bytes``, or cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    if not resume:
-        part.unlink(missing_ok=True)
-    with Fetcher(config, lookup) as fetcher:
-        try:
-            fetcher.download(url, part, max_bytes, resume)
-        except OSError as error:
-            raise FetchError(f"cannot write {part}: {error.strerror}") from None
-    os.replace(part, path)
 
 
 def is_public(address: str) -> bool:
@@ -471,7 +458,7 @@ class _Client:
                 try:
                     await self._try_download(url, file, max_bytes)
                     file.flush()
-                    os.fsync(file.fileno())
+                    await asyncio.to_thread(os.fsync, file.fileno())
                     return
                 except _AgainError as error:
                     if resume and file.tell() > before:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +11,9 @@ import pytest
 from pipelines.journal import Item, Journal, chunks, csv_line
 from pipelines.rows import Row
 from retrieval.errors import RunError
+from tests.crashes import killed_at
 
 COLUMNS = ("id", "status", "reason")
-CALLS = ("fsync", "replace", "truncate")
 
 
 def write_list(folder: Path, rows: int = 10) -> Path:
@@ -52,33 +50,6 @@ def never(row: int) -> bool:
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def killed_at(call: int, after: bool, work: Callable[[], object]) -> bool:
-    """Run ``work`` in a fork that dies at its ``call``-th change; whether it came that far."""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def deadly(real: Callable[..., object]) -> Callable[..., object]:
-            def wrapped(*args: object, **kwargs: object) -> object:
-                nonlocal count
-                count += 1
-                if count == call and not after:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                result = real(*args, **kwargs)
-                if count == call:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return wrapped
-
-        for name in CALLS:
-            setattr(os, name, deadly(getattr(os, name)))
-        work()
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status)
 
 
 def sweep(folder: Path, prepare: Callable[[Path], None], work: Callable[[Path], object]) -> None:

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 
 from retrieval.errors import FetchError
 from retrieval.photographs import fetching
-from retrieval.photographs.fetching import FetchConfig, Fetched, download, fetch_all, is_public
+from retrieval.photographs.fetching import FetchConfig, Fetched, Fetcher, fetch_all, is_public
 from tests.servers import BadServer, bad_server
 
 PHOTO = bytes(range(256)) * 40
@@ -375,6 +376,11 @@ def test_proxies_of_the_environment_are_not_used(
     assert fetch(f"{server.url}/ok/a.jpg").data == PHOTO
 
 
+def download(url: str, path: Path, config: FetchConfig, **options: Any) -> None:
+    with Fetcher(config) as fetcher:
+        fetcher.download(url, path, **options)
+
+
 class TestDownload:
     def test_goes_on_where_the_connection_broke(self, server: BadServer, tmp_path: Path) -> None:
         server.files["a.tar"] = PHOTO * 300
@@ -430,3 +436,8 @@ class TestDownload:
         with pytest.raises(FetchError, match="larger than 5000 bytes"):
             download(server.url + path, tmp_path / "a", config(), max_bytes=5000)
         assert not (tmp_path / "a").exists()
+
+    def test_places_that_cannot_be_written(self, server: BadServer, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(FetchError, match="cannot write"):
+            download(f"{server.url}/ok/a.jpg", tmp_path / "file" / "a", config(), max_bytes=5000)
