@@ -156,7 +156,7 @@ def judge(facts: Facts) -> list[Check]:
         check_faiss(facts),
         check_opencv(facts),
         *check_libraries(facts),
-        check_together(facts),
+        *check_together(facts),
         check_torch_gpu(facts),
         check_faiss_gpu(facts),
         check_pins(facts),
@@ -210,7 +210,7 @@ def check_pair(facts: Facts) -> Check:
 
 
 def check_faiss(facts: Facts) -> Check:
-    return _check_single(facts, "FAISS", "faiss", "faiss-gpu on Linux x86-64, faiss-cpu elsewhere")
+    return _check_single(facts, "FAISS", "faiss", "faiss-gpu (faiss-cpu off Linux x86-64)")
 
 
 def check_opencv(facts: Facts) -> Check:
@@ -243,14 +243,19 @@ def check_libraries(facts: Facts) -> list[Check]:
     return lines
 
 
-def check_together(facts: Facts) -> Check:
-    """FAISS, then torch, then OpenCV in one process: each may bring its own OpenMP."""
+def check_together(facts: Facts) -> list[Check]:
+    """FAISS, then torch, then OpenCV in one process: each may bring its own OpenMP.
+
+    Not judged while one of them does not even load alone, which has a line of its own.
+    """
+    if any(facts.probes[one].outcome != "fine" for one in ("faiss", "torch", "cv2")):
+        return []
     probe = facts.probes[TOGETHER]
     name = "faiss with torch"
     if probe.outcome == "fine":
-        return Check(name, "ok", "both work in one process, faiss imported first")
+        return [Check(name, "ok", "both work in one process, faiss imported first")]
     remedy = f"two OpenMP runtimes may be at odds: {ANEW}; on macOS set OMP_NUM_THREADS=1"
-    return Check(name, "fail", f"together they {_fate(probe)}", remedy)
+    return [Check(name, "fail", f"together they {_fate(probe)}", remedy)]
 
 
 def check_torch_gpu(facts: Facts) -> Check:

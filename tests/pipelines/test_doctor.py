@@ -80,7 +80,7 @@ BROKEN: Mapping[str, tuple[Facts, str, str, str, str]] = {
     ),
     "no faiss": (
         replace(SOUND, providers={**SOUND.providers, "faiss": []}),
-        *("FAISS", "fail", "not installed", "faiss-gpu on Linux x86-64"),
+        *("FAISS", "fail", "not installed", "pip install -c constraints.txt faiss-gpu"),
     ),
     "two faiss": (
         replace(
@@ -198,6 +198,12 @@ def test_every_library_that_fails_has_a_line() -> None:
     checks = judge(replace(SOUND, probes=probes))
     assert [check.name for check in checks if check.state == "fail"] == ["cv2", "pyarrow"]
     assert any(check.detail == "13 of 15 load" for check in checks)
+
+
+def test_library_that_fails_alone_is_not_blamed_twice() -> None:
+    failed = Probe("failed", "ModuleNotFoundError: No module named 'faiss'")
+    probes = {**SOUND.probes, "faiss": failed, doctor.TOGETHER: failed}
+    assert [check.name for check in complaints(replace(SOUND, probes=probes))] == ["faiss"]
 
 
 def test_probe_tells_how_a_process_ended() -> None:
