@@ -53,7 +53,7 @@ class VoteConfig(StrictModel):
     """
 
     kind: Literal["knn"] = "knn"
-    k: int = Field(default=10, ge=1, le=2047)
+    k: int = Field(default=50, ge=1, le=2047)
     power: float = Field(default=3.0, ge=1.0, le=20.0)
     bank_neighbours: int = Field(default=10, ge=1, le=2047)
     row_correction: float = Field(default=0.5, ge=0.0)

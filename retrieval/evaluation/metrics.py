@@ -63,7 +63,8 @@ class Truth:
         pairs = self.photographs[named], self.landmarks[named]
         base = 1 + max(codes.max(initial=0), pairs[1].max(initial=0))
         own = np.arange(self.count).reshape(-1, *[1] * (codes.ndim - 1))
-        held: Flags = np.isin(own * base + codes, pairs[0] * base + pairs[1]) & (codes >= 0)
+        known = np.isin(own * base + codes, pairs[0] * base + pairs[1])
+        held: Flags = np.logical_and(known, codes >= 0)
         return held
 
 
@@ -111,7 +112,8 @@ def top_k_accuracy(candidates: Integers, truth: Truth, k: int) -> float:
     shown = truth.has_landmark
     if not shown.any():
         return float("nan")
-    return float(truth.holds(candidates[:, :k]).any(axis=1)[shown].mean())
+    found: Flags = np.logical_or.reduce(truth.holds(candidates[:, :k]), axis=1)
+    return float(found[shown].mean())
 
 
 def rejection_auc(confidence: Reals, has_landmark: Flags) -> float:
@@ -130,7 +132,7 @@ def rejection_auc(confidence: Reals, has_landmark: Flags) -> float:
 
 def false_accept_rate(accepted: Flags, has_landmark: Flags) -> float:
     """Share of the photographs without a landmark that one was named for."""
-    none = ~has_landmark
+    none: Flags = np.logical_not(has_landmark)
     return float(accepted[none].mean()) if none.any() else float("nan")
 
 

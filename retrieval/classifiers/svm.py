@@ -1,0 +1,319 @@
+"""A linear support vector machine on the descriptors, one landmark against the rest.
+
+Every landmark has a separator trained by scikit-learn's LinearSVC; photographs without a landmark
+are among the rest of each, and have a separator of their own. What each is trained on depends on
+the gallery's size, by one rule:
+
+* up to :attr:`SvmConfig.most_rows` rows and :attr:`SvmConfig.most_work` rows times landmarks:
+  its own rows against all the others;
+* above: its own rows (at most ``most_positives`` of them, at random) against at most
+  ``bank_negatives`` bank photographs and ``random_negatives`` gallery rows, which all landmarks
+  share, and the ``hard_negatives`` rows of other landmarks that the index finds nearest to the
+  mean of its own. So time grows with the number of landmarks alone, and memory hardly at all.
+
+Photographs are scored against every landmark's separator by a blocked matrix product, which costs
+less than searching a gallery that has many photographs a landmark; no neighbours are needed.
+
+LinearSVC solves the primal problem here (``dual=False``): that solver (Lin, Weng and Keerthi,
+"Trust region Newton method for large-scale logistic regression", 2008) draws no random numbers,
+so that the result is the same whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.svm import LinearSVC
+
+from retrieval.classifiers.arrays import read_arrays, write_arrays
+from retrieval.classifiers.base import (
+    Folds,
+    Gallery,
+    HeldOut,
+    Integers,
+    Scores,
+    Vectors,
+    stratified_folds,
+)
+from retrieval.errors import RunError
+from retrieval.extractors.base import StrictModel
+from retrieval.index.faiss_index import Neighbours
+
+FILE: Final = "svm.safetensors"
+MARGINS: Final = 1 << 23
+"""Margins computed at a time: 32 MB."""
+SEARCHED: Final = 1 << 10
+"""Landmarks whose hard negatives are searched at a time."""
+
+
+class SvmConfig(StrictModel):
+    """The machine's constants; defaults chosen on held-out gallery and bank photographs.
+
+    Attributes:
+        penalty: LinearSVC's C.
+        temperature: of the comparison with other landmarks and the bank; see
+            :meth:`SvmClassifier.scores`.
+        candidates: landmarks ranked for a photograph.
+        folds: parts that gallery and bank are dealt into, each held out in turn.
+        held_out: at most this many gallery (and bank) photographs are held out.
+        most_rows, most_work, most_positives, bank_negatives, random_negatives, hard_negatives:
+            the rule of this module's docstring.
+    """
+
+    kind: Literal["svm"] = "svm"
+    penalty: float = Field(default=1.0, gt=0.0)
+    temperature: float = Field(default=0.5, gt=0.0)
+    candidates: int = Field(default=10, ge=1)
+    folds: int = Field(default=5, ge=2)
+    held_out: int = Field(default=20_000, ge=1)
+    most_rows: int = Field(default=50_000, ge=0)
+    most_work: int = Field(default=10_000_000, ge=0)
+    most_positives: int = Field(default=500, ge=1)
+    bank_negatives: int = Field(default=500, ge=0)
+    random_negatives: int = Field(default=1000, ge=1)
+    hard_negatives: int = Field(default=500, ge=0, le=1024)
+
+
+@dataclass(frozen=True)
+class SvmClassifier:
+    """A fitted machine.
+
+    Attributes:
+        config: its constants.
+        weights: (l + 1, d) float32, a row a landmark and one for the bank.
+        biases: (l + 1,) float32; -inf for a landmark without rows, and for an empty bank.
+    """
+
+    kind: ClassVar[str] = "svm"
+    config: SvmConfig
+    weights: Vectors
+    biases: Vectors
+
+    @property
+    def neighbours(self) -> int:
+        return 1
+
+    @classmethod
+    def fit(cls, config: SvmConfig, gallery: Gallery, seed: int = 0) -> Self:
+        """Train on all of gallery and bank."""
+        rows, bank_rows = np.arange(len(gallery.codes)), np.arange(len(gallery.bank))
+        return cls(config, *_train(config, gallery, rows, bank_rows, seed))
+
+    @classmethod
+    def held_out(cls, config: SvmConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
+        """Scores of photographs by machines trained without them, one machine a fold."""
+        chosen = stratified_folds(gallery, config.folds, config.held_out, seed)
+        width = min(config.candidates, len(gallery.landmarks))
+        scores, bank_scores = _blank(len(chosen.rows), width), _blank(len(chosen.bank_rows), width)
+        for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
+            fitted = cls(config, *_train(config, gallery, *_kept(chosen, gallery, fold), seed))
+            for part, own, descriptors in (
+                (scores, chosen.folds == fold, gallery.descriptors[chosen.rows]),
+                (bank_scores, chosen.bank_folds == fold, gallery.bank[chosen.bank_rows]),
+            ):
+                found = fitted._rank(np.asarray(descriptors[own]))
+                part.candidates[own], part.values[own] = found.candidates, found.values
+        return HeldOut(
+            chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
+        )
+
+    def scores(self, queries: Vectors, neighbours: Neighbours) -> Scores:
+        """Rank landmarks by margin.
+
+        A candidate's value is its margin m against a soft maximum of what speaks against it: the
+        other candidates' margins, the bank's, and the margin of -1 that a landmark out of the
+        question has, m - t log(sum of exp(r / t) over these rivals r), t the temperature. That is
+        t times the log-odds of a softmax over the margins; it rises with m, so the ranking stays
+        that of the margins, and unlike a margin it compares photographs.
+
+        Args:
+            queries: (q, d) unit rows.
+            neighbours: not looked at.
+
+        Returns:
+            (q, min(candidates, landmarks)) candidates.
+        """
+        return self._rank(queries)
+
+    def save(self, folder: Path) -> None:
+        """Write ``svm.safetensors``: weights, biases, and the constants they were made with."""
+        write_arrays(folder / FILE, {"weights": self.weights, "biases": self.biases}, self.config)
+
+    @classmethod
+    def load(cls, folder: Path, gallery: Gallery) -> Self:
+        arrays, config = read_arrays(folder / FILE, SvmConfig)
+        expected = (len(gallery.landmarks) + 1, gallery.descriptors.shape[1])
+        if arrays["weights"].shape != expected:
+            raise RunError(
+                f"{folder / FILE} is of {len(arrays['weights']) - 1} landmarks, the gallery has "
+                f"{len(gallery.landmarks)}: fit the classifiers again"
+            )
+        return cls(config, arrays["weights"], arrays["biases"])
+
+    def _rank(self, queries: Vectors) -> Scores:
+        width = min(self.config.candidates, len(self.weights) - 1)
+        scores = _blank(len(queries), width)
+        step = max(1, MARGINS // len(self.weights))
+        for start in range(0, len(queries), step):
+            here = slice(start, start + step)
+            margins = queries[here] @ self.weights.T + self.biases
+            landmarks, bank = margins[:, :-1], margins[:, -1]
+            top = np.argpartition(-landmarks, width - 1, axis=1)[:, :width]
+            top.sort(axis=1)  # so that equal margins keep the landmarks' order
+            best = np.take_along_axis(landmarks, top, axis=1)
+            order = np.argsort(-best, axis=1, kind="stable")
+            best = np.take_along_axis(best, order, axis=1)
+            scores.candidates[here] = np.take_along_axis(top, order, axis=1)
+            scores.values[here] = contrast(best, bank, self.config.temperature)
+        scores.candidates[np.isneginf(scores.values)] = -1
+        return scores
+
+
+def contrast(margins: Vectors, bank: Vectors, temperature: float) -> Vectors:
+    """Margins against a soft maximum of their rivals; see :meth:`SvmClassifier.scores`.
+
+    Args:
+        margins: (q, c) the best landmarks' margins, falling; -inf where there is none.
+        bank: (q,) the bank's; -inf without a bank.
+        temperature: the smaller, the more the strongest rival alone counts.
+
+    Returns:
+        (q, c) float32, falling.
+    """
+    against = np.stack([bank.astype(np.float64), np.full(len(bank), -1.0)], axis=1)
+    everything = np.concatenate([margins.astype(np.float64), against], axis=1) / temperature
+    everything -= everything.max(axis=1, keepdims=True)
+    odds = np.exp(everything)
+    own = odds[:, : margins.shape[1]]
+    rivals = np.maximum(odds.sum(axis=1, keepdims=True) - own, np.finfo(float).tiny)
+    with np.errstate(divide="ignore"):
+        values = temperature * (everything[:, : margins.shape[1]] - np.log(rivals))
+    contrasted: Vectors = values.astype(np.float32)
+    return contrasted
+
+
+def _blank(count: int, width: int) -> Scores:
+    return Scores(
+        np.full((count, width), -1, np.int64), np.full((count, width), -np.inf, np.float32)
+    )
+
+
+def _kept(chosen: Folds, gallery: Gallery, fold: np.int64) -> tuple[Integers, Integers]:
+    """Rows of gallery and bank that a fold's machine is trained on."""
+    rows = np.setdiff1d(np.arange(len(gallery.codes)), chosen.rows[chosen.folds == fold])
+    bank_rows = np.setdiff1d(
+        np.arange(len(gallery.bank)), chosen.bank_rows[chosen.bank_folds == fold]
+    )
+    return rows, bank_rows
+
+
+def _train(
+    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, seed: int
+) -> tuple[Vectors, Vectors]:
+    """Weights and biases from some rows of gallery and bank (ascending)."""
+    landmarks = len(gallery.landmarks)
+    everything = len(rows) + len(bank_rows)
+    if everything <= config.most_rows and everything * landmarks <= config.most_work:
+        return _train_on_all(config, gallery, rows, bank_rows)
+    return _train_on_some(config, gallery, rows, bank_rows, seed)
+
+
+def _train_on_all(
+    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers
+) -> tuple[Vectors, Vectors]:
+    descriptors = np.concatenate([gallery.descriptors[rows], gallery.bank[bank_rows]])
+    descriptors = descriptors.astype(np.float64)
+    none = len(gallery.landmarks)
+    codes = np.concatenate([gallery.codes[rows], np.full(len(bank_rows), none)])
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(
+            lambda code: separator(descriptors, codes == code, config.penalty), range(none + 1)
+        )
+        return _stacked(list(found))
+
+
+def _train_on_some(
+    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, seed: int
+) -> tuple[Vectors, Vectors]:
+    rng = np.random.default_rng(seed)
+    shared = np.sort(rng.permutation(rows)[: config.random_negatives])
+    bank_rows = np.sort(rng.permutation(bank_rows)[: config.bank_negatives])
+    bank = np.asarray(gallery.bank[bank_rows])
+    descriptors, codes = np.asarray(gallery.descriptors[shared]), gallery.codes[shared]
+    shuffled = rng.permutation(rows)
+    shuffled = shuffled[np.argsort(gallery.codes[shuffled], kind="stable")]
+    bounds = np.searchsorted(gallery.codes[shuffled], np.arange(len(gallery.landmarks) + 1))
+    own = [
+        np.sort(shuffled[start:end][: config.most_positives])
+        for start, end in itertools.pairwise(bounds)
+    ]
+    allowed = np.zeros(len(gallery.codes), np.bool_)
+    allowed[rows] = True
+
+    def one(code: int, hard: Integers) -> tuple[NDArray[Any], float]:
+        picked = np.concatenate([own[code], np.setdiff1d(hard, shared)])
+        chosen = [gallery.descriptors[picked], descriptors[codes != code], bank]
+        parts = np.concatenate(chosen).astype(np.float64)
+        return separator(parts, np.arange(len(parts)) < len(own[code]), config.penalty)
+
+    found: list[tuple[NDArray[Any], float]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for start in range(0, len(own), SEARCHED):
+            block = range(start, min(start + SEARCHED, len(own)))
+            hard = _hard_negatives(config, gallery, own, block, allowed)
+            found += threads.map(one, block, hard)
+    both = np.concatenate([bank, descriptors]).astype(np.float64)
+    return _stacked([*found, separator(both, np.arange(len(both)) < len(bank), config.penalty)])
+
+
+def _hard_negatives(
+    config: SvmConfig,
+    gallery: Gallery,
+    own: Sequence[Integers],
+    block: range,
+    allowed: NDArray[np.bool_],
+) -> list[Integers]:
+    """For each landmark of a block, the rows of others nearest to the mean of its own."""
+    count = config.hard_negatives
+    if not count:
+        return [np.empty(0, np.int64) for _ in block]
+    # A landmark without rows has a mean of zeros; what is found for it is not used.
+    means = np.stack(
+        [gallery.descriptors[own[code]].sum(axis=0, dtype=np.float64) for code in block]
+    )
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    # Twice as many as wanted, since the landmark's own rows come first.
+    found = gallery.index.search(means.astype(np.float32), 2 * count).rows
+    usable = (found >= 0) & allowed[found] & (gallery.codes[found] != np.array(block)[:, None])
+    return [rows[use][:count] for rows, use in zip(found, usable, strict=True)]
+
+
+def separator(
+    descriptors: NDArray[np.float64], own: NDArray[np.bool_], penalty: float
+) -> tuple[NDArray[Any], float]:
+    """Weight (d,) and bias that part own rows of (n, d) from the others.
+
+    Without own rows the bias is -inf, so that nothing is ever on their side; without others it
+    is 1, the margin of a row on the right side.
+    """
+    nothing = np.zeros(descriptors.shape[1])
+    if not own.any():
+        return nothing, -np.inf
+    if own.all():
+        return nothing, 1.0
+    machine = LinearSVC(C=penalty, dual=False, tol=1e-4).fit(descriptors, own)
+    return machine.coef_[0], float(machine.intercept_[0])
+
+
+def _stacked(found: Sequence[tuple[NDArray[Any], float]]) -> tuple[Vectors, Vectors]:
+    weights = np.stack([weight for weight, _ in found]).astype(np.float32)
+    return weights, np.array([bias for _, bias in found], np.float32)
