@@ -3,7 +3,8 @@
 PYTHON  ?= python3
 DATA    ?= data/demo
 CONFIG  ?= rootsift-vlad
-RUN     ?= data/runs/$(CONFIG)
+# The demo's own run as long as nothing else is asked for, so that what follows finds it built.
+RUN     ?= data/runs/$(if $(filter data/demo:rootsift-vlad,$(DATA):$(CONFIG)),demo,$(CONFIG))
 DEVICE  ?= auto
 WEIGHTS ?=
 CSV     ?=

@@ -24,11 +24,11 @@ from typing import Final, Literal
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-State = Literal["ok", "warn", "fail"]
+Status = Literal["ok", "warn", "fail"]
 
 LEAST_PYTHON: Final = (3, 11)
 LIBRARIES: Final = (
@@ -99,7 +99,7 @@ class Check:
     """One line of the report; ``remedy`` is empty where nothing is wrong."""
 
     name: str
-    state: State
+    status: Status
     detail: str
     remedy: str = ""
 
@@ -173,7 +173,7 @@ def render(checks: Sequence[Check]) -> RenderableType:
         told = Text(check.detail)
         if check.remedy:
             told.append(f" -> {check.remedy}", style="bold")
-        table.add_row(Text(check.state, style=styles[check.state]), Text(check.name), told)
+        table.add_row(Text(check.status, style=styles[check.status]), Text(check.name), told)
     return table
 
 
@@ -422,3 +422,14 @@ def _cores() -> int:
 
 def _last_line(text: str) -> str:
     return text.strip().rpartition("\n")[2].strip()
+
+
+def main() -> None:
+    """Show the checks; exit code 1 where one failed. Also ``python -m pipelines.doctor``."""
+    checks = run_checks()
+    Console().print(render(checks))
+    sys.exit(any(check.status == "fail" for check in checks))
+
+
+if __name__ == "__main__":
+    main()

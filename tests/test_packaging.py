@@ -92,7 +92,9 @@ def test_variables_reach_the_commands() -> None:
         for name in names:
             assert f'"{given[name]}"' in recipe(target, *settings), (target, name)
     assert "--weights" not in recipe("index")
+    assert '"data/runs/demo"' in recipe("index")
     assert '"data/runs/hog"' in recipe("index", "CONFIG=hog")
+    assert '"data/runs/rootsift-vlad"' in recipe("index", "DATA=my/photographs")
 
 
 @needs_make

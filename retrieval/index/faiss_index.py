@@ -168,6 +168,18 @@ class FaissIndex:
         """How many numbers a descriptor has."""
         return int(self.index.d)
 
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes that the index holds of a photograph: its code, without the tables they share.
+
+        For a graph (HNSW), which FAISS gives no code size for, the whole index by its rows.
+        """
+        index = faiss.index_gpu_to_cpu(self.index) if self.device == "cuda" else self.index
+        try:
+            return int(index.sa_code_size())
+        except RuntimeError:
+            return len(faiss.serialize_index(index)) // max(len(self), 1)
+
     def add(self, descriptors: Blocks, progress: Progress | None = None) -> FaissIndex:
         """A new index with these rows after the present ones; this one stays as it is."""
         grown = FaissIndex(self._copy(), self.config, self.factory, self.device)

@@ -49,7 +49,7 @@ def with_installed(**versions: str) -> Facts:
 
 
 def complaints(facts: Facts) -> list[Check]:
-    return [check for check in judge(facts) if check.state != "ok"]
+    return [check for check in judge(facts) if check.status != "ok"]
 
 
 def test_sound_installation_has_no_complaint() -> None:
@@ -163,7 +163,7 @@ BROKEN: Mapping[str, tuple[Facts, str, str, str, str]] = {
 def test_broken_installation_gets_its_line(case: str) -> None:
     facts, name, state, detail, remedy = BROKEN[case]
     (complaint,) = complaints(facts)
-    assert (complaint.name, complaint.state) == (name, state)
+    assert (complaint.name, complaint.status) == (name, state)
     assert detail in complaint.detail
     assert remedy in complaint.remedy
     assert "\n" not in complaint.detail + complaint.remedy
@@ -196,7 +196,7 @@ def test_drift_is_cut_short() -> None:
 def test_every_library_that_fails_has_a_line() -> None:
     probes = dict(SOUND.probes) | dict.fromkeys(("cv2", "pyarrow"), Probe("failed", "no"))
     checks = judge(replace(SOUND, probes=probes))
-    assert [check.name for check in checks if check.state == "fail"] == ["cv2", "pyarrow"]
+    assert [check.name for check in checks if check.status == "fail"] == ["cv2", "pyarrow"]
     assert any(check.detail == "13 of 15 load" for check in checks)
 
 
@@ -230,7 +230,9 @@ def test_this_installation_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert facts.wanted_torch is not None
     assert facts.disk > 0
     assert facts.memory > GB // 2
-    assert [check for check in judge(facts) if check.state == "fail" and check.name != "disk"] == []
+    assert [
+        check for check in judge(facts) if check.status == "fail" and check.name != "disk"
+    ] == []
 
 
 def test_doctor_imports_nothing_that_may_be_broken() -> None:
@@ -240,6 +242,17 @@ def test_doctor_imports_nothing_that_may_be_broken() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_command_ends_badly_when_a_check_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for status, code in (("ok", 0), ("warn", 0), ("fail", 1)):
+        monkeypatch.setattr(doctor, "run_checks", lambda s=status: [Check("disk", s, "9 GB")])
+        with pytest.raises(SystemExit) as ended:
+            doctor.main()
+        assert int(ended.value.code or 0) == code
+        assert capsys.readouterr().out.split() == [status, "disk", "9", "GB"]
 
 
 def test_render_shows_every_check() -> None:

@@ -217,6 +217,21 @@ def test_saving_over_an_open_index_leaves_it_readable(tmp_path: Path) -> None:
     assert len(FaissIndex.load(tmp_path)) == 1000
 
 
+@pytest.mark.parametrize(
+    ("factory", "least", "most"),
+    [
+        ("Flat", 128, 128),
+        ("SQ8", 32, 32),
+        ("IVF16,SQ8", 33, 33),
+        ("IVF16,PQ8x4", 5, 5),
+        ("HNSW8,Flat", 192, 256),
+    ],
+)
+def test_bytes_of_a_row(factory: str, least: int, most: int) -> None:
+    index = FaissIndex.build(unit_rows(600, 32), IndexConfig(factory=factory))
+    assert least <= index.bytes_per_row <= most
+
+
 def saved(folder: Path) -> Path:
     FaissIndex.build(unit_rows(50, 8), IndexConfig()).save(folder, fingerprint="abc")
     return folder

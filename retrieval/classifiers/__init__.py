@@ -1,0 +1,1 @@
+"""Neighbours and descriptors to scored landmarks, and when to answer none."""
