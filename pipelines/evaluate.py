@@ -18,7 +18,9 @@ from typing import Any, Final, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from rich.table import Table
 
+from pipelines.progress import progress_bar
 from pipelines.report.measured import NO_LANDMARK, NOT_IN_GALLERY, ClassifierResult, Measured
 from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
 from retrieval.classifiers.base import Judgement
@@ -29,9 +31,12 @@ from retrieval.evaluation.metrics import (
     gallery_hits,
     recognition_metrics,
 )
+from retrieval.extractors.describer import describe_table, read_described
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.table import read_table
+from retrieval.system import System
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +269,79 @@ def submission_csv(measured: Measured) -> bytes:
         for code, confidence in zip(result.best.tolist(), result.confidence, strict=True)
     ]
     return _csv({"id": measured.ids, "landmarks": cells})
+
+
+def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
+    """Describe a labelled CSV's photographs with a run, and :func:`evaluate` it.
+
+    The descriptors stay in ``out/descriptors``: a killed evaluation goes on, and one of the same
+    photographs describes nothing again.
+
+    Raises:
+        TableError: the CSV is bad.
+    """
+    table = read_table(csv)
+    made_from = {"describer": system.record["describer"]}
+    with progress_bar("describing", len(table)) as progress:
+        store = describe_table(
+            table, system.describer, out / "descriptors", made_from, progress,
+            clock=out / "timings.json",
+        )  # fmt: skip
+    described = read_described(table, store, system.describer.dimension)
+    return evaluate(
+        system,
+        table,
+        described,
+        out,
+        config=system.config.name,
+        bytes_per_image=system.gallery.index.bytes_per_row,
+        conditions=conditions_of(system),
+    )
+
+
+def conditions_of(system: System) -> dict[str, str | int | float]:
+    """What a figure has to be quoted with."""
+    record = system.record
+    config = system.config
+    whitening = config.whitening
+    return {
+        "test_size": f"longest side {system.describer.longest_side} pixels, one scale",
+        "precision": str(record["describer"]["extractor"].get("precision", "float32")),
+        "whitening": "none"
+        if whitening is None
+        else f"PCA to {record['dimension']}, eigenvalues to the power {whitening.power:g},"
+        f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
+        " photographs of gallery and bank",
+        "index": system.gallery.index.factory,
+        "machine": f"{record['machine']['processor']}, {record['machine']['cores']} cores,"
+        f" {record['device']}",
+    }
+
+
+def figures_table(figures: Mapping[str, Any]) -> Table:
+    """The figures of ``metrics.json`` for a terminal."""
+    table = Table(title=f"{figures['conditions']['config']}: {_conditions_line(figures)}")
+    table.add_column("classifier")
+    for metric in METRICS:
+        table.add_column(metric.title, justify="right")
+    for name, values in figures.items():
+        if isinstance(values, Mapping) and "gap" in values:
+            cells = ["–" if values[m.key] is None else f"{values[m.key]:.3f}" for m in METRICS]
+            table.add_row(f"{name} *" if name == figures["answer"] else name, *cells)
+    seconds = figures["seconds_per_image"]
+    table.caption = (
+        f"* answers; {figures['bytes_per_image']:,.0f} bytes a photograph"
+        + (f", {1000 * seconds:.1f} ms each to describe" if seconds else "")
+    )  # fmt: skip
+    return table
+
+
+def _conditions_line(figures: Mapping[str, Any]) -> str:
+    conditions = figures["conditions"]
+    return (
+        f"{conditions['queries_with_landmark']:,} landmark queries,"
+        f" {conditions['queries_without_landmark']:,} of none"
+    )
 
 
 @dataclass(frozen=True)

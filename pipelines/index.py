@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -26,9 +25,9 @@ from numpy.typing import NDArray
 from pipelines.progress import progress_bar
 from retrieval.classifiers.base import Gallery, HeldOut
 from retrieval.classifiers.registry import fit_classifier, held_out_scores
-from retrieval.classifiers.rejection import Rejection, choose_answer
-from retrieval.devices import CUDA
-from retrieval.errors import ConfigError, RunError, TableError
+from retrieval.classifiers.rejection import Rejection
+from retrieval.errors import RunError, TableError, failure
+from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor, Features
 from retrieval.extractors.describer import (
     Describer,
@@ -37,9 +36,9 @@ from retrieval.extractors.describer import (
     table_digest,
     with_status,
 )
-from retrieval.extractors.extraction import Outcome
+from retrieval.extractors.extraction import Outcome, cores
 from retrieval.extractors.registry import build_extractor
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits, gpu_problem
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits
 from retrieval.index.store import (
     OK,
     ShardStore,
@@ -49,8 +48,17 @@ from retrieval.index.store import (
     read_json,
     write_json,
 )
-from retrieval.photographs.table import STRING, DataSet, read_names
-from retrieval.system import AUTO, BANK, GALLERY, ROWS, RUN, SystemConfig, load_gallery
+from retrieval.photographs.table import STRING, DataSet
+from retrieval.system import (
+    AUTO,
+    BANK,
+    GALLERY,
+    ROWS,
+    RUN,
+    SystemConfig,
+    index_device,
+    load_gallery,
+)
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +84,14 @@ class Part:
     name: str
     table: pd.DataFrame
     store: ShardStore
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's photographs came from: the data folder, and readable names of landmarks."""
+
+    folder: str
+    names: dict[str, str]
 
 
 def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> dict[str, Any]:
@@ -104,10 +120,13 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
             for name in _part_names(run)
             if name != FIRST
         ]
-        return _finish(config, extractor.identity(), data.names, parts, run, device)
+        origin = Origin(str(data.folder), data.names)
+        return _finish(config, made_from, origin, parts, run, device)
 
 
-def add_photographs(run: Path, table: pd.DataFrame, device: str) -> dict[str, Any]:
+def add_photographs(
+    run: Path, table: pd.DataFrame, device: str, weights: Path | None = None
+) -> dict[str, Any]:
     """Describe further labelled photographs (or bank photographs, without a label) into a run.
 
     Nothing that is in the run is described again.
@@ -129,14 +148,15 @@ def add_photographs(run: Path, table: pd.DataFrame, device: str) -> dict[str, An
             raise TableError(
                 f"id {again[0]!r} was taken out of {run} and cannot come back under the same id"
             )
-        extractor = build_extractor(config.extractor, device, config.seed)
+        located = config.with_weights(weights)
+        extractor = build_extractor(located.extractor, device, config.seed)
         _require_same_extractor(run, record, extractor)
         describer = Describer.load(run, extractor, config.whitening is not None)
         name = f"{int(names[-1]) + 1:03d}"
         made_from = _describer_fields(config, extractor)
         parts = [_open_part(run, one) for one in names]
         parts.append(_describe_part(run, name, table, describer, made_from))
-        return _finish(config, extractor.identity(), record["names"], parts, run, device)
+        return _finish(config, made_from, _data_of(record), parts, run, device)
 
 
 def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, Any]:
@@ -154,7 +174,7 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
         write_json(run / "descriptors" / REMOVED, sorted({*removed, *ids}))
-        return _finish(config, record["extractor"], record["names"], parts, run, device)
+        return _finish(config, record["describer"], _data_of(record), parts, run, device)
 
 
 def _fitted_describer(
@@ -220,9 +240,7 @@ def _sample(rows: int, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(chosen)
 
 
-def _packed(
-    extractor: Extractor, features: list[Features]
-) -> tuple[Mapping[str, Any], list[str]]:
+def _packed(extractor: Extractor, features: list[Features]) -> tuple[Mapping[str, Any], list[str]]:
     return extractor.pack(features), [""] * len(features)
 
 
@@ -232,7 +250,7 @@ def _outcomes(extractor: Extractor, store: ShardStore) -> list[Outcome]:
     for shard in store.shards():
         good = iter(extractor.unpack(shard.arrays))
         outcomes += [
-            next(good) if status == OK else _failure(status, reason)
+            next(good) if status == OK else failure(status, reason)
             for status, reason in zip(shard.statuses, shard.reasons, strict=True)
         ]
     return outcomes
@@ -250,9 +268,7 @@ def _describe_part(
     rows = table[["id", "source", "landmark", "row"]].reset_index(drop=True)
     atomic_write(folder / PART_ROWS, lambda file: rows.to_parquet(file, index=False))
     with progress_bar("describing", len(table)) as progress:
-        store = describe_table(
-            rows, describer, folder, made_from, progress, known, run / TIMINGS
-        )
+        store = describe_table(rows, describer, folder, made_from, progress, known, run / TIMINGS)
     return Part(name, rows, store)
 
 
@@ -277,8 +293,8 @@ def _removed(run: Path) -> list[str]:
 
 def _finish(
     config: SystemConfig,
-    identity: Mapping[str, Any],
-    names: Mapping[str, str],
+    describer: Mapping[str, Any],
+    data: Origin,
     parts: Sequence[Part],
     run: Path,
     device: str,
@@ -286,11 +302,11 @@ def _finish(
     """Index the descriptors, fit the classifiers, write run.json."""
     recipe = {
         "code": CODE,
-        "config": config.model_dump(exclude={"description", "name"}),
-        "extractor": dict(identity),
+        "config": config.model_dump(exclude={"name", "description", "extractor"}),
+        "describer": dict(describer),
         "descriptors": [part.store.digest for part in parts],
         "removed": _removed(run),
-        "names": dict(names),
+        "names": data.names,
     }
     mark = fingerprint(recipe)
     before = read_json(run / RUN) if (run / RUN).exists() else {}
@@ -310,8 +326,9 @@ def _finish(
         "fingerprint": mark,
         "name": config.name,
         "config": config.model_dump(),
-        "extractor": dict(identity),
-        "names": dict(names),
+        "data": data.folder,
+        "describer": dict(describer),
+        "names": data.names,
         "answer": answer,
         **counts,
         "landmarks": len(gallery.landmarks),
@@ -320,7 +337,7 @@ def _finish(
         "machine": machine(),
         "versions": versions(),
         "timings": {
-            "describe": round(sum(part.store.seconds for part in parts), 3),
+            "describe": round(_seconds_describing(run), 3),
             "index": round(indexed - begun, 3),
             "classifiers": round(time.perf_counter() - indexed, 3),
         },
@@ -329,17 +346,23 @@ def _finish(
     return record
 
 
+def _seconds_describing(run: Path) -> float:
+    """How long extraction and description took, over all the commands that it took."""
+    clock = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
+    return float(sum(sum(shards.values()) for shards in clock.values()))
+
+
 def _gather(parts: Sequence[Part], removed: set[str], run: Path) -> dict[str, int]:
     """Write the gallery's rows and descriptors, and the bank's, from the parts' shards."""
     tables = [with_status(part.table, part.store) for part in parts]
     usable = [(t["status"] == OK) & ~t["id"].isin(removed) for t in tables]
-    labelled = [keep & table["landmark"].notna() for keep, table in zip(usable, tables, strict=True)]
+    labelled = [keep & t["landmark"].notna() for keep, t in zip(usable, tables, strict=True)]
     rows = pd.concat([t[keep] for t, keep in zip(tables, labelled, strict=True)])
     if not len(rows):
         raise TableError("no gallery photograph could be described: look at the reasons above")
     rows = rows[["id", "source", "landmark"]].reset_index(drop=True)
     atomic_write(run / ROWS, lambda file: rows.to_parquet(file, index=False))
-    bank = [keep & table["landmark"].isna() for keep, table in zip(usable, tables, strict=True)]
+    bank = [keep & t["landmark"].isna() for keep, t in zip(usable, tables, strict=True)]
     _write_descriptors(run / GALLERY, parts, tables, labelled)
     _write_descriptors(run / BANK, parts, tables, bank)
     _report_failures(tables)
@@ -387,11 +410,7 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
 
 def _build_index(config: IndexConfig, run: Path, seed: int, device: str) -> None:
     descriptors = np.load(run / GALLERY, mmap_mode="r", allow_pickle=False)
-    where = device
-    if device == CUDA and (problem := gpu_problem()):
-        log.warning("the index stays on the processor: %s", problem)
-        where = "cpu"
-    FaissIndex.build(descriptors, config, where, seed).save(run / "index")
+    FaissIndex.build(descriptors, config, index_device(device), seed).save(run / "index")
 
 
 def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
@@ -405,6 +424,10 @@ def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
     return choose_answer(held) if config.answer == AUTO else config.answer
 
 
+def _data_of(record: Mapping[str, Any]) -> Origin:
+    return Origin(record["data"], record["names"])
+
+
 def _read_run(run: Path) -> tuple[SystemConfig, dict[str, Any]]:
     record = read_json(run / RUN)
     if not record.get("finished"):
@@ -413,7 +436,9 @@ def _read_run(run: Path) -> tuple[SystemConfig, dict[str, Any]]:
 
 
 def _require_same_extractor(run: Path, record: Mapping[str, Any], extractor: Extractor) -> None:
-    changed = first_difference(record["extractor"], json.loads(json.dumps(extractor.identity())))
+    now = {**json.loads(json.dumps(extractor.identity()))}
+    before = {key: record["describer"]["extractor"].get(key) for key in now}
+    changed = first_difference(before, now)
     if changed is not None:
         raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
 
@@ -437,7 +462,7 @@ def machine() -> dict[str, Any]:
     return {
         "platform": platform.platform(terse=True),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
     }
 

@@ -56,3 +56,15 @@ class DecodeError(PhotographError):
     """The bytes are not a whole photograph within the caps."""
 
     status: ClassVar[str] = "decode_failed"
+
+
+class DescribeError(PhotographError):
+    """The photograph was decoded, but holds nothing to describe."""
+
+    status: ClassVar[str] = "describe_failed"
+
+
+def failure(status: str, reason: str) -> PhotographError:
+    """The error that a stored status and reason stand for."""
+    kinds = {kind.status: kind for kind in (FetchError, DecodeError, DescribeError)}
+    return kinds.get(status, PhotographError)(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 from retrieval.classifiers.base import Classifier, Gallery, Judgement
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection
-from retrieval.devices import choose_device
+from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import PhotographError, RunError
 from retrieval.extractors.base import Photograph, StrictModel, Vectors
 from retrieval.extractors.cnn import CnnConfig
@@ -24,16 +25,17 @@ from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.registry import ExtractorConfig, build_extractor
 from retrieval.extractors.trunks import find_weights
 from retrieval.extractors.whitening import WhiteningConfig
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.store import OK, read_json
 from retrieval.photographs.table import STRING
+
+log = logging.getLogger(__name__)
 
 RUN: Final = "run.json"
 ROWS: Final = "index/rows.parquet"
 GALLERY: Final = "index/gallery.npy"
 BANK: Final = "index/bank.npy"
 AUTO: Final = "auto"
-PREDICTION_COLUMNS: Final = ("id", "landmark", "name", "probability", "status", "reason")
 
 
 class SystemConfig(StrictModel):
@@ -71,6 +73,11 @@ class SystemConfig(StrictModel):
             known = ", ".join(self.classifiers)
             raise ValueError(f"answer: {self.answer!r} is not auto nor a classifier ({known})")
         return self
+
+    @property
+    def neighbours(self) -> int:
+        """The most neighbours that any of its classifiers looks at."""
+        return max(getattr(one, "k", 1) for one in self.classifiers.values())
 
     def with_weights(self, given: Path | None) -> SystemConfig:
         """The config with its trunk's weights settled by ``--weights``.
@@ -138,10 +145,10 @@ class System:
         config = SystemConfig.model_validate(record["config"])
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor, settled, config.seed)
-        if record["extractor"] != extractor.identity() and weights:
+        if record["describer"]["extractor"].get("digest") != extractor.identity().get("digest"):
             raise RunError(
-                f"{weights} are not the weights that {folder} was built with: give those, or build"
-                " the run anew with these"
+                f"{folder} was built with other weights: give those (--weights), or build the run"
+                " anew with these"
             )
         describer = Describer.load(folder, extractor, config.whitening is not None)
         gallery, rows = load_gallery(folder, settled)
@@ -234,8 +241,8 @@ class System:
                for i, one in enumerate(photographs)]  # fmt: skip
         sources = [str(one) if isinstance(one, Path) else one for one in photographs]
         windows = [sources[i : i + WINDOW] for i in range(0, len(sources), WINDOW)]
-        frames = [self._outcome_rows(ids[i * WINDOW :], outcomes)
-                  for i, outcomes in enumerate(extract(windows, self.describer.extractor))]  # fmt: skip
+        extracted = enumerate(extract(windows, self.describer.extractor))
+        frames = [self._outcome_rows(ids[i * WINDOW :], outcomes) for i, outcomes in extracted]
         empty = self.predictions([], np.zeros((0, self.describer.dimension), np.float32))
         return pd.concat(frames, ignore_index=True) if frames else empty
 
@@ -278,5 +285,15 @@ def load_gallery(folder: Path, device: str) -> tuple[Gallery, pd.DataFrame]:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = FaissIndex.load(folder / "index", device)
-    return Gallery(descriptors, codes, landmarks, bank, index), rows
+    index = FaissIndex.load(folder / "index", index_device(device))
+    bank_index = FaissIndex.build(bank, IndexConfig()) if len(bank) else None
+    return Gallery(descriptors, codes, landmarks, bank, index, bank_index), rows
+
+
+def index_device(device: str) -> str:
+    """Where the index goes: beside the network, unless FAISS cannot use that GPU."""
+    problem = gpu_problem() if device == CUDA else None
+    if problem:
+        log.warning("the index stays on the processor: %s", problem)
+        return CPU
+    return device

@@ -1,0 +1,372 @@
+"""The `landmarks` command: one subcommand a stage, thin over the stages' functions."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.logging import RichHandler
+from rich.table import Table
+
+from pipelines.config import config_names, dump_config, load_config
+from pipelines.progress import console, progress_bar
+from retrieval.devices import choose_device
+from retrieval.errors import LandmarksError, TableError
+from retrieval.photographs.fetching import FetchConfig
+
+# Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
+# none of them.
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONFIG: Final = "rootsift-vlad"
+INTERRUPTED: Final = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Recognise landmarks in photographs, or say that there is none.",
+    epilog="Start with: landmarks demo",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Get photographs, and look tables over.")
+app.add_typer(data_app, name="data")
+
+Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="A file of weights, or a folder in which each trunk finds NAME.safetensors."),
+]
+AllowPrivate = Annotated[
+    bool, typer.Option("--allow-private", help="Fetch from private and loopback addresses too.")
+]
+Concurrency = Annotated[int, typer.Option(help="Downloads at a time in all.")]
+PerHost = Annotated[int, typer.Option(help="Downloads at a time from one host.")]
+Seconds = Annotated[float, typer.Option(help="Cap on one try of a download, in seconds.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Take just the rows that failed again.")
+]
+
+_FETCH = FetchConfig()
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks, and more of what goes on.")
+    ] = False,
+) -> None:
+    """Recognise landmarks in photographs, or say that there is none."""
+    handler = RichHandler(
+        console=console, show_path=False, show_time=False, show_level=False, highlighter=None
+    )
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(message)s",
+        handlers=[handler],
+        force=True,
+    )
+    for noisy in ("asyncio", "aiohttp", "matplotlib", "PIL", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--data", help="Where the photographs go.")] = Path(
+        "data/demo"
+    ),
+    run: Run = Path("data/runs/demo"),
+    config: Annotated[str, typer.Option(help="Name of the system.")] = DEFAULT_CONFIG,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Render made-up landmarks, then index, evaluate and classify them."""
+    from pipelines.demo import run_demo
+
+    run_demo(load_config(config).with_weights(weights), folder, run, choose_device(device), console)
+
+
+@app.command()
+def index(
+    config: Annotated[
+        str, typer.Option(help="A system by name (see `landmarks config`), or a YAML file.")
+    ] = DEFAULT_CONFIG,
+    data: Annotated[
+        Path,
+        typer.Option(help="A data folder (index.csv, none.csv), or a folder per landmark."),
+    ] = Path("data/demo"),
+    gallery: Annotated[
+        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
+    ] = None,
+    run: Run = Path("data/runs/demo"),
+    device: Device = "auto",
+    weights: Weights = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
+    ] = None,
+) -> None:
+    """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
+    from pipelines.index import build_run
+    from retrieval.photographs.table import load_data_set
+
+    system = load_config(config, settings or ()).with_weights(weights)
+    record = build_run(system, load_data_set(data, gallery), run, choose_device(device))
+    _say_built(run, record)
+
+
+@app.command()
+def evaluate(
+    run: Run = Path("data/runs/demo"),
+    test: Annotated[
+        Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data folder whose test.csv is measured.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the figures go; by default RUN/evaluation.")
+    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Measure a run on labelled photographs: figures, predictions, submission and report."""
+    from pipelines.evaluate import evaluate_run, figures_table
+    from retrieval.system import System
+
+    system = System.load(run, device, weights)
+    target = out or run / "evaluation"
+    figures = evaluate_run(system, _test_csv(system.record, test, data), target)
+    console.print(figures_table(figures))
+    console.print(f"report: {target / 'report.html'}", highlight=False)
+
+
+@app.command()
+def classify(
+    csv: Annotated[Path, typer.Argument(help="CSV of id,url; or a URL or path a line.")],
+    out: Annotated[Path, typer.Option(help="Predictions CSV.")] = Path("predictions.csv"),
+    run: Run = Path("data/runs/demo"),
+    device: Device = "auto",
+    weights: Weights = None,
+    allow_private: AllowPrivate = False,
+    concurrency: Concurrency = _FETCH.concurrency,
+    per_host: PerHost = _FETCH.per_host,
+    seconds: Seconds = _FETCH.total_seconds,
+    retries: Annotated[int, typer.Option(help="Further tries of a download.")] = _FETCH.retries,
+    max_bytes: Annotated[
+        int, typer.Option(help="Cap on one photograph's file, in bytes.")
+    ] = _FETCH.max_bytes,
+    memory: Annotated[
+        int, typer.Option(help="Soft cap on photographs held in memory, in MiB.")
+    ] = 1024,
+    retry_failed: RetryFailed = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget what there is of OUT and begin anew.")
+    ] = False,
+) -> None:
+    """Classify every row of a CSV of URLs or paths. A killed run goes on."""
+    from pipelines.classify import classify_csv
+    from pipelines.rows import count_rows
+    from retrieval.system import System
+
+    fetch = _fetch_config(
+        allow_private=allow_private,
+        concurrency=concurrency,
+        per_host=per_host,
+        total_seconds=seconds,
+        retries=retries,
+        max_bytes=max_bytes,
+    )
+    system = System.load(run, device, weights)
+    with progress_bar("classifying", count_rows(csv)) as progress:
+        summary = classify_csv(
+            system, csv, out, fetch=fetch, retry_failed=retry_failed, restart=restart,
+            memory=memory * 2**20, progress=progress,
+        )  # fmt: skip
+    if summary.nothing_to_do:
+        console.print(f"{out}: finished already, nothing to do", highlight=False)
+    console.print(
+        f"{summary.rows:,} rows: {summary.answered:,} show a landmark,"
+        f" {summary.counts.get('ok', 0) - summary.answered:,} none, {summary.failed:,} failed"
+        f" → {out}",
+        highlight=False,
+    )
+
+
+@app.command()
+def add(
+    table: Annotated[
+        Path, typer.Argument(help="CSV or folder of labelled photographs; unlabelled: the bank.")
+    ],
+    run: Run = Path("data/runs/demo"),
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Add photographs to a built run, without describing the rest again."""
+    from pipelines.index import add_photographs
+    from retrieval.photographs.table import read_table
+
+    _say_built(run, add_photographs(run, read_table(table), choose_device(device), weights))
+
+
+@app.command()
+def remove(
+    ids: Annotated[list[str], typer.Argument(help="Ids of photographs in the run.")],
+    run: Run = Path("data/runs/demo"),
+    device: Device = "auto",
+) -> None:
+    """Take photographs out of a built run, without describing the rest again."""
+    from pipelines.index import remove_photographs
+
+    _say_built(run, remove_photographs(run, ids, choose_device(device)))
+
+
+@app.command()
+def config(
+    name: Annotated[str | None, typer.Argument(help="A system; without it, the list.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
+) -> None:
+    """List the shipped systems, or print one with every default filled in."""
+    if name is not None:
+        typer.echo(dump_config(load_config(name, settings or ())), nl=False)
+        return
+    for one in config_names():
+        typer.echo(f"{one:<24} {load_config(one).description}")
+
+
+@app.command()
+def doctor() -> None:
+    """Check what breaks installations in this field, a line and a remedy each."""
+    from pipelines.doctor import render, run_checks
+
+    checks = run_checks()
+    console.print(render(checks))
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+@data_app.command("demo")
+def data_demo(
+    out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("data/demo"),
+    seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
+) -> None:
+    """Render the demo's photographs: made-up landmarks, and scenes without one."""
+    from pipelines.demo import make_photographs
+
+    make_photographs(out, seed)
+
+
+@data_app.command("check")
+def data_check(
+    data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],
+) -> None:
+    """Read a data set's tables and say what is in them, or which row is wrong."""
+    from pipelines.data import describe_data_set
+
+    for line in describe_data_set(data):
+        typer.echo(line)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    csv: Annotated[Path, typer.Argument(help="Landmarks CSV: id,url,landmark_id.")],
+    out: Annotated[Path | None, typer.Option(help="Data folder; by default the CSV's own.")] = None,
+    allow_private: AllowPrivate = False,
+    concurrency: Concurrency = _FETCH.concurrency,
+    per_host: PerHost = _FETCH.per_host,
+    seconds: Seconds = _FETCH.total_seconds,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Download a landmarks CSV's own URLs into photos/a/b/c/ID.jpg. A killed run goes on."""
+    from pipelines.data import fetch_photographs
+    from pipelines.rows import count_rows
+
+    fetch = _fetch_config(
+        allow_private=allow_private,
+        concurrency=concurrency,
+        per_host=per_host,
+        total_seconds=seconds,
+    )
+    with progress_bar("fetching", count_rows(csv)) as progress:
+        summary = fetch_photographs(
+            csv, out or csv.parent, fetch=fetch, retry_failed=retry_failed, progress=progress
+        )
+    console.print(str(summary), highlight=False)
+
+
+@data_app.command("gldv2")
+def data_gldv2(
+    split: Annotated[str, typer.Option(help="train, index or test.")],
+    shards: Annotated[str, typer.Option(help="Numbers of tars: 0-3, or 0,5,7-9.")],
+    out: Annotated[Path, typer.Option(help="Data folder.")] = Path("data/gldv2"),
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the archive lies, if not at its own place.")
+    ] = None,
+    allow_private: AllowPrivate = False,
+) -> None:
+    """Download Google Landmarks v2's own tars, checked and unpacked. A killed run goes on."""
+    from pipelines.data import GLDV2, download_gldv2
+
+    with progress_bar("downloading", None) as progress:
+        summary = download_gldv2(
+            split, shards, out, base_url=base_url or GLDV2,
+            fetch=_fetch_config(allow_private=allow_private), progress=progress,
+        )  # fmt: skip
+    console.print(str(summary), highlight=False)
+
+
+def _fetch_config(**values: Any) -> FetchConfig:
+    """The limits of downloads that the command line gave, checked."""
+    from pydantic import ValidationError
+
+    try:
+        return FetchConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = str(first["loc"][0]).replace("_", "-")
+        raise typer.BadParameter(f"--{option}: {first['msg']}") from None
+
+
+def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
+    if test is not None:
+        return test
+    folder = data or Path(record["data"])
+    path = folder / "test.csv"
+    if not path.exists():
+        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv")
+    return path
+
+
+def _say_built(run: Path, record: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for what, value in (
+        ("run", str(run)),
+        ("gallery", f"{record['gallery']:,} photographs of {record['landmarks']:,} landmarks"),
+        ("bank", f"{record['bank']:,} photographs of none"),
+        ("failed", f"{record['failed']:,} photographs"),
+        ("descriptor", f"{record['dimension']} numbers"),
+        ("answers by", record["answer"]),
+        ("seconds", json.dumps(record["timings"]).strip("{}").replace('"', "")),
+    ):
+        table.add_row(what, value)
+    console.print(table, highlight=False)
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 2, a bug a traceback."""
+    try:
+        app(standalone_mode=True)
+    except LandmarksError as error:
+        if "--debug" in sys.argv:
+            raise
+        console.print(f"landmarks: {error}", style="red", highlight=False, markup=False,
+                      soft_wrap=True)  # fmt: skip
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("landmarks: stopped; the same command goes on where it was", style="yellow")
+        sys.exit(INTERRUPTED)

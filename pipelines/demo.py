@@ -1,0 +1,96 @@
+"""The whole job on rendered landmarks: photographs, index, evaluation, classification of URLs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from rich.console import Console
+
+from pipelines.classify import classify_csv
+from pipelines.evaluate import evaluate_run, figures_table
+from pipelines.index import build_run
+from pipelines.loopback import serve
+from pipelines.progress import progress_bar
+from pipelines.rendering import render_data_set
+from retrieval.index.store import atomic_write, read_json, write_json
+from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.table import load_data_set
+from retrieval.system import System, SystemConfig
+
+log = logging.getLogger(__name__)
+
+MADE: Final = "made.json"
+"""Beside the photographs once all are there: what they were made from."""
+RENDERING: Final = 1
+"""Version of the renderer's photographs: raised when they change."""
+QUERIES: Final = 100
+
+
+def make_photographs(folder: Path, seed: int = 0) -> None:
+    """Render the demo's data set into a folder, unless it is there already."""
+    wanted = {"rendering": RENDERING, "seed": seed}
+    note = folder / MADE
+    if note.exists() and read_json(note) == wanted:
+        log.info("%s: the demo's photographs are there already", folder)
+        return
+    with progress_bar("rendering", None) as progress:
+        render_data_set(folder, seed=seed, progress=progress)
+    write_json(note, wanted)
+
+
+def run_demo(
+    config: SystemConfig, folder: Path, run: Path, device: str, console: Console
+) -> dict[str, Any]:
+    """Make the photographs, build, evaluate, classify a CSV of URLs, and say where things lie.
+
+    The URLs are of a server on this machine's loopback address, started and stopped here.
+
+    Returns:
+        the figures of metrics.json.
+    """
+    make_photographs(folder)
+    build_run(config, load_data_set(folder), run, device)
+    system = System.load(run, device)
+    figures = evaluate_run(system, folder / "test.csv", run / "evaluation")
+    predictions = _classify_urls(system, folder, run)
+    console.print(figures_table(figures))
+    console.print(_summary(predictions, folder), highlight=False)
+    for what, path in (
+        ("photographs", folder),
+        ("report", run / "evaluation" / "report.html"),
+        ("predictions", run / "predictions.csv"),
+    ):
+        console.print(f"{what + ':':<12} {path}", highlight=False)
+    return figures
+
+
+def _classify_urls(system: System, folder: Path, run: Path) -> pd.DataFrame:
+    """Classify URLs of some of the test photographs, one of them dead."""
+    tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
+    chosen = tests.iloc[:: max(1, len(tests) // QUERIES)].head(QUERIES)
+    out = run / "predictions.csv"
+    with serve(folder) as address:
+        urls = chosen[["id"]].assign(url=[f"{address}/{path}" for path in chosen["path"]])
+        urls.loc[len(tests)] = ["no-such-photograph", f"{address}/photos/missing.jpg"]
+        atomic_write(run / "urls.csv", urls.to_csv(index=False).encode())
+        with progress_bar("classifying", len(urls)) as progress:
+            # The server's port is another each time, so earlier answers are no use.
+            classify_csv(
+                system, run / "urls.csv", out, fetch=FetchConfig(allow_private=True),
+                restart=True, progress=progress,
+            )  # fmt: skip
+    return pd.read_csv(out, dtype=str, keep_default_na=False)
+
+
+def _summary(predictions: pd.DataFrame, folder: Path) -> str:
+    tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False).set_index("id")
+    truth = tests["landmark_id"].reindex(predictions["id"])
+    ok = (predictions["status"] == "ok").to_numpy()
+    right = int((truth.to_numpy()[ok] == predictions["landmark"].to_numpy()[ok]).sum())
+    return (
+        f"{len(predictions)} URLs: {right} of {ok.sum()} answered right (a landmark or none),"
+        f" {(~ok).sum()} not fetched"
+    )
