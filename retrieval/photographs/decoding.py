@@ -20,11 +20,17 @@ from PIL import Image, UnidentifiedImageError
 from retrieval.errors import DecodeError
 
 MAX_PIXELS: Final = 100_000_000
+PILLOW_CAP: Final = 178_956_970
+"""Pixels that Pillow itself refuses to go beyond."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 MIN_SIDE: Final = 2
 ORIENTATION_TAG: Final = 0x0112
 # Only these readers are ever tried: Pillow knows formats (PostScript, say) that start programs.
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+# Pillow's remarks on odd metadata say nothing of pixels, and our own cap replaces its warning of
+# large ones. Settled once: warnings.catch_warnings is not safe in the threads that decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def decode(
@@ -36,7 +42,8 @@ def decode(
         data: the encoded file.
         longest_side: the cap on ``max(height, width)`` of the result; a smaller photograph is
             never enlarged. ``None`` keeps its size.
-        max_pixels: refuse a photograph whose header promises more than this.
+        max_pixels: refuse a photograph whose header promises more than this; at most
+            :data:`PILLOW_CAP`.
 
     Returns:
         (height, width, 3) uint8, C-contiguous.
@@ -45,17 +52,14 @@ def decode(
         DecodeError: not a photograph, truncated, damaged, or over the cap.
     """
     try:
-        with warnings.catch_warnings():
-            # Our own cap replaces Pillow's, and its remarks on odd metadata say nothing of pixels.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return _pixels(image, longest_side, max_pixels)
-    except DecodeError:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _pixels(image, longest_side, max_pixels)
+    except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError:
         raise DecodeError(_not_a_photograph(data)) from None
-    except MemoryError:
-        raise
+    except Image.DecompressionBombError:
+        raise DecodeError(f"pixels are over the cap of {min(max_pixels, PILLOW_CAP)}") from None
     except Exception as error:  # decoders raise anything from OSError to struct.error
         text = " ".join(str(error).split()) or type(error).__name__
         raise DecodeError(f"damaged or truncated photograph ({_without_addresses(text)})") from None
@@ -89,6 +93,15 @@ def read_photograph(
     return decode(data, longest_side, max_pixels=max_pixels)
 
 
+def shrink(photograph: NDArray[np.uint8], longest_side: int) -> NDArray[np.uint8]:
+    """A photograph (height, width, 3) as :func:`decode` would have shrunk it; never enlarged."""
+    height, width = photograph.shape[:2]
+    target = shrunk_size(height, width, longest_side)
+    if target == (height, width):
+        return photograph
+    return np.asarray(_resized(Image.fromarray(photograph), target), dtype=np.uint8)
+
+
 def shrunk_size(height: int, width: int, longest_side: int | None) -> tuple[int, int]:
     """The (height, width) of a photograph whose longer side is capped, aspect ratio kept."""
     longer = max(height, width)
@@ -108,13 +121,29 @@ def _pixels(image: Image.Image, longest_side: int | None, max_pixels: int) -> ND
     if longest_side is not None and image.format in ("JPEG", "MPO"):
         # libjpeg may scale by 1/2, 1/4, 1/8; ask for at least the target, so quality never drops.
         image.draft("RGB", (target[1], target[0]))
-    orientation = image.getexif().get(ORIENTATION_TAG, 1)
     image.load()
+    orientation = _orientation(image)
     rgb = _flattened(image)
     if (rgb.height, rgb.width) != target:
-        size = (target[1], target[0])
-        rgb = rgb.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        rgb = _resized(rgb, target)
     return np.ascontiguousarray(_upright(np.asarray(rgb, dtype=np.uint8), orientation))
+
+
+def _resized(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """At (height, width) ``size``; roughly and quickly first where it shrinks a great deal."""
+    return rgb.resize(size[::-1], Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a loaded image; metadata that cannot be read take nothing from it.
+
+    Asked after loading, since Pillow turns TIFFs upright itself and then drops the tag.
+    """
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # as for pixels: parsers of metadata raise anything
+        return 1
+    return value if isinstance(value, int) else 1
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
@@ -139,12 +168,14 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _flattened(image: Image.Image) -> Image.Image:
-    """RGB of any mode; transparency is laid on white, and 16-bit grey scaled rather than clipped."""
+    """RGB of any mode: transparency is laid on white, 16-bit grey scaled rather than clipped."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if grey.max(initial=0.0) > 255 else 255.0
+        # A 32-bit file does not say how many of its bits are used.
+        deep = image.mode != "I" or grey.max(initial=0.0) > 255
+        top = 65535.0 if deep else 255.0
         return Image.fromarray((grey * (255.0 / top)).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         rgba = image.convert("RGBA")

@@ -12,7 +12,8 @@ Forms that are read:
   in its ``photos``, ``images``, ``train``, ``index`` or ``test`` folder;
 - ``index_image_to_landmark.csv`` of Google Landmarks v2, ``id,landmark_id``, likewise;
 - a CSV with ``path`` (relative to the CSV's folder) in place of ``url``;
-- a folder with one folder of photographs for each landmark.
+- a folder with one folder of photographs for each landmark, and one named ``none`` for
+  photographs of no landmark.
 """
 
 from __future__ import annotations
@@ -182,8 +183,7 @@ def is_url(sources: pd.Series) -> pd.Series:
 
 def nested_path(root: Path, photograph_id: str) -> Path:
     """Where Google Landmarks keeps a photograph: ``a/b/c/<id>.jpg``."""
-    first, second, third = photograph_id[:3]
-    return root / first / second / third / f"{photograph_id}.jpg"
+    return root.joinpath(*photograph_id[:3], f"{photograph_id}.jpg")
 
 
 def read_names(folder: Path) -> dict[str, str]:
@@ -217,10 +217,9 @@ def _find_gallery(folder: Path, gallery: Path | None) -> Path:
 
 def _folder_data_set(folder: Path) -> DataSet:
     table = _read_folder(folder)
-    none = table["landmark"].isin(NONE_FOLDERS)
+    none = table["landmark"].isna()
     gallery = table[~none].reset_index(drop=True)
     bank = table[none].reset_index(drop=True)
-    bank["landmark"] = pd.array([None] * len(bank), dtype=STRING)
     if not len(gallery):
         raise TableError(
             f"{folder} has neither {GALLERY} nor a folder of photographs for each landmark"
@@ -230,24 +229,26 @@ def _folder_data_set(folder: Path) -> DataSet:
 
 
 def _read_folder(folder: Path) -> pd.DataFrame:
-    paths = sorted(
-        path
+    """A folder with a folder for each landmark; those of :data:`NONE_FOLDERS` are the bank's."""
+    relative = sorted(
+        path.relative_to(folder)
         for path in folder.glob("*/**/*")
         if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()
     )
-    if not paths:
+    # Thumbnails and the like, which programs and other systems leave in hidden places.
+    shown = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
+    if not shown:
         raise TableError(f"{folder}: no photographs in folders (expected LANDMARK/PHOTOGRAPH.jpg)")
-    relative = [path.relative_to(folder) for path in paths]
     return make_table(
-        (path.as_posix() for path in relative),
-        (str(path) for path in paths),
-        (path.parts[0] for path in relative),
-        np.zeros(len(paths), dtype=np.int64),
+        (path.as_posix() for path in shown),
+        (str(folder / path) for path in shown),
+        (None if path.parts[0] in NONE_FOLDERS else path.parts[0] for path in shown),
+        [0] * len(shown),
     )
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """The raw columns as strings, with ``row``; every line must have as many cells as the header."""
+    """The raw columns as strings, with ``row``; all lines must have as many cells as the header."""
     rows: list[list[str]] = []
     numbers: list[int] = []
     try:

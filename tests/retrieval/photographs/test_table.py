@@ -1,0 +1,255 @@
+"""Image tables: every form that is read, and every row that is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from retrieval.errors import TableError
+from retrieval.photographs.table import (
+    DataSet,
+    load_data_set,
+    make_table,
+    nested_path,
+    read_names,
+    read_table,
+    unknown_landmarks,
+)
+from tests.photographs import blank, write_csv, write_data_set, write_photograph
+
+LANDMARK_IDS = ["0000ab12", "00c4d5e6", "ff009911"]
+
+
+def photographs(folder: Path, *names: str) -> None:
+    for name in names:
+        write_photograph(folder / name, blank(8, 8))
+
+
+def nested(root: Path, ids: list[str] = LANDMARK_IDS) -> None:
+    for one in ids:
+        write_photograph(nested_path(root, one), blank(8, 8))
+
+
+def refused(path: Path) -> str:
+    """The message with which a table is refused: one line, which names the file."""
+    with pytest.raises(TableError) as caught:
+        read_table(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message.removeprefix(str(path))
+
+
+def columns(table: pd.DataFrame) -> list[tuple[object, ...]]:
+    """Ids, landmarks and rows, missing landmarks as None."""
+    landmarks = [None if pd.isna(one) else one for one in table["landmark"]]
+    return list(zip(table["id"], landmarks, table["row"], strict=True))
+
+
+def test_a_path_csv(tmp_path: Path) -> None:
+    photographs(tmp_path, "in/a.jpg", "b.jpg")
+    elsewhere = write_photograph(tmp_path.parent / f"{tmp_path.name}-c.jpg", blank(8, 8))
+    rows = [("a", "in/a.jpg", "L1"), ("b", "b.jpg", ""), ("c", elsewhere, "None")]
+    table = read_table(write_csv(tmp_path / "t.csv", rows))
+    assert columns(table) == [("a", "L1", 2), ("b", None, 3), ("c", None, 4)]
+    assert table["source"].tolist() == [
+        str(tmp_path / "in/a.jpg"), str(tmp_path / "b.jpg"), str(elsewhere)
+    ]  # fmt: skip
+    assert [str(table[name].dtype) for name in ("id", "source", "landmark")] == ["string"] * 3
+    assert table["row"].dtype == "int64"
+
+
+def test_a_path_csv_without_landmarks(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg")
+    table = read_table(write_csv(tmp_path / "t.csv", [("a", "a.jpg")], ("id", "path")))
+    assert columns(table) == [("a", None, 2)]
+
+
+@pytest.mark.parametrize("root", [".", "photos", "images", "train", "index", "test"])
+def test_a_landmarks_csv_finds_its_nested_photographs(tmp_path: Path, root: str) -> None:
+    nested(tmp_path / root)
+    rows = [(one, f"https://photos.example/{one}", i) for i, one in enumerate(LANDMARK_IDS)]
+    table = read_table(write_csv(tmp_path / "train.csv", rows, ("id", "url", "landmark_id")))
+    assert columns(table) == [
+        ("0000ab12", "0", 2), ("00c4d5e6", "1", 3), ("ff009911", "2", 4)
+    ]  # fmt: skip
+    assert table["source"].iloc[2] == str(tmp_path / root / "f/f/0/ff009911.jpg")
+
+
+def test_the_index_of_google_landmarks_v2(tmp_path: Path) -> None:
+    nested(tmp_path / "index")
+    rows = [(one, "7") for one in LANDMARK_IDS]
+    path = write_csv(tmp_path / "index_image_to_landmark.csv", rows, ("id", "landmark_id"))
+    assert columns(read_table(path)) == [(one, "7", i) for i, one in enumerate(LANDMARK_IDS, 2)]
+
+
+def test_the_first_photograph_may_be_the_missing_one(tmp_path: Path) -> None:
+    nested(tmp_path / "photos", LANDMARK_IDS[1:])
+    path = write_csv(tmp_path / "t.csv", [(one,) for one in LANDMARK_IDS], ("id",))
+    assert "row 2: no photograph at" in refused(path)
+    assert "(1 of 3 are missing)" in refused(path)
+
+
+def test_a_folder_for_each_landmark(tmp_path: Path) -> None:
+    photographs(tmp_path, "Old Bridge/1.jpg", "Old Bridge/deep/2.PNG", "Tower/1.jpeg", "none/x.jpg")
+    # Litter: what is no photograph, lies in no folder, or is hidden.
+    (tmp_path / "Tower" / "notes.txt").write_text("")
+    photographs(tmp_path, "loose.jpg", "Tower/._1.jpeg", ".thumbnails/1.jpg")
+    table = read_table(tmp_path)
+    assert columns(table) == [
+        ("Old Bridge/1.jpg", "Old Bridge", 0),
+        ("Old Bridge/deep/2.PNG", "Old Bridge", 0),
+        ("Tower/1.jpeg", "Tower", 0),
+        ("none/x.jpg", None, 0),
+    ]
+    assert table["source"].iloc[0] == str(tmp_path / "Old Bridge/1.jpg")
+
+
+def test_a_mark_at_the_start_quotes_and_windows_lines_are_read(tmp_path: Path) -> None:
+    photographs(tmp_path, "a, the first.jpg", "b.jpg")
+    path = tmp_path / "t.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbfid, path ,landmark_id\r\n"
+        b'a,"a, the first.jpg","L ""1"""\r\n'
+        b"\r\n"
+        b"b,b.jpg, L2 \r\n"
+    )
+    assert columns(read_table(path)) == [("a", 'L "1"', 2), ("b", "L2", 4)]
+
+
+def test_a_row_is_the_line_that_an_editor_shows(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg")
+    path = tmp_path / "t.csv"
+    path.write_text('id,path,landmark_id\na,a.jpg,"two\nlines"\n\nb,b.jpg,L1\n')
+    assert ", row 5: no photograph at" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": empty file"),
+        ("id,path\n", ": no rows below the header"),
+        ("name,path\na,a.jpg\n", ", row 1: no column id among name,path"),
+        ("id,path,path\na,a.jpg,b.jpg\n", ", row 1: a column name stands twice: id,path,path"),
+        ("id,path\na,a.jpg\nb\n", ", row 3: 1 cells where the header has 2 (id,path)"),
+        ("id,path\na,a.jpg,L1\n", ", row 2: 3 cells where the header has 2 (id,path)"),
+        ("id,path\na,a.jpg\n ,a.jpg\n", ", row 3: the id is empty"),
+        ("id,path\na,a.jpg\nb,\n", ", row 3: the path is empty"),
+        ("id,path\na,a.jpg\n\na,a.jpg\na,a.jpg\n",
+         ", row 4: id 'a' stands in row 2 already (2 duplicate ids in all)"),
+        ("id,path\na,a.jpg\nb,b.jpg\n", ", row 3: no photograph at "),
+        ("id,url\nab,https://photos.example/ab\n", ", row 2: id 'ab' is too short"),
+        ("id,url\nabcd,https://photos.example/ab\n", ", row 2: no photograph of id 'abcd'"),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named(tmp_path: Path, text: str, message: str) -> None:
+    photographs(tmp_path, "a.jpg")
+    path = tmp_path / "t.csv"
+    path.write_text(text)
+    assert refused(path).startswith(message)
+
+
+def test_urls_that_are_not_fetched_yet_say_how(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "t.csv", [("abcd", "https://photos.example/")], ("id", "url"))
+    assert f"landmarks data fetch {path}" in refused(path)
+
+
+def test_what_is_no_table(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.csv") == ": no such file"
+    (tmp_path / "photo.csv").write_bytes(b"id,path\n\xff\xd8\xff\xe0")
+    assert refused(tmp_path / "photo.csv").startswith(": not a CSV in UTF-8")
+    (tmp_path / "empty").mkdir()
+    assert refused(tmp_path / "empty").startswith(": no photographs in folders")
+
+
+def test_a_data_set(tmp_path: Path) -> None:
+    data = load_data_set(write_data_set(tmp_path, landmarks=2, views=2, bank=3, queries=1))
+    assert isinstance(data, DataSet)
+    assert columns(data.gallery) == [
+        ("m1v0", "L1", 2), ("m1v1", "L1", 3), ("m2v0", "L2", 4), ("m2v1", "L2", 5)
+    ]  # fmt: skip
+    assert data.bank["id"].tolist() == ["n0", "n1", "n2"]
+    assert data.bank["landmark"].isna().all()
+    assert data.test is not None
+    assert data.test["landmark"].tolist()[:2] == ["L1", "L2"]
+    assert data.names == {"L1": "Landmark 1", "L2": "Landmark 2"}
+
+
+def test_a_data_set_needs_no_more_than_its_gallery(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg")
+    write_csv(tmp_path / "index.csv", [("a", "a.jpg", "L1")])
+    data = load_data_set(tmp_path)
+    assert len(data.bank) == 0
+    assert data.bank.columns.tolist() == data.gallery.columns.tolist()
+    assert data.test is None
+    assert data.names == {}
+
+
+def test_another_gallery_is_looked_for_here_and_in_the_folder(tmp_path: Path) -> None:
+    write_data_set(tmp_path, landmarks=2, views=1, bank=1, queries=1)
+    other = write_csv(tmp_path / "other.csv", [("o", "photos/m1v0.jpg", "L9")])
+    for given in (other, Path("other.csv")):
+        assert load_data_set(tmp_path, given).gallery["landmark"].tolist() == ["L9"]
+    with pytest.raises(TableError, match=r"absent\.csv: no such file, neither here nor in"):
+        load_data_set(tmp_path, Path("absent.csv"))
+
+
+def test_a_data_set_of_folders_has_its_bank_in_none(tmp_path: Path) -> None:
+    photographs(tmp_path, "A/1.jpg", "B/1.jpg", "none/1.jpg", "none/2.jpg")
+    data = load_data_set(tmp_path)
+    assert data.gallery["landmark"].tolist() == ["A", "B"]
+    assert data.bank["id"].tolist() == ["none/1.jpg", "none/2.jpg"]
+    assert data.bank["landmark"].isna().all()
+    assert data.bank.index.tolist() == [0, 1]
+
+
+def test_a_folder_with_a_bank_alone_is_no_data_set(tmp_path: Path) -> None:
+    photographs(tmp_path, "none/1.jpg")
+    with pytest.raises(TableError, match=r"neither index\.csv nor a folder of photographs"):
+        load_data_set(tmp_path)
+
+
+def test_an_unlabelled_row_is_not_for_the_gallery(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg", "b.jpg")
+    write_csv(tmp_path / "index.csv", [("a", "a.jpg", "L1"), ("b", "b.jpg", "")])
+    message = rf"{re.escape(str(tmp_path))}/index\.csv, row 3: .* \(1 rows have none\).*none\.csv"
+    with pytest.raises(TableError, match=message):
+        load_data_set(tmp_path)
+
+
+def test_a_labelled_row_is_not_for_the_bank(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg", "b.jpg")
+    write_csv(tmp_path / "index.csv", [("a", "a.jpg", "L1")])
+    write_csv(tmp_path / "none.csv", [("b", "b.jpg", "L1")])
+    with pytest.raises(TableError, match=r"none\.csv, row 2: .* has landmark_id 'L1'"):
+        load_data_set(tmp_path)
+
+
+def test_an_id_is_not_for_both(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg")
+    write_csv(tmp_path / "index.csv", [("a", "a.jpg", "L1")])
+    write_csv(tmp_path / "none.csv", [("a", "a.jpg", "")])
+    with pytest.raises(TableError, match=r"none\.csv, row 2: id 'a' is in .*index\.csv too"):
+        load_data_set(tmp_path)
+
+
+def test_a_data_set_is_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"absent is not a folder"):
+        load_data_set(tmp_path / "absent")
+
+
+def test_names_from_google_landmarks_v2(tmp_path: Path) -> None:
+    rows = [("1", "http://commons.example/wiki/Category:Old_Bridge_(Heidelberg)"), ("2", "Plain")]
+    write_csv(tmp_path / "train_label_to_category.csv", rows, ("landmark_id", "category"))
+    assert read_names(tmp_path) == {"1": "Old Bridge (Heidelberg)", "2": "Plain"}
+    (tmp_path / "landmarks.csv").write_text("id,title\n1,x\n")
+    with pytest.raises(TableError, match=r"landmarks\.csv: needs the columns landmark_id and name"):
+        read_names(tmp_path)
+
+
+def test_landmarks_that_nothing_can_answer() -> None:
+    table = make_table("abc", "abc", ["L1", None, "L9"])
+    assert unknown_landmarks(table, ["L1", "L2"])["id"].tolist() == ["c"]
