@@ -56,12 +56,13 @@ WANTED_MEMORY: Final = 4 * GB
 CONSTRAINTS: Final = Path(__file__).parents[1] / "constraints.txt"
 ANEW: Final = "make a fresh environment: rm -rf .venv && make setup"
 
-OPERATORS = "operators"
-TOGETHER = "together"
-TORCH_GPU = "torch gpu"
-FAISS_GPU = "faiss gpu"
+OPERATORS: Final = "operators"
+TOGETHER: Final = "together"
+TORCH_GPU: Final = "torch gpu"
+FAISS_GPU: Final = "faiss gpu"
+REST: Final = "rest"
 # What a probe finds to say goes to its standard output; an exception's last line is kept too.
-PROBES: Final = {name: f"import {name}" for name in LIBRARIES} | {
+PROBES: Final = {
     OPERATORS: (
         "import torch, torchvision\n"
         "boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])\n"
@@ -75,6 +76,7 @@ PROBES: Final = {name: f"import {name}" for name in LIBRARIES} | {
         "assert index.search(rows, 1)[0][0, 0] == 64\n"
         "assert (torch.from_numpy(rows) @ torch.from_numpy(rows).T)[0, 0] == 64\n"
     ),
+    REST: "".join(f"import {name}\n" for name in LIBRARIES[4:]),
     TORCH_GPU: (
         "import torch\n"
         "if torch.cuda.is_available():\n"
@@ -91,6 +93,13 @@ PROBES: Final = {name: f"import {name}" for name in LIBRARIES} | {
         "list(range(8))\n"
         "    print(faiss.get_num_gpus(), 'GPU')\n"
     ),
+}
+
+# The libraries that a probe has loaded when it went well: those need no process of their own.
+LOADED: Final = {
+    OPERATORS: LIBRARIES[1:3],
+    TOGETHER: ("faiss", "torch", "cv2", "numpy"),
+    REST: LIBRARIES[4:],
 }
 
 
@@ -122,7 +131,7 @@ class Facts:
         providers: the distributions that bring a module, for ``faiss`` and ``cv2``.
         wanted_torch: the torch that torchvision's metadata asks for, as a requirement.
         pinned: versions in constraints.txt, by canonical name; empty without the file.
-        probes: how each of :data:`PROBES` ended.
+        probes: how each of :data:`PROBES`, and each library's import, ended.
         gpus: the GPUs that the driver lists.
         folder: the working folder.
         disk: bytes free there.
@@ -336,8 +345,7 @@ def _import_remedy(probe: Probe) -> str:
 
 def gather(folder: Path, constraints: Path = CONSTRAINTS) -> Facts:
     """The facts of this machine and of the environment that runs this."""
-    with ThreadPoolExecutor(max_workers=max(2, _cores())) as pool:
-        ended = dict(zip(PROBES, pool.map(probe, PROBES.values()), strict=True))
+    gpus = _listed_gpus()
     brought = metadata.packages_distributions()
     return Facts(
         python=sys.version_info[:3],
@@ -347,13 +355,28 @@ def gather(folder: Path, constraints: Path = CONSTRAINTS) -> Facts:
         providers={module: brought.get(module, []) for module in ("faiss", "cv2")},
         wanted_torch=_wanted_torch(),
         pinned=read_pins(constraints),
-        probes=ended,
-        gpus=_listed_gpus(),
+        probes=run_probes(bool(gpus)),
+        gpus=gpus,
         folder=str(folder),
         disk=shutil.disk_usage(folder).free,
         memory=_memory(),
         cores=_cores(),
     )
+
+
+def run_probes(with_gpu: bool) -> dict[str, Probe]:
+    """Try everything, several at a time, and then one by one the libraries that may have failed."""
+
+    def run(codes: Mapping[str, str]) -> dict[str, Probe]:
+        with ThreadPoolExecutor(max_workers=max(2, _cores())) as pool:
+            return dict(zip(codes, pool.map(probe, codes.values()), strict=True))
+
+    fine = Probe("fine")
+    skipped = () if with_gpu else (TORCH_GPU, FAISS_GPU)
+    ended = run({key: code for key, code in PROBES.items() if key not in skipped})
+    loaded = {one for key, some in LOADED.items() if ended[key] == fine for one in some}
+    alone = run({one: f"import {one}" for one in LIBRARIES if one not in loaded})
+    return dict.fromkeys([*skipped, *loaded], fine) | ended | alone
 
 
 def probe(code: str, seconds: float = PROBE_SECONDS) -> Probe:
@@ -396,14 +419,15 @@ def _wanted_torch() -> str | None:
 
 
 def _listed_gpus() -> list[str]:
+    """The GPUs that the driver tells of; a device file speaks for one where nobody can be asked."""
     command = shutil.which("nvidia-smi")
-    if command is None:
-        return []
-    asked = [command, "--query-gpu=name", "--format=csv,noheader"]
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
-        return done.stdout.splitlines() if done.returncode == 0 else []
-    return []
+    if command is not None:
+        asked = [command, "--query-gpu=name", "--format=csv,noheader"]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
+            if done.returncode == 0:
+                return done.stdout.splitlines()
+    return ["an NVIDIA GPU"] if Path("/dev/nvidia0").exists() else []
 
 
 def _memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ SOUND = Facts(
     providers={"faiss": ["faiss-gpu"], "cv2": ["opencv-python"]},
     wanted_torch="torch>=2.14.0",
     pinned={"torch": "2.15.0", "torchvision": "0.29.2", "faiss-cpu": "1.15.1"},
-    probes=dict.fromkeys(doctor.PROBES, FINE)
+    probes=dict.fromkeys([*doctor.PROBES, *doctor.LIBRARIES], FINE)
     | {doctor.TORCH_GPU: Probe("fine", "NVIDIA T4"), doctor.FAISS_GPU: Probe("fine", "1 GPU")},
     gpus=["NVIDIA T4"],
     folder="/here",
@@ -221,10 +222,39 @@ def test_pins_are_read_by_canonical_name(tmp_path: Path) -> None:
     assert read_pins(tmp_path / "none.txt") == {}
 
 
+def test_libraries_are_tried_alone_only_where_a_probe_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def stand_in(code: str) -> Probe:
+        tried.append(code)
+        return Probe("crashed", "SIGSEGV") if "cv2" in code else FINE
+
+    monkeypatch.setattr(doctor, "probe", stand_in)
+    probes = doctor.run_probes(with_gpu=False)
+    assert probes.keys() == SOUND.probes.keys()
+    broken = {name for name, ended in probes.items() if ended.outcome != "fine"}
+    assert broken == {"cv2", doctor.TOGETHER}
+    alone = {code for code in tried if code.startswith("import") and "\n" not in code}
+    assert alone == {"import faiss", "import cv2"}
+    assert not any("cuda" in code for code in tried)
+    tried.clear()
+    doctor.run_probes(with_gpu=True)
+    assert any("cuda" in code for code in tried)
+
+
+def test_every_library_is_loaded_by_a_probe() -> None:
+    assert {one for some in doctor.LOADED.values() for one in some} == set(doctor.LIBRARIES)
+    for key, libraries in doctor.LOADED.items():
+        for library in libraries:
+            assert re.search(rf"import .*\b{library}\b", doctor.PROBES[key]), (key, library)
+
+
 def test_this_installation_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # The probes that this very test session has passed already are left out.
-    real = {doctor.OPERATORS: doctor.PROBES[doctor.OPERATORS]}
-    monkeypatch.setattr(doctor, "PROBES", dict.fromkeys(doctor.PROBES, "") | real)
+    # Loading FAISS beside torch is what the index's tests try; the rest, this test session.
+    for key in (doctor.TOGETHER, doctor.REST):
+        monkeypatch.setitem(doctor.PROBES, key, "")
     facts = doctor.gather(tmp_path)
     assert facts.installed["torch"] == metadata.version("torch")
     assert facts.wanted_torch is not None
