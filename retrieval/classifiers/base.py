@@ -196,7 +196,7 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
     fold[counts[gallery.codes] < 2] = -1
     bank_fold = _spread(np.zeros(len(gallery.bank), np.int64), folds, rng)
     rows = _first(fold, limit, rng)
-    if len(rows):  # a fold without gallery rows would cost a training for the bank alone
+    if len(rows) == limit:  # a fold beyond them would cost a training for the bank alone
         bank_fold[~np.isin(bank_fold, fold[rows])] = -1
     bank_rows = _first(bank_fold, limit, rng)
     return Folds(rows, fold[rows], bank_rows, bank_fold[bank_rows])

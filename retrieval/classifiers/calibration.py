@@ -54,10 +54,15 @@ class Platt:
             np.concatenate([weights * target, weights * (1.0 - target)]),
         )
         slope = max(float(logistic.coef_[0, 0]), LEAST_SLOPE)
-        return cls(slope / spread, float(logistic.intercept_[0]) - slope * centre / spread)
+        offset = float(logistic.intercept_[0]) - slope * centre / spread
+        return cls(float(slope / spread), float(offset))
 
     def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """(n,) float32; 0 for a confidence of -inf."""
+        """(n,) float32; 0 for a confidence of -inf.
+
+        Rounding to float32 makes equals of confidences that differ far up the curve, so photographs
+        are ranked by confidence rather than by this.
+        """
         exponent = np.clip(-(self.slope * confidence.astype(np.float64) + self.offset), -700, 700)
         return np.where(np.isneginf(confidence), 0.0, 1.0 / (1.0 + np.exp(exponent))).astype(
             np.float32

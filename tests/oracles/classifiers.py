@@ -1,0 +1,56 @@
+"""Vote, contrast and threshold, one photograph and one landmark at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def mean_of_nearest(query: NDArray[np.float32], bank: NDArray[np.float32], n: int) -> float:
+    similarities = sorted((float(query @ one) for one in bank), reverse=True)[:n]
+    return sum(similarities) / len(similarities) if similarities else 0.0
+
+
+def vote(
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    codes: Sequence[int],
+    bank: NDArray[np.float32],
+    *,
+    k: int,
+    power: float,
+    n: int,
+    row_correction: float,
+    query_correction: float,
+) -> list[tuple[int, float]]:
+    """Landmarks and their values, best first."""
+    near = sorted(range(len(gallery)), key=lambda row: (-float(query @ gallery[row]), row))[:k]
+    values = []
+    for code in sorted({codes[row] for row in near}):
+        own = [row for row in near if codes[row] == code]
+        weights = [max(float(query @ gallery[row]), 0.0) ** power for row in own]
+        corrections = [mean_of_nearest(gallery[row], bank, n) for row in own]
+        total = sum(weights)
+        value = total ** (1 / power)
+        if total > 0:
+            weighted = sum(w * c for w, c in zip(weights, corrections, strict=True))
+            value -= row_correction * weighted / total
+        value -= query_correction * mean_of_nearest(query, bank, n)
+        values.append((code, value))
+    return sorted(values, key=lambda one: -one[1])
+
+
+def contrast(margins: Sequence[float], bank: float, temperature: float) -> list[float]:
+    values = []
+    for place, margin in enumerate(margins):
+        rivals = [other for i, other in enumerate(margins) if i != place] + [bank, -1.0]
+        soft = temperature * math.log(sum(math.exp(one / temperature) for one in rivals))
+        values.append(margin - soft)
+    return values
+
+
+def accepted_gain(confidence: Sequence[float], gain: Sequence[float], threshold: float) -> float:
+    return sum(g for c, g in zip(confidence, gain, strict=True) if c >= threshold)

@@ -1,0 +1,60 @@
+"""The figures of retrieval.evaluation.metrics, one photograph at a time, from their definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def global_average_precision(
+    ids: Sequence[str],
+    predicted: Sequence[int | None],
+    confidence: Sequence[float],
+    truth: Sequence[set[int]],
+) -> float:
+    photographs = sum(1 for shown in truth if shown)
+    if photographs == 0:
+        return 0.0
+    pool = []
+    for name, landmark, score, shown in zip(ids, predicted, confidence, truth, strict=True):
+        if landmark is not None:
+            pool.append((-score, name, landmark, shown))
+    pool.sort(key=lambda one: one[:3])
+    total, correct = 0.0, 0
+    for seen, (_, _, landmark, shown) in enumerate(pool, start=1):
+        if landmark in shown:
+            correct += 1
+            total += correct / seen
+    return total / photographs
+
+
+def average_precision(results: Sequence[int], relevant: set[int], k: int) -> float:
+    """Over ranked items, negative where there is none."""
+    if not relevant:
+        return 0.0
+    total, found = 0.0, set()
+    for rank, item in enumerate(results[:k], start=1):
+        if item in relevant and item not in found:
+            found.add(item)
+            total += len(found) / rank
+    return total / min(len(relevant), k)
+
+
+def top_k_accuracy(candidates: Sequence[Sequence[int]], truth: Sequence[set[int]], k: int) -> float:
+    right = [
+        any(one in shown for one in row[:k])
+        for row, shown in zip(candidates, truth, strict=True)
+        if shown
+    ]
+    return sum(right) / len(right)
+
+
+def rejection_auc(confidence: Sequence[float], has_landmark: Sequence[bool]) -> float:
+    """Every landmark photograph against every other."""
+    pairs = [
+        1.0 if a > b else 0.5 if a == b else 0.0
+        for a, shown in zip(confidence, has_landmark, strict=True)
+        if shown
+        for b, other in zip(confidence, has_landmark, strict=True)
+        if not other
+    ]
+    return sum(pairs) / len(pairs)
