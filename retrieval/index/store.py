@@ -127,12 +127,15 @@ class ShardStore:
         changed = first_difference(found["made_from"], wanted) if found else None
         if changed is not None:
             log.info("%s: %s changed, so it is made anew", folder, changed)
-            _remove_shards(folder)
-        if found is None or changed is not None:
-            self._manifest: dict[str, Any] = {"made_from": wanted, "shards": {}}
-            self._write_manifest()
-        else:
+        self._manifest: dict[str, Any] = {"made_from": wanted, "shards": {}}
+        if found is not None and changed is None:
             self._manifest = found
+        else:
+            # The manifest goes first: one that names shards which are gone would be damage.
+            path.unlink(missing_ok=True)
+            _remove_shards(folder)
+            self._note_times({})
+            self._write_manifest()
 
     @classmethod
     def open(cls, folder: Path, clock: Path | None = None) -> ShardStore:
@@ -167,10 +170,7 @@ class ShardStore:
             "failed": sum(status != OK for status in shard.statuses),
         }
         self._write_manifest()
-        if self.clock is not None:
-            known = read_json(self.clock) if self.clock.exists() else {}
-            known.setdefault(self.folder.name, {})[name] = round(seconds, 4)
-            write_json(self.clock, known)
+        self._note_times({**self._times(), name: round(seconds, 4)})
 
     def read(self, number: int) -> Shard:
         """One shard, its arrays read into memory.
@@ -228,9 +228,17 @@ class ShardStore:
     @property
     def seconds(self) -> float:
         """How long making the shards took, over all the runs that it took."""
-        if self.clock is None or not self.clock.exists():
-            return 0.0
-        return float(sum(read_json(self.clock).get(self.folder.name, {}).values()))
+        return float(sum(self._times().values()))
+
+    def _times(self) -> dict[str, float]:
+        """Seconds by shard, of this store."""
+        known = read_json(self.clock) if self.clock is not None and self.clock.exists() else {}
+        return dict(known.get(self.folder.name, {}))
+
+    def _note_times(self, times: Mapping[str, float]) -> None:
+        if self.clock is not None:
+            known = read_json(self.clock) if self.clock.exists() else {}
+            write_json(self.clock, {**known, self.folder.name: times})
 
     def _write_manifest(self) -> None:
         write_json(self.folder / MANIFEST, self._manifest)
