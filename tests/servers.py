@@ -43,14 +43,15 @@ class BadServer:
         self.busiest = 0
         self.url = ""
         self.closing = threading.Event()
-        self._now = 0
+        self.now = 0
+        """Requests being answered."""
         self._lock = threading.Lock()
 
     def enter(self, path: str, headers: Mapping[str, str]) -> int:
         """Note a request; returns how often this path was asked for before."""
         with self._lock:
-            self._now += 1
-            self.busiest = max(self.busiest, self._now)
+            self.now += 1
+            self.busiest = max(self.busiest, self.now)
             self.requests.append(path)
             self.headers.append(dict(headers))
             self.visits[path] += 1
@@ -58,7 +59,7 @@ class BadServer:
 
     def leave(self) -> None:
         with self._lock:
-            self._now -= 1
+            self.now -= 1
 
 
 class _Server(ThreadingHTTPServer):

@@ -80,6 +80,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("csv", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--retry-failed", action="store_true")
     arguments = parser.parse_args()
-    classify(arguments.csv, arguments.out, retry_failed=arguments.retry_failed)
+    # One request at a time: there is time to kill it.
+    slow = QUICK.model_copy(update={"per_host": 1})
+    classify(arguments.csv, arguments.out, fetch=slow)
