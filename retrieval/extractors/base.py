@@ -126,7 +126,7 @@ class VectorExtractor:
         return self
 
 
-def unit_rows(rows: Vectors) -> Vectors:
+def unit_rows(rows: NDArray[np.floating[Any]]) -> Vectors:
     """Rows of (n, d) divided by their L2 norm; a row of zeros stays one."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     scaled: Vectors = (rows / np.maximum(norms, 1e-12)).astype(np.float32)

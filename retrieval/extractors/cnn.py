@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -15,9 +15,9 @@ from pydantic import Field
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
 from retrieval.extractors.pooling import first_tensor, gem, tokens_to_map
-from retrieval.extractors.trunks import Trunk, load_trunk
+from retrieval.extractors.trunks import Colour, Trunk, load_trunk
 
-MIN_SIDE: Final = 64
+MIN_SIDE: Final = 80
 """Narrower photographs are enlarged to this, so that every trunk has a map left to pool."""
 
 
@@ -98,7 +98,7 @@ class CnnExtractor(VectorExtractor):
 
 @lru_cache(maxsize=8)
 def _normaliser(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+    mean: Colour, std: Colour, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and shift, (1, 3, 1, 1), from 0…255 to the weights' normalisation."""
     spread = torch.tensor(std, device=device).view(1, 3, 1, 1)
@@ -115,17 +115,29 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
     trunk = load_trunk(config.trunk, config.layer, config.weights, seed)
     where = torch.device(device)
     dtype = torch.bfloat16 if _is_bfloat16(config, where) else torch.float32
-    trunk.network.to(device=where, dtype=dtype, memory_format=torch.channels_last)
+    trunk.network.to(where, dtype).to(memory_format=torch.channels_last)
     extractor = CnnExtractor(config, trunk, where, dtype, dimension=0)
-    side = trunk.square or 2 * MIN_SIDE
-    with torch.inference_mode():
-        try:
-            pooled = extractor.pooled(torch.zeros(1, side, side, 3, dtype=torch.uint8))
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ConfigError(
-                f"{config.trunk} cut at {config.layer} cannot be pooled: {error}"
-            ) from None
-    return CnnExtractor(config, trunk, where, dtype, dimension=int(pooled.shape[1]))
+    return replace(extractor, dimension=_dimension(extractor))
+
+
+def _dimension(extractor: CnnExtractor) -> int:
+    """How many numbers the pooled map has, tried on photographs of nothing.
+
+    Raises:
+        ConfigError: the layer's output cannot be pooled, or not to one length for all sizes.
+    """
+    trunk = extractor.trunk
+    what = f"{extractor.config.trunk} cut at {trunk.identity['layer']} cannot be pooled"
+    square, narrow = (2 * MIN_SIDE, 2 * MIN_SIDE, 3), (MIN_SIDE, 3 * MIN_SIDE, 3)
+    try:
+        lengths = [
+            len(extractor.features([np.zeros(shape, np.uint8)])[0]) for shape in (square, narrow)
+        ]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{what}: {' '.join(str(error).split())}") from None
+    if lengths[0] != lengths[1]:
+        raise ConfigError(f"{what}: its channels do not come first")
+    return lengths[0]
 
 
 def _is_bfloat16(config: CnnConfig, device: torch.device) -> bool:
@@ -137,7 +149,7 @@ def _is_bfloat16(config: CnnConfig, device: torch.device) -> bool:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 in hardware (elsewhere it is slower than float32)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -24,7 +24,7 @@ import torch
 
 from retrieval.errors import DecodeError, PhotographError
 from retrieval.extractors.base import Extractor, Features, Photograph
-from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.decoding import read_photograph, shrink
 
 # One photograph a thread is all the parallelism there is to use; OpenCV's own threads would only
 # wait for each other.
@@ -34,7 +34,6 @@ WINDOW: Final = 256
 """Photographs decoded ahead, and rows of a shard."""
 
 Outcome = Features | PhotographError
-Reader = Callable[[str], Photograph]
 
 
 def cores() -> int:
@@ -53,33 +52,36 @@ def worker_pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 
 def features_of(extractor: Extractor, photographs: Sequence[Photograph]) -> list[Features]:
-    """Features of photographs of any sizes, in order."""
+    """Features of photographs of any sizes, in order; larger ones than it takes are shrunk."""
+    shrunk = [shrink(photograph, extractor.longest_side) for photograph in photographs]
     with worker_pool() as pool:
-        return _in_batches(extractor, photographs, pool)
+        return _in_batches(extractor, shrunk, pool)
 
 
 def extract(
     windows: Iterable[Sequence[str | Photograph]],
     extractor: Extractor,
-    read: Reader | None = None,
     threads: int | None = None,
 ) -> Iterator[list[Outcome]]:
     """Features of each window of photographs, one list a window, in order.
 
     Args:
-        windows: paths, or photographs already decoded.
+        windows: paths, or photographs already decoded (shrunk here where they are larger than the
+            extractor takes).
         extractor: what describes them.
-        read: how a path becomes a photograph; by default a local file at the extractor's size.
         threads: of the pool; by default one a core.
 
     Yields:
         for each window, its features in order, an error in place of a photograph that failed.
     """
-    reader = read or (lambda source: read_photograph(source, extractor.longest_side))
+    longest_side = extractor.longest_side
 
     def load(source: str | Photograph) -> Outcome:
         try:
-            photograph = reader(source) if isinstance(source, str) else source
+            if isinstance(source, str):
+                photograph = read_photograph(source, longest_side)
+            else:
+                photograph = shrink(source, longest_side)
             return photograph if extractor.batched else extractor.features([photograph])[0]
         except PhotographError as error:
             return error
@@ -100,12 +102,11 @@ def _finish(
     extractor: Extractor, futures: list[Future[Outcome]], pool: ThreadPoolExecutor
 ) -> list[Outcome]:
     outcomes = [future.result() for future in futures]
-    if extractor.batched:
-        good = [i for i, one in enumerate(outcomes) if not isinstance(one, PhotographError)]
-        described = _in_batches(extractor, [outcomes[i] for i in good], pool)
-        for i, features in zip(good, described, strict=True):
-            outcomes[i] = features
-    return outcomes
+    if not extractor.batched:
+        return outcomes
+    photographs = [one for one in outcomes if not isinstance(one, PhotographError)]
+    described = iter(_in_batches(extractor, photographs, pool))
+    return [one if isinstance(one, PhotographError) else next(described) for one in outcomes]
 
 
 def _in_batches(

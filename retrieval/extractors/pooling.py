@@ -22,12 +22,9 @@ def gem(feature_map: Tensor, p: float, eps: float = 1e-6) -> Tensor:
         (n, c) float32.
     """
     values = feature_map.float().clamp(min=eps)
-    if p == 3.0:  # the usual exponent: two products are far cheaper than a power
-        powered = values * values * values
-    else:
-        powered = values if p == 1.0 else values.pow(p)
-    mean = powered.mean(dim=(-2, -1))
-    return mean if p == 1.0 else mean.pow(1.0 / p)
+    # Two products are far cheaper than a power, and three is the usual exponent.
+    powered = values * values * values if p == 3.0 else values.pow(p)
+    return powered.mean(dim=(-2, -1)).pow(1.0 / p)
 
 
 def tokens_to_map(features: Tensor) -> Tensor:

@@ -20,17 +20,19 @@ from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from retrieval.errors import ConfigError, WeightsError
-from retrieval.index.store import checksum
 
 log = logging.getLogger(__name__)
 
 NONE: Final = "none"
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+Colour = tuple[float, float, float]
+"""A number for each of red, green and blue."""
+
+IMAGENET_MEAN: Final[Colour] = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final[Colour] = (0.229, 0.224, 0.225)
 LAST_MAPS: Final = (
     # (module, trunks whose last feature map it is): where a trunk is cut unless a config says.
     ("features", ("alexnet", "vgg", "squeezenet", "densenet", "mobilenet", "efficientnet",
-                  "convnext", "mnasnet")),
+                  "convnext")),
     ("layer4", ("resnet", "resnext", "wide_resnet")),
     ("inception5b", ("googlenet",)),
     ("Mixed_7c", ("inception_v3",)),
@@ -49,13 +51,13 @@ class Trunk:
         network: (n, 3, h, w) normalised photographs to that layer's output.
         mean: of each channel of RGB in 0 to 1, as the weights were trained with.
         std: likewise.
-        identity: what decides its output: name, layer, a checksum of its weights.
+        identity: what decides its output: name, layer, a checksum of its weights, normalisation.
         square: the only size that it takes, or ``None`` (a vision transformer's is fixed).
     """
 
     network: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Colour
+    std: Colour
     identity: dict[str, Any]
     square: int | None
 
@@ -82,14 +84,20 @@ def load_trunk(name: str, layer: str | None, weights: str, seed: int) -> Trunk:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = _bare(name)
-        source = f"none, seed {seed}"
     elif Path(weights).suffix == ".safetensors":
-        model, source = _from_file(name, layer, Path(weights))
+        model = _from_file(name, layer, Path(weights))
     else:
         model, mean, std = _from_torchvision(name, weights)
-        source = weights
     network = _cut(model, layer, name)
-    identity = {"trunk": name, "layer": layer, "weights": source, "digest": _digest(network)}
+    identity = {
+        "trunk": name,
+        "layer": layer,
+        # Of the parameters and not of the file: a run built with downloaded weights takes the
+        # same ones from a file, wherever that lies.
+        "weights": _digest(network),
+        "mean": list(mean),
+        "std": list(std),
+    }
     return Trunk(_fused(network), mean, std, identity, getattr(model, "image_size", None))
 
 
@@ -101,8 +109,6 @@ def check_trunk(name: str) -> None:
     """
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
-        import difflib
-
         near = ", ".join(difflib.get_close_matches(name, names, 3)) or ", ".join(names[:3])
         raise ConfigError(f"trunk {name!r} is not a torchvision network; near it: {near}")
 
@@ -147,7 +153,7 @@ def _bare(name: str) -> nn.Module:
     return model.eval()
 
 
-def _from_file(name: str, layer: str, path: Path) -> tuple[nn.Module, str]:
+def _from_file(name: str, layer: str, path: Path) -> nn.Module:
     """A model whose parameters, up to the cut, all come from the file."""
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file (--weights)")
@@ -160,18 +166,15 @@ def _from_file(name: str, layer: str, path: Path) -> tuple[nn.Module, str]:
     own = model.state_dict()
     missing = sorted(needed - state.keys() - _counters(needed))
     foreign = sorted(state.keys() - own.keys())
-    wrong = sorted(
-        key for key in state.keys() & own.keys() if state[key].shape != own[key].shape
-    )
+    wrong = sorted(key for key in state.keys() & own.keys() if state[key].shape != own[key].shape)
     for what, keys in (("lacks", missing), ("has no place for", foreign), ("misfits", wrong)):
         if keys:
             raise WeightsError(
-                f"{path} does not fit {name} cut at {layer}: {what} {keys[0]}"
-                f" ({len(keys)} in all)"
+                f"{path} does not fit {name} cut at {layer}: {what} {keys[0]} ({len(keys)} in all)"
             )
     model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()},
                           strict=False)  # fmt: skip
-    return model, f"sha256 {checksum(path)}"
+    return model
 
 
 def _counters(keys: set[str]) -> set[str]:
@@ -179,16 +182,15 @@ def _counters(keys: set[str]) -> set[str]:
     return {key for key in keys if key.endswith("num_batches_tracked")}
 
 
-def _from_torchvision(
-    name: str, weights: str
-) -> tuple[nn.Module, tuple[float, ...], tuple[float, ...]]:
+def _from_torchvision(name: str, weights: str) -> tuple[nn.Module, Colour, Colour]:
     known = torchvision.models.get_model_weights(name)
     try:
         entry = known[weights]
     except KeyError:
         names = ", ".join(member.name for member in known)
         raise WeightsError(
-            f"{name} has no weights {weights!r}; it has {names}; or give a file, or none"
+            f"{name} has no weights {weights!r}; it has {names}; or give a .safetensors file, or"
+            f" {NONE}"
         ) from None
     url = str(entry.url)
     folder = Path(torch.hub.get_dir()) / "checkpoints"
@@ -209,7 +211,8 @@ def _cut(model: nn.Module, layer: str, name: str) -> GraphModule:
     if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes):
         tops = ", ".join(dict.fromkeys(node.split(".")[0] for node in nodes))
         raise ConfigError(f"{name} has no layer {layer!r}; its parts are {tops}")
-    return create_feature_extractor(model, {layer: "map"}).eval()
+    cut: GraphModule = create_feature_extractor(model, {layer: "map"}).eval()
+    return cut
 
 
 def _fused(network: GraphModule) -> nn.Module:
@@ -222,7 +225,7 @@ def _digest(network: nn.Module) -> str:
     """A checksum over the parameters up to the cut."""
     digest = hashlib.sha256()
     state: Mapping[str, Tensor] = network.state_dict()
-    for key in sorted(state):
+    for key in sorted(state.keys() - _counters(set(state))):
         digest.update(key.encode())
         digest.update(state[key].detach().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

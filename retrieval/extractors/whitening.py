@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,10 @@ from retrieval.errors import ConfigError
 from retrieval.extractors.base import StrictModel, Vectors, unit_rows
 from retrieval.index.store import atomic_write
 
-FILE = "whitening.safetensors"
-EXACT_LIMIT = 4096
+FILE: Final = "whitening.safetensors"
+SAME: Final = 1e-14
+"""A variance of unit rows that is mere rounding of float32."""
+EXACT_LIMIT: Final = 4096
 """Largest side of a covariance or Gram matrix that is decomposed in full."""
 
 
@@ -61,7 +64,7 @@ class Whitening:
         """Learn from (n, d) unit rows.
 
         Raises:
-            ConfigError: fewer than two rows.
+            ConfigError: fewer than two rows, or rows that are all the same.
         """
         if len(descriptors) < 2:
             raise ConfigError("whitening needs at least two photographs to learn from")
@@ -70,7 +73,9 @@ class Whitening:
         wanted = min(config.dimension, *centred.shape)
         directions, eigenvalues = _principal_directions(centred, wanted, seed)
         # Directions without variance (fewer photographs than numbers) would be noise blown up.
-        kept = eigenvalues > eigenvalues[0] * 1e-9
+        kept = eigenvalues > max(eigenvalues[0] * 1e-9, SAME)
+        if not kept.any():
+            raise ConfigError("whitening has nothing to learn from photographs that all look alike")
         directions, eigenvalues = directions[:, kept], eigenvalues[kept]
         average = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
         average /= len(centred) * min(centred.shape)
@@ -81,7 +86,6 @@ class Whitening:
     def apply(self, descriptors: Vectors) -> Vectors:
         """(n, d) rows to (n, k) float32 unit rows."""
         return unit_rows((descriptors - self.mean) @ self.projection)
-
 
     def save(self, folder: Path) -> None:
         data = save({"mean": self.mean, "projection": np.ascontiguousarray(self.projection)})

@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save
 from retrieval.extractors.aggregation.codebook import learn_codebook, nearest_words
 from retrieval.extractors.base import Classical, Photograph, StrictModel, Vectors, unit_rows
 from retrieval.extractors.local import features as local
-from retrieval.extractors.local.sift import DIMENSION, SiftConfig, detect
 from retrieval.extractors.local.features import LocalFeatures
+from retrieval.extractors.local.sift import DIMENSION, SiftConfig, detect
 from retrieval.index.store import atomic_write
 
 FILE: Final = "codebook.safetensors"
@@ -38,7 +38,7 @@ class SiftVladConfig(StrictModel):
     """
 
     kind: Literal["sift-vlad"] = "sift-vlad"
-    sift: SiftConfig = Field(default_factory=SiftConfig)
+    sift: SiftConfig = SiftConfig()
     words: int = Field(64, ge=1, le=65_536)
     power: float = Field(0.5, gt=0.0, le=1.0)
 
@@ -114,5 +114,5 @@ def vlad(
     member[nearest, np.arange(len(descriptors))] = 1.0
     residuals = member @ descriptors - member.sum(axis=1, keepdims=True) * codebook
     flat = unit_rows(residuals).reshape(1, -1)
-    powered = np.sign(flat) * np.abs(flat) ** power
-    return unit_rows(powered)[0]
+    descriptor: NDArray[np.float32] = unit_rows(np.sign(flat) * np.abs(flat) ** power)[0]
+    return descriptor

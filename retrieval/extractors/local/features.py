@@ -43,7 +43,8 @@ class LocalFeatures:
 
 def encode(descriptors: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Non-negative unit descriptors (n, d) as bytes."""
-    return np.minimum(np.rint(descriptors * CODE_SCALE), 255).astype(np.uint8)
+    codes: NDArray[np.uint8] = np.minimum(np.rint(descriptors * CODE_SCALE), 255).astype(np.uint8)
+    return codes
 
 
 def no_features(dimension: int, size: tuple[int, int]) -> LocalFeatures:

@@ -78,7 +78,7 @@ def _detector(config: SiftConfig) -> Any:
     if config not in known:
         # Upright keypoints lose their twins of other orientations: ask for some more.
         wanted = config.keypoints * 3 // 2 if config.upright else config.keypoints
-        known[config] = cv2.SIFT_create(nfeatures=wanted, contrastThreshold=config.contrast)
+        known[config] = cv2.SIFT.create(nfeatures=wanted, contrastThreshold=config.contrast)
     return known[config]
 
 

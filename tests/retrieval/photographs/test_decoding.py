@@ -204,7 +204,7 @@ def test_sixteen_bits_are_scaled_not_clipped(kind: str, value: int) -> None:
     assert np.unique(pixels).tolist() == [int(value * 255 / 65535)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(2, 90),
     width=st.integers(2, 90),

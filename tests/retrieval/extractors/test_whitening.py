@@ -1,0 +1,110 @@
+"""Whitening against singular values and scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+
+from retrieval.errors import ConfigError
+from retrieval.extractors import whitening
+from retrieval.extractors.base import unit_rows
+from retrieval.extractors.whitening import Whitening, WhiteningConfig
+from tests.oracles import descriptors as oracle
+
+
+def rows(n: int, d: int, seed: int = 0) -> NDArray[np.float32]:
+    """Unit rows that vary more in some directions than in others, off the origin."""
+    random = np.random.default_rng(seed)
+    spread = random.normal(size=(n, d)) * np.linspace(2, 0.2, d) + random.normal(size=d)
+    return unit_rows(spread @ np.linalg.qr(random.normal(size=(d, d)))[0])
+
+
+def up_to_sign(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    """``a`` with its columns turned to point along those of ``b``."""
+    return a * np.sign((a * b).sum(axis=0))
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 10), (12, 40), (30, 30)])
+@pytest.mark.parametrize(
+    ("power", "shrinkage"), [(-0.5, 0.0), (-0.3, 0.0), (0.0, 0.0), (-0.5, 0.4)]
+)
+def test_against_the_definition(n: int, d: int, power: float, shrinkage: float) -> None:
+    known = rows(n, d)
+    config = WhiteningConfig(dimension=8, power=power, shrinkage=shrinkage)
+    found = Whitening.fit(known, config).apply(known)
+    expected = oracle.whiten(known.astype(np.float64), 8, power, shrinkage)
+    np.testing.assert_allclose(up_to_sign(found, expected), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 10), (12, 40)])
+def test_against_scikit_learn_on_rows_that_it_has_not_seen(n: int, d: int) -> None:
+    known, new = rows(n, d), rows(7, d, seed=1)
+    found = Whitening.fit(known, WhiteningConfig(dimension=6)).apply(new)
+    pca = PCA(n_components=6, whiten=True, svd_solver="full").fit(known.astype(np.float64))
+    expected = unit_rows(pca.transform(new))
+    np.testing.assert_allclose(up_to_sign(found, expected), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 24), (24, 60)])
+def test_the_randomised_way_agrees_with_the_full_one(
+    n: int, d: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = rows(n, d)
+    full = Whitening.fit(known, WhiteningConfig(dimension=5))
+    monkeypatch.setattr(whitening, "EXACT_LIMIT", 10)
+    quick = Whitening.fit(known, WhiteningConfig(dimension=5), seed=3)
+    # Signs are settled by the directions alone, so not even they differ.
+    np.testing.assert_allclose(quick.projection, full.projection, rtol=1e-3, atol=1e-3)
+    again = Whitening.fit(known, WhiteningConfig(dimension=5), seed=3)
+    np.testing.assert_array_equal(again.projection, quick.projection)
+
+
+@pytest.mark.parametrize(("n", "d"), [(60, 10), (12, 40)])
+def test_signs_are_settled(n: int, d: int) -> None:
+    """Rows in another order are another sum of the same matrix, and the same directions."""
+    known = rows(n, d)
+    one = Whitening.fit(known, WhiteningConfig(dimension=6))
+    other = Whitening.fit(known[::-1].copy(), WhiteningConfig(dimension=6))
+    np.testing.assert_allclose(one.projection, other.projection, rtol=1e-3, atol=1e-3)
+    largest = np.abs(one.projection).argmax(axis=0)
+    assert (one.projection[largest, np.arange(6)] > 0).all()
+
+
+def test_whitened_rows_vary_alike_in_all_directions() -> None:
+    known = rows(400, 12)
+    learnt = Whitening.fit(known, WhiteningConfig(dimension=12))
+    projected = (known - learnt.mean) @ learnt.projection
+    # Unit rows lie on a sphere about the origin: every direction but that one is left.
+    np.testing.assert_allclose(np.cov(projected.T, bias=True), np.eye(12), atol=1e-2)
+
+
+def test_rows_are_of_unit_length() -> None:
+    found = Whitening.fit(rows(30, 10), WhiteningConfig(dimension=4)).apply(rows(9, 10, seed=2))
+    assert found.shape == (9, 4)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+
+
+def test_no_more_numbers_than_were_seen() -> None:
+    """Five photographs span four directions; a fifth would be noise blown up."""
+    assert Whitening.fit(rows(5, 40), WhiteningConfig(dimension=256)).dimension == 4
+    assert Whitening.fit(rows(50, 8), WhiteningConfig(dimension=256)).dimension == 8
+
+
+def test_too_little_to_learn_from() -> None:
+    with pytest.raises(ConfigError, match="at least two photographs"):
+        Whitening.fit(rows(1, 8), WhiteningConfig())
+    with pytest.raises(ConfigError, match="all look alike"):
+        Whitening.fit(np.repeat(rows(1, 8), 20, axis=0), WhiteningConfig())
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    learnt = Whitening.fit(rows(12, 30), WhiteningConfig(dimension=6))
+    learnt.save(tmp_path)
+    loaded = Whitening.load(tmp_path)
+    np.testing.assert_array_equal(loaded.apply(rows(3, 30)), learnt.apply(rows(3, 30)))
+    assert loaded.dimension == 6
