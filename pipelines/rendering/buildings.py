@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from pipelines.rendering import textures as paint
@@ -21,7 +22,7 @@ from pipelines.rendering.geometry import (
 )
 from pipelines.rendering.ground import Ground
 from pipelines.rendering.scene import Subject
-from pipelines.rendering.style import Style, pick
+from pipelines.rendering.style import ROOFS, Style, pick
 from pipelines.rendering.textures import Generator, Picture
 
 
@@ -29,8 +30,12 @@ def column(
     at: tuple[float, float, float], height: float, radius: float, *, sides: int = 8
 ) -> list[Face]:
     """A column with base and capital; needs the texture "column"."""
-    profile = [(radius * 1.35, 0), (radius * 1.05, height * 0.05), (radius * 0.86, height * 0.9),
-               (radius * 1.4, height)]
+    profile = [
+        (radius * 1.35, 0),
+        (radius * 1.05, height * 0.05),
+        (radius * 0.86, height * 0.9),
+        (radius * 1.4, height),
+    ]
     return revolve(profile, "column", sides=sides, centre=at)
 
 
@@ -40,8 +45,9 @@ def pediment(
     """A low gable towards -y over the middle of a front at `at`; needs the texture "pediment"."""
     width, depth, height = size
     x, y, z = at
-    return gable((x, y + depth / 2, z), (width, depth, height), roof, "pediment", along_x=False,
-                 eaves=0.5)
+    return gable(
+        (x, y + depth / 2, z), (width, depth, height), roof, "pediment", along_x=False, eaves=0.5
+    )
 
 
 def fluted(own: Generator, style: Style) -> Picture:
@@ -56,7 +62,7 @@ def carved_pediment(own: Generator, style: Style) -> Picture:
     for side in (30, 240):
         paint.carve(wall, (side, 58, 50, 34), paint.motif(own, 40), 2.2)
     for start in ((0, 95), (319, 95)):
-        paint.cv2.line(wall, start, (160, 2), (110, 102, 90), 4, paint.cv2.LINE_AA)
+        cv2.line(wall, start, (160, 2), (110, 102, 90), 4, cv2.LINE_AA)
     return wall
 
 
@@ -78,27 +84,44 @@ def palace(kin: Generator, own: Generator) -> Subject:
         "front": _storeys(kin, own, style, window, floors, columns, size, 640),
         "middle": _storeys(kin, own, style, window, floors, 3, size, 208),
         "side": _storeys(kin, own, style, window, floors, 4, size, 224),
-        "cornice": _cornice(own, style), "roof": style.covering(kin, 128, 512),
-        "column": fluted(own, style), "pediment": carved_pediment(own, style),
+        "cornice": _cornice(own, style),
+        "roof": style.covering(kin, 128, 512),
+        "column": fluted(own, style),
+        "pediment": carved_pediment(own, style),
         "dormer": _dormer(own, style, window),
-    }  # fmt: skip
+    }
     block, out = wide * own.uniform(0.2, 0.28), own.uniform(1.5, 3.5)
     sides = ("front", "side", "front", "side")
     faces = box((0, 0, 0), (wide, deep, tall), sides)
     faces += slab((0, 0, tall), (wide + 0.9, deep + 0.9, 1.1), "cornice", "cornice")
     rise = own.uniform(3, 6)
-    faces += frustum((0, 0, tall + 1.1), (wide + 0.4, deep + 0.4), (wide * 0.92, deep * 0.5), rise,
-                     "roof", "roof")
+    faces += frustum(
+        (0, 0, tall + 1.1),
+        (wide + 0.4, deep + 0.4),
+        (wide * 0.92, deep * 0.5),
+        rise,
+        "roof",
+        "roof",
+    )
     high = tall + own.uniform(1.0, 3.0)
-    faces += box((0, -deep / 2 - out / 2, 0), (block, out, high), ("middle", "side", "side", "side"))
-    faces += slab((0, -deep / 2 - out / 2, high), (block + 0.9, out + 0.9, 0.9), "cornice", "cornice")
+    faces += box(
+        (0, -deep / 2 - out / 2, 0), (block, out, high), ("middle", "side", "side", "side")
+    )
+    faces += slab(
+        (0, -deep / 2 - out / 2, high), (block + 0.9, out + 0.9, 0.9), "cornice", "cornice"
+    )
     faces += _crowning(own, (0, -deep / 2 - out - 0.3, high + 0.9), block, deep * 0.5)
     if own.random() < 0.5:
         corner = wide * own.uniform(0.1, 0.14)
         for x in (-wide / 2, wide / 2):
             faces += box((x, -deep / 2 + corner / 2 - 1, 0), (corner, corner, tall + 1.4), "middle")
-            faces += frustum((x, -deep / 2 + corner / 2 - 1, tall + 1.4),
-                             (corner + 0.8, corner + 0.8), (0.6, 0.6), rise + 2.5, "roof")
+            faces += frustum(
+                (x, -deep / 2 + corner / 2 - 1, tall + 1.4),
+                (corner + 0.8, corner + 0.8),
+                (0.6, 0.6),
+                rise + 2.5,
+                "roof",
+            )
     count = int(own.integers(6, 10))
     for i in range(count):
         x = (i - (count - 1) / 2) * wide * 0.86 / count
@@ -119,8 +142,11 @@ def _storeys(
 ) -> Picture:
     """A front with rows of windows, 72 pixels a floor, rusticated below."""
     height = 72 * floors
-    wall = style.stone(kin, height, width) if kin.random() < 0.5 else (
-        paint.plaster(kin, (height, width), style.wall))
+    wall = (
+        style.stone(own, height, width)
+        if kin.random() < 0.5
+        else (paint.plaster(own, (height, width), style.wall))
+    )
     wall[-66:] = paint.masonry(kin, (66, width), style.trim, 12, 2.5, jitter=0.05, joint=0.6)
     for floor in range(1, floors):
         paint.frieze(wall, (0, 72 * floor - 9, width, 9), _MEANDER, columns * 3)
@@ -138,9 +164,9 @@ def _storeys(
 _MEANDER = paint.motif(np.random.default_rng(3), 16)
 
 
-def _crowning(own: Generator, at: tuple[float, float, float], wide: float, deep: float) -> (
-    list[Face]
-):
+def _crowning(
+    own: Generator, at: tuple[float, float, float], wide: float, deep: float
+) -> list[Face]:
     """What tops a front's middle: a pediment, a square dome or an attic."""
     x, y, z = at
     kind = own.integers(3)
@@ -148,10 +174,17 @@ def _crowning(own: Generator, at: tuple[float, float, float], wide: float, deep:
         return pediment(at, (wide, deep, wide * own.uniform(0.2, 0.3)))
     if kind == 1:
         high = wide * own.uniform(0.35, 0.55)
-        lower = frustum((x, y + deep / 2, z), (wide, deep), (wide * 0.85, deep * 0.8), high * 0.6,
-                        "roof")
-        return lower + frustum((x, y + deep / 2, z + high * 0.6), (wide * 0.85, deep * 0.8),
-                               (wide * 0.3, deep * 0.25), high * 0.5, "roof", "cornice")
+        lower = frustum(
+            (x, y + deep / 2, z), (wide, deep), (wide * 0.85, deep * 0.8), high * 0.6, "roof"
+        )
+        return lower + frustum(
+            (x, y + deep / 2, z + high * 0.6),
+            (wide * 0.85, deep * 0.8),
+            (wide * 0.3, deep * 0.25),
+            high * 0.5,
+            "roof",
+            "cornice",
+        )
     return box((x, y + deep / 2, z), (wide * 0.8, deep, 2.6), "middle", "cornice")
 
 
@@ -174,13 +207,20 @@ def domed_hall(kin: Generator, own: Generator) -> Subject:
     window = paint.WindowStyle.draw(own, style.trim, ("round", "flat"))
     textures = {
         "wall": _storeys(kin, own, style, window, 2, int(own.integers(6, 9)), (0.36, 0.56), 384),
-        "drum": _drum(kin, own, style, window),
-        "dome": paint.ribbed(own, (256, 512), paint.varied(own, style.roof, 0.08),
-                             int(pick(own, 8, 12, 16, 24)), int(own.integers(0, 7))),
-        "cornice": _cornice(own, style), "column": fluted(own, style),
-        "pediment": carved_pediment(own, style), "roof": style.covering(kin),
+        "drum": _drum(own, style, window),
+        "dome": paint.ribbed(
+            own,
+            (256, 512),
+            paint.varied(own, ROOFS[own.integers(len(ROOFS))]),
+            int(pick(own, 8, 12, 16, 24)),
+            int(own.integers(0, 7)),
+        ),
+        "cornice": _cornice(own, style),
+        "column": fluted(own, style),
+        "pediment": carved_pediment(own, style),
+        "roof": style.covering(kin),
         "steps": paint.masonry(kin, (48, 256), style.trim, 8, 12, jitter=0.04),
-    }  # fmt: skip
+    }
     faces = box((0, 0, 0), (wide, deep, tall), "wall", "cornice")
     faces += slab((0, 0, tall), (wide + 1, deep + 1, 1.2), "cornice", "cornice")
     faces += _porch(own, wide, deep, tall)
@@ -188,9 +228,16 @@ def domed_hall(kin: Generator, own: Generator) -> Subject:
     drum = radius * own.uniform(0.45, 0.8)
     faces += revolve([(radius, level), (radius, level + drum)], "drum", sides=24)
     level += drum
-    faces += revolve([(radius + 0.1, level), (radius + 0.8, level + 0.4),
-                      (radius + 0.8, level + 0.9), (radius * 0.97, level + 1.0)], "cornice",
-                     sides=24)
+    faces += revolve(
+        [
+            (radius + 0.1, level),
+            (radius + 0.8, level + 0.4),
+            (radius + 0.8, level + 0.9),
+            (radius * 0.97, level + 1.0),
+        ],
+        "cornice",
+        sides=24,
+    )
     high = radius * own.uniform(0.85, 1.35)
     turn = np.linspace(0.0, np.pi / 2 * 0.9, 8)
     dome = [(radius * 0.97 * np.cos(a), level + 1 + high * np.sin(a)) for a in turn]
@@ -199,8 +246,8 @@ def domed_hall(kin: Generator, own: Generator) -> Subject:
     return Subject(faces, textures, Ground("paving", "grass", 40))
 
 
-def _drum(kin: Generator, own: Generator, style: Style, window: paint.WindowStyle) -> Picture:
-    wall = style.stone(kin, 112, 640)
+def _drum(own: Generator, style: Style, window: paint.WindowStyle) -> Picture:
+    wall = style.stone(own, 112, 640)
     bays = int(pick(own, 16, 20, 24))
     paint.pilasters(wall, (0, 2, 640, 106), bays, style.trim, 0.24)
     paint.paint_windows(wall, (0, 6, 640, 96), 1, bays, window, own, size=(0.34, 0.6))
@@ -213,8 +260,12 @@ def _porch(own: Generator, wide: float, deep: float, tall: float) -> list[Face]:
     porch, front = wide * own.uniform(0.42, 0.62), -deep / 2
     faces: list[Face] = []
     for step in range(3):
-        faces += box((0, front - out / 2 - 1.2 + 0.6 * step, 0), (porch + 4 - step, out + 3 - step,
-                                                               0.5 * (step + 1)), "steps", "steps")
+        faces += box(
+            (0, front - out / 2 - 1.2 + 0.6 * step, 0),
+            (porch + 4 - step, out + 3 - step, 0.5 * (step + 1)),
+            "steps",
+            "steps",
+        )
     for i in range(count):
         x = (i - (count - 1) / 2) * (porch - 1.4) / (count - 1)
         faces += column((x, front - out + 0.7, 1.5), tall - 1.5, porch * 0.034)
@@ -224,11 +275,22 @@ def _porch(own: Generator, wide: float, deep: float, tall: float) -> list[Face]:
 
 def _lantern(own: Generator, level: float, radius: float) -> list[Face]:
     high = radius * own.uniform(1.6, 2.6)
-    faces = revolve([(radius * 1.3, level - 0.4), (radius, level + 0.2), (radius, level + high)],
-                    "drum", sides=12, repeats=1)
-    return faces + revolve([(radius * 1.15, level + high), (radius * 0.8, level + high * 1.3),
-                            (0.15, level + high * 1.55), (0.06, level + high * 2.2)], "dome",
-                           sides=12)
+    faces = revolve(
+        [(radius * 1.3, level - 0.4), (radius, level + 0.2), (radius, level + high)],
+        "drum",
+        sides=12,
+        repeats=1,
+    )
+    return faces + revolve(
+        [
+            (radius * 1.15, level + high),
+            (radius * 0.8, level + high * 1.3),
+            (0.15, level + high * 1.55),
+            (0.06, level + high * 2.2),
+        ],
+        "dome",
+        sides=12,
+    )
 
 
 def cathedral(kin: Generator, own: Generator) -> Subject:
@@ -251,31 +313,40 @@ def cathedral(kin: Generator, own: Generator) -> Subject:
     doors = [pointed_arch(-nave * 0.2, nave * 0.4, 3.2, own.uniform(2.2, 3.4))]
     wall = pierced_wall((nave, tall), doors, 1.2, "west", "soffit")
     faces = moved(wall, (0, -0.2, 0)) + box((0, 1.6, 0), (nave, 0.4, tall * 0.5), "dark")
-    faces += gable((0, 12, tall), (nave + 1, 26, nave * own.uniform(0.5, 0.8)), "roof", "gable",
-                   along_x=False, eaves=0.3)
+    faces += gable(
+        (0, 12, tall),
+        (nave + 1, 26, nave * own.uniform(0.5, 0.8)),
+        "roof",
+        "gable",
+        along_x=False,
+        eaves=0.3,
+    )
     faces += box((0, 14, 0), (nave, 24, tall), "nave")
-    spires = own.integers(3)
+    spires = int(own.integers(3))
     for side in (-1, 1):
         x = side * (nave + tower) / 2
         rise = high if side < 0 or own.random() < 0.7 else high * 0.88
         sides = ("tower", "tower side", "tower", "tower side")
         faces += box((x, tower / 2 - 0.8, 0), (tower, tower, rise), sides)
         faces += slab((x, tower / 2 - 0.8, rise), (tower + 0.8, tower + 0.8, 1.0), "trim", "trim")
-        faces += _tower_top(own, spires, (x, tower / 2 - 0.8, rise + 1.0), tower)
+        faces += _tower_top(spires, (x, tower / 2 - 0.8, rise + 1.0), tower)
     return Subject(faces, textures, Ground("cobbles", "paving", 34))
 
 
-def _tower_top(
-    own: Generator, kind: int, at: tuple[float, float, float], wide: float
-) -> list[Face]:
+def _tower_top(kind: int, at: tuple[float, float, float], wide: float) -> list[Face]:
     x, y, z = at
     faces: list[Face] = []
     for dx, dy in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
         corner = (x + dx * wide * 0.44, y + dy * wide * 0.44, z)
         faces += frustum(corner, (0.9, 0.9), (0.05, 0.05), wide * 0.42, "trim")
     if kind == 0:
-        faces += revolve([(wide * 0.44, z), (0.04, z + wide * 1.9)], "spire", sides=8,
-                         centre=(x, y, 0), smooth=False)
+        faces += revolve(
+            [(wide * 0.44, z), (0.04, z + wide * 1.9)],
+            "spire",
+            sides=8,
+            centre=(x, y, 0),
+            smooth=False,
+        )
     elif kind == 1:
         faces += frustum(at, (wide * 0.9, wide * 0.9), (0.1, 0.1), wide * 0.95, "roof")
     return faces
@@ -287,9 +358,15 @@ def _west_front(kin: Generator, own: Generator, style: Style) -> Picture:
     paint.rose(wall, (112, int(own.integers(84, 110))), int(own.integers(52, 70)), own)
     niches = int(own.integers(6, 11))
     gallery = paint.WindowStyle(
-        str(own.choice(["pointed", "round"])), (1, 1), style.trim, style.trim, (62, 54, 50),
-        "none", True, None,
-    )  # fmt: skip
+        str(own.choice(["pointed", "round"])),
+        (1, 1),
+        style.trim,
+        style.trim,
+        (62, 54, 50),
+        "none",
+        True,
+        None,
+    )
     paint.paint_windows(wall, (4, 178, 216, 52), 1, niches, gallery, own, size=(0.55, 0.8))
     paint.frieze(wall, (0, 4, 224, 20), paint.motif(own, 24), int(own.integers(7, 12)))
     paint.frieze(wall, (0, 234, 224, 16), paint.motif(own, 24), int(own.integers(9, 15)))
@@ -305,8 +382,15 @@ def _gothic_tower(kin: Generator, own: Generator, style: Style) -> Picture:
         lights = int(own.integers(1, 4))
         window = paint.WindowStyle.draw(own, style.trim, ("pointed", "pointed", "round"))
         tall = (bottom - top) if floor < 2 else (bottom - top) // 2
-        paint.paint_windows(wall, (20, top + 16, 104, tall - 20), 1, lights, window, own,
-                            size=(0.55, own.uniform(0.6, 0.85)))
+        paint.paint_windows(
+            wall,
+            (20, top + 16, 104, tall - 20),
+            1,
+            lights,
+            window,
+            own,
+            size=(0.55, own.uniform(0.6, 0.85)),
+        )
         paint.frieze(wall, (0, top + 1, 144, 15), paint.motif(own, 24), int(own.integers(5, 9)))
     if own.random() < 0.6:
         paint.door(wall, (46, 404, 52, 108), own, (84, 58, 40), "pointed")
@@ -346,8 +430,9 @@ def city_gate(kin: Generator, own: Generator) -> Subject:
     make = pointed_arch if own.random() < 0.4 else arch
     door = make(-wide / 2, wide, 3.2, wide * 0.5)
     edge = crenels(middle, wall_height, own.uniform(0.8, 1.3), 1.1)
-    faces = moved(pierced_wall((middle, wall_height), [door], 5.0, "middle", "soffit", top=edge),
-                  (0, -1.5, 0))
+    faces = moved(
+        pierced_wall((middle, wall_height), [door], 5.0, "middle", "soffit", top=edge), (0, -1.5, 0)
+    )
     faces += [panel([0, 1.5, 0], [1, 0, 0], [0, 0, 1], [door], "gate")]
     for side in (-1, 1):
         faces += _gate_side(own, side * (middle / 2 + radius * 0.75), radius, tall)
@@ -356,25 +441,36 @@ def city_gate(kin: Generator, own: Generator) -> Subject:
         length = 26.0
         top = crenels(length, wall_height * 0.62, 1.0, 1.0)
         x = side * (middle / 2 + radius * 1.5 + length / 2)
-        walls += moved(pierced_wall((length, wall_height * 0.62), [], 2.0, "wall", "soffit",
-                                    top=top), (x, 0.5, 0))
+        walls += moved(
+            pierced_wall((length, wall_height * 0.62), [], 2.0, "wall", "soffit", top=top),
+            (x, 0.5, 0),
+        )
     return Subject(faces, textures, Ground("cobbles", "grass", 26), walls)
 
 
 def _gate_side(own: Generator, x: float, radius: float, tall: float) -> list[Face]:
-    faces = revolve([(radius * 1.08, 0), (radius, tall * 0.2), (radius, tall)], "tower", sides=20,
-                    centre=(x, 0, 0))
+    faces = revolve(
+        [(radius * 1.08, 0), (radius, tall * 0.2), (radius, tall)],
+        "tower",
+        sides=20,
+        centre=(x, 0, 0),
+    )
     ledge = [(radius, tall - 0.6), (radius + 0.5, tall), (radius + 0.5, tall + 1.0)]
     faces += revolve(ledge, "trim", sides=20, centre=(x, 0, 0))
-    faces += revolve([(radius + 0.5, tall + 1.0), (0.1, tall + 1.01)], "soffit", sides=20,
-                     centre=(x, 0, 0))
+    faces += revolve(
+        [(radius + 0.5, tall + 1.0), (0.1, tall + 1.01)], "soffit", sides=20, centre=(x, 0, 0)
+    )
     count = 10
     for i in range(count):
         merlon = box((0, -radius, tall + 1.0), (1.2, 0.5, 1.0), "soffit", "soffit")
         faces += moved(merlon, (x, 0, 0), 2 * np.pi * i / count)
     if own.random() < 0.6:
-        faces += revolve([(radius * 0.95, tall + 1.0), (0.05, tall + 1 + radius * 1.9)], "roof",
-                         sides=20, centre=(x, 0, 0))
+        faces += revolve(
+            [(radius * 0.95, tall + 1.0), (0.05, tall + 1 + radius * 1.9)],
+            "roof",
+            sides=20,
+            centre=(x, 0, 0),
+        )
     return faces
 
 
@@ -394,8 +490,9 @@ def _gate_tower(kin: Generator, own: Generator, style: Style) -> Picture:
 def _gate_middle(kin: Generator, own: Generator, style: Style) -> Picture:
     wall = style.stone(kin, 288, 224)
     window = paint.WindowStyle.draw(own, style.trim, ("round", "pointed", "flat"))
-    paint.paint_windows(wall, (20, 40, 184, 60), 1, int(own.integers(2, 6)), window, own,
-                        size=(0.4, 0.75))
+    paint.paint_windows(
+        wall, (20, 40, 184, 60), 1, int(own.integers(2, 6)), window, own, size=(0.4, 0.75)
+    )
     paint.carve(wall, (86, 106, 52, 56), paint.motif(own, 48), 2.8)
     paint.frieze(wall, (0, 26, 224, 14), paint.motif(own, 20), int(own.integers(9, 16)))
     return wall

@@ -49,15 +49,14 @@ class Camera:
         x = (np.arange(self.width) - self.centre[0]) / self.focal
         y = (np.arange(self.height) - self.centre[1]) / self.focal
         right, down, ahead = self.rotation
-        rays = ahead + x[None, :, None] * right + y[:, None, None] * down
-        return np.asarray(rays, dtype=np.float32)
+        row = (ahead + x[:, None] * right).astype(np.float32)
+        rays: NDArray[np.float32] = row[None] + (y[:, None] * down).astype(np.float32)[:, None]
+        return rays
 
     def enlarged(self, factor: float) -> Camera:
         """The same view on `factor` times as many pixels a side."""
         width, height = round(self.width * factor), round(self.height * factor)
-        return Camera(
-            self.position, self.rotation, self.focal * width / self.width, width, height
-        )
+        return Camera(self.position, self.rotation, self.focal * width / self.width, width, height)
 
 
 def look_at(
@@ -84,9 +83,7 @@ def picture_size(rng: np.random.Generator, tall: float) -> tuple[int, int]:
     return (short, LONG_SIDE) if rng.random() < tall else (LONG_SIDE, short)
 
 
-def take_view(
-    rng: np.random.Generator, low: Array, high: Array, spread: float = 0.87
-) -> Camera:
+def take_view(rng: np.random.Generator, low: Array, high: Array, spread: float = 0.7) -> Camera:
     """A visitor's camera before the box from `low` to `high` (3,), metres, whose front is -y.
 
     It stands up to `spread` radians off the front, mostly on the ground, now and then higher up,
@@ -98,8 +95,10 @@ def take_view(
     field = rng.uniform(0.75, 1.15)
     focal = LONG_SIDE / 2 / np.tan(field / 2)
     across = abs(width * np.cos(azimuth)) + abs(depth * np.sin(azimuth))
-    fill = np.exp(rng.uniform(np.log(0.55), np.log(1.45)))
-    distance = focal * max(across / size[0], height / size[1]) / fill
+    fill = np.exp(rng.uniform(np.log(0.8), np.log(1.4)))
+    # Of something very tall or very wide, part may lie outside rather than all be tiny.
+    low_share, high_share = sorted([across / size[0], height / size[1]])
+    distance = focal * high_share**0.85 * low_share**0.15 / fill
     distance = max(distance, 0.55 * across, 0.6 * height) + depth / 2
     centre = (low + high) / 2
     elevated = rng.random() < 0.25
@@ -144,9 +143,10 @@ def develop(rng: np.random.Generator, picture: NDArray[np.float32]) -> NDArray[n
     if rng.random() < 0.15:
         picture = _shake(rng, picture)
     elif rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.1))
+        blurred = cv2.GaussianBlur(picture, (0, 0), rng.uniform(0.3, 1.0))
+        picture = np.asarray(blurred, dtype=np.float32)
     noise = np.empty(picture.shape, dtype=np.float32)
-    sigma = np.exp(rng.uniform(np.log(0.004), np.log(0.03)))
+    sigma = np.exp(rng.uniform(np.log(0.004), np.log(0.022)))
     rng.standard_normal(dtype=np.float32, out=noise)
     noisy = picture + noise * sigma * (1.3 - picture)
     return np.asarray(np.clip(noisy * 255 + 0.5, 0, 255), dtype=np.uint8)

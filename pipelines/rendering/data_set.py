@@ -72,8 +72,10 @@ def render_data_set(
         partial(_render_landmark, folder, seed, subject, gallery_views, query_views)
         for subject in subjects
     ]
-    jobs += [partial(_render_plain, folder, seed, numbers)
-             for numbers in _batches(range(none), gallery_views + query_views)]
+    jobs += [
+        partial(_render_plain, folder, seed, numbers)
+        for numbers in _batches(range(none), gallery_views + query_views)
+    ]
     rows: list[Row] = []
     for done in _run(jobs, workers or os.cpu_count() or 1):
         rows += done
@@ -83,8 +85,11 @@ def render_data_set(
     _write(folder / "landmarks.csv", ("landmark_id", "name"), names)
     for table in ("test", "none", "index"):
         chosen = sorted((row for row in rows if row.table == table), key=lambda row: row.id)
-        _write(folder / f"{table}.csv", COLUMNS,
-               [(row.id, row.path, row.landmark_id, SOURCE) for row in chosen])
+        _write(
+            folder / f"{table}.csv",
+            COLUMNS,
+            [(row.id, row.path, row.landmark_id, SOURCE) for row in chosen],
+        )
 
 
 def _run(jobs: Sequence[Callable[[], list[Row]]], workers: int) -> Iterator[list[Row]]:
@@ -92,7 +97,9 @@ def _run(jobs: Sequence[Callable[[], list[Row]]], workers: int) -> Iterator[list
         yield from (job() for job in jobs)
         return
     with ProcessPoolExecutor(
-        min(workers, max(len(jobs), 1)), get_context("spawn"), initializer=cv2.setNumThreads,
+        min(workers, max(len(jobs), 1)),
+        get_context("spawn"),
+        initializer=cv2.setNumThreads,
         initargs=(1,),
     ) as pool:
         yield from pool.map(_call, jobs)

@@ -46,7 +46,8 @@ class Face:
 
     def vertices(self) -> Array:
         """(k, 3) corners of every contour in the world, metres."""
-        return np.vstack(self.contours) @ self.frame[:2] + self.frame[2]
+        points: Array = np.vstack(self.contours) @ self.frame[:2] + self.frame[2]
+        return points
 
 
 def quad(
@@ -69,7 +70,9 @@ def quad(
     frame = np.stack([across, cross(normal, across), points[0]])
     plane = (points - points[0]) @ frame[:2].T
     fractions = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], dtype=np.float32)
-    chart = cv2.getPerspectiveTransform(plane.astype(np.float32), fractions)
+    chart: Array = np.asarray(
+        cv2.getPerspectiveTransform(plane.astype(np.float32), fractions), dtype=np.float64
+    )
     bend = np.stack([normal, np.zeros(3), np.zeros(3)])
     if normals is not None:
         low_left, low_right, top_right, top_left = np.asarray(normals, dtype=np.float64)
@@ -192,10 +195,18 @@ def gable(
     out, reach = deep + eaves, half + eaves
     triangle = [[-deep, 0], [deep, 0], [0, height]]
     faces = [
-        quad([[-reach, -out, -drop], [reach, -out, -drop], [reach, 0, height], [-reach, 0, height]],
-             roof, tint=tint, two_sided=True),
-        quad([[reach, out, -drop], [-reach, out, -drop], [-reach, 0, height], [reach, 0, height]],
-             roof, tint=tint, two_sided=True),
+        quad(
+            [[-reach, -out, -drop], [reach, -out, -drop], [reach, 0, height], [-reach, 0, height]],
+            roof,
+            tint=tint,
+            two_sided=True,
+        ),
+        quad(
+            [[reach, out, -drop], [-reach, out, -drop], [-reach, 0, height], [reach, 0, height]],
+            roof,
+            tint=tint,
+            two_sided=True,
+        ),
         panel([half, 0, 0], [0, 1, 0], [0, 0, 1], [triangle], ends, tint=tint),
         panel([-half, 0, 0], [0, -1, 0], [0, 0, 1], [triangle], ends, tint=tint),
     ]
@@ -234,8 +245,12 @@ def revolve(
         around = circle * slope[0] + [0, 0, slope[1]]
         for i in range(sides):
             start = i * repeats % sides
-            region = (start / sides, 1 - along[level + 1], (start + repeats) / sides,
-                      1 - along[level])
+            region = (
+                start / sides,
+                1 - along[level + 1],
+                (start + repeats) / sides,
+                1 - along[level],
+            )
             faces.append(
                 quad(
                     [lower[i], lower[i + 1], upper[i + 1], upper[i]],
@@ -266,8 +281,12 @@ def tube(
         ring = np.outer(np.cos(angles), first) + np.outer(np.sin(angles), cross(axis, first))
         faces += [
             quad(
-                [start + r0 * ring[i], start + r0 * ring[i + 1],
-                 end + r1 * ring[i + 1], end + r1 * ring[i]],
+                [
+                    start + r0 * ring[i],
+                    start + r0 * ring[i + 1],
+                    end + r1 * ring[i + 1],
+                    end + r1 * ring[i],
+                ],
                 texture,
                 (i / sides, 0.0, (i + 1) / sides, 1.0),
                 tint=tint,
@@ -306,6 +325,12 @@ def pointed_arch(left: float, width: float, springing: float, rise: float) -> Ar
     )
 
 
+def raised(outline: Array, height: float) -> Array:
+    """The outline (k, 2) `height` metres higher up."""
+    higher: Array = outline + np.array([0.0, height])
+    return higher
+
+
 def lining(
     outline: Array, depth: float, texture: str, *, y: float = 0.0, tint: Tint = WHITE
 ) -> list[Face]:
@@ -316,8 +341,12 @@ def lining(
     x, z = outline[:, 0], outline[:, 1]
     return [
         quad(
-            [[x[i], y, z[i]], [x[i], y + depth, z[i]],
-             [x[i + 1], y + depth, z[i + 1]], [x[i + 1], y, z[i + 1]]],
+            [
+                [x[i], y, z[i]],
+                [x[i], y + depth, z[i]],
+                [x[i + 1], y + depth, z[i + 1]],
+                [x[i + 1], y, z[i + 1]],
+            ],
             texture,
             (0.0, i / len(x), 1.0, (i + 1) / len(x)),
             tint=tint,
@@ -365,7 +394,7 @@ def crenels(width: float, height: float, merlon: float, rise: float) -> list[tup
 
 def moved(
     faces: Iterable[Face],
-    offset: Sequence[float] = (0.0, 0.0, 0.0),
+    offset: ArrayLike = (0.0, 0.0, 0.0),
     turn: float = 0.0,
 ) -> list[Face]:
     """The faces turned about the z axis by `turn` radians (anticlockwise), then shifted, metres."""

@@ -30,8 +30,12 @@ MATERIALS: dict[str, tuple[Colour, float]] = {  # colour, pixels per metre of th
     "boards": ((150, 108, 70), 160.0),
     "water": ((38, 66, 72), 12.0),
 }
-_COURSES = {"paving": (26.0, 1.0), "cobbles": (8.0, 1.1), "slabs": (32.0, 1.6),
-            "boards": (24.0, 9.0)}
+_COURSES = {
+    "paving": (26.0, 1.0),
+    "cobbles": (8.0, 1.1),
+    "slabs": (32.0, 1.6),
+    "boards": (24.0, 9.0),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def _tile(material: str) -> tuple[Picture, NDArray[np.int64]]:
         tile = masonry(rng, (TILE, TILE), colour, course, ratio, jitter=0.07)
     else:
         flat = np.ones((TILE, TILE, 3), dtype=np.float32) * np.array(colour, dtype=np.float32)
-        grain = 0.14 * noise_tile(0.4) + 0.1 * noise_tile(1.2)
+        grain = 0.07 * noise_tile(0.4) + 0.08 * noise_tile(1.2)
         tile = shades(flat, 1 + grain)
     sizes = [TILE >> level for level in range(LEVELS)]
     tops = np.concatenate([[0], np.cumsum(sizes)[:-1]])
@@ -83,13 +87,17 @@ def paint_ground(
     reach = np.minimum(-np.float32(camera.position[2]) / rays[:, 2], np.float32(FARTHEST))
     points = camera.position.astype(np.float32) + rays * reach[:, None]
     points[:, 2] = 0
-    wobble = _noise_at(points / np.float32(max(ground.radius, 1.0) / 60))
-    inside = np.hypot(points[:, 0], points[:, 1]) < ground.radius * (1 + 0.06 * wobble)
-    colour = np.empty_like(points)
     spread = reach / np.float32(camera.focal)
-    spread = spread * np.sqrt(np.maximum(reach / np.float32(camera.position[2]), 1))
-    for material, where in ((ground.inner, inside), (ground.outer, ~inside)):
-        colour[where] = _material_at(rng, material, points[where], spread[where])
+    spread *= np.sqrt(np.maximum(reach / np.float32(camera.position[2]), 1))
+    if ground.inner == ground.outer:
+        colour = _material_at(rng, ground.inner, points, spread)
+    else:
+        colour = np.empty_like(points)
+        wobble = _noise_at(points / np.float32(max(ground.radius, 1.0) / 60))
+        inside = np.hypot(points[:, 0], points[:, 1]) < ground.radius * (1 + 0.06 * wobble)
+        for material, where in ((ground.inner, inside), (ground.outer, ~inside)):
+            chosen = np.flatnonzero(where)
+            colour[chosen] = _material_at(rng, material, points[chosen], spread[chosen])
     broad = _noise_at(points * np.float32(1.5 + 20 / scale))
     colour *= (1 + 0.12 * broad)[:, None]
     reached = np.ones(len(points), dtype=np.float32)
@@ -113,8 +121,13 @@ def ripple(light: Floats, water: NDArray[np.bool_], camera: Camera) -> Floats:
     below = np.maximum(rows - np.float32(horizon), 1) / np.float32(height)
     x = np.arange(width, dtype=np.float32)[None, :] / (0.15 + 2.2 * below)
     y = 60 / (below + np.float32(0.03)) + 0 * x
-    wave = cv2.remap(noise_tile(0.9), (x % TILE).astype(np.float32), (y % TILE).astype(np.float32),
-                     cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    wave = cv2.remap(
+        noise_tile(0.9),
+        (x % TILE).astype(np.float32),
+        (y % TILE).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
     shift = wave * water * (1 + 14 * below)
     columns = np.arange(width, dtype=np.float32)[None, :] + shift * 0.6
     lines = np.maximum(rows + shift * 0.9, 0)
@@ -124,9 +137,7 @@ def ripple(light: Floats, water: NDArray[np.bool_], camera: Camera) -> Floats:
     )
 
 
-def _material_at(
-    rng: np.random.Generator, material: str, points: Floats, spread: Floats
-) -> Floats:
+def _material_at(rng: np.random.Generator, material: str, points: Floats, spread: Floats) -> Floats:
     """(k, 3) linear colours of a material at (k, 3) points; a pixel covers `spread` metres."""
     picture, tops = _tile(material)
     density = np.float32(MATERIALS[material][1])
@@ -143,8 +154,11 @@ def _material_at(
 
 def _noise_at(points: Floats, roughness: float = 1.4) -> Floats:
     """(k,) slowly varying noise at (k, 3) points given in pixels of the noise tile."""
-    place = np.mod(points[:, :2], TILE).astype(np.int64) % TILE
-    return noise_tile(roughness)[place[:, 1], place[:, 0]]
+    # TILE is a power of two: masking the bits is the remainder, for negative numbers too.
+    column = points[:, 0].astype(np.int32) & (TILE - 1)
+    row = points[:, 1].astype(np.int32) & (TILE - 1)
+    found: Floats = noise_tile(roughness).reshape(-1)[row * TILE + column]
+    return found
 
 
 def _water(light: Floats, rays: Floats, points: Floats, weather: Weather) -> Floats:
@@ -155,12 +169,11 @@ def _water(light: Floats, rays: Floats, points: Floats, weather: Weather) -> Flo
     mirrored = direction * np.array([1, 1, -1], dtype=np.float32)
     mirrored[:, 2] = np.maximum(mirrored[:, 2] + 0.10 * wave, 0.02)
     share = 0.06 + 0.85 * (1 - np.clip(mirrored[:, 2], 0, 1)) ** 5
-    return light + sky_light(weather, mirrored) * share[:, None]
+    both: Floats = light + sky_light(weather, mirrored) * share[:, None]
+    return both
 
 
 def water_share(rays: Floats) -> Floats:
     """(k,) share of the light that water mirrors at the angles of the rays (k, 3)."""
     steep = -rays[:, 2] / np.sqrt(np.einsum("ki,ki->k", rays, rays))
     return np.asarray(0.12 + 0.78 * (1 - np.clip(steep, 0, 1)) ** 5, dtype=np.float32)
-
-

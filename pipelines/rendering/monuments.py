@@ -36,10 +36,10 @@ def triumphal_arch(kin: Generator, own: Generator) -> Subject:
             openings.append(arch(side * wide * 0.305 - small / 2, small, tall * 0.32, small * 0.5))
     attic = own.uniform(3.4, 5.2)
     textures = {
-        "front": _carved_front(kin, own, style, triple),
-        "end": _carved_end(kin, own, style),
+        "front": _carved_front(own, style, triple),
+        "end": _carved_end(own, style),
         "soffit": _coffers(own, style),
-        "attic": _attic(kin, own, style),
+        "attic": _attic(own, style),
         "cornice": _rich_cornice(own, style),
         "column": fluted(own, style),
         "bronze": paint.plaster(own, (64, 64), (92, 116, 98), 0.15),
@@ -61,8 +61,8 @@ def triumphal_arch(kin: Generator, own: Generator) -> Subject:
     return Subject(faces, textures, Ground("paving", "slabs", 24))
 
 
-def _carved_front(kin: Generator, own: Generator, style: Style, triple: bool) -> Picture:
-    wall = style.stone(kin, 288, 448)
+def _carved_front(own: Generator, style: Style, triple: bool) -> Picture:
+    wall = style.stone(own, 288, 448)
     paint.frieze(wall, (0, 3, 448, 22), paint.motif(own, 28), int(own.integers(12, 22)))
     for side in (0.06, 0.79):
         x = round(448 * side)
@@ -76,8 +76,8 @@ def _carved_front(kin: Generator, own: Generator, style: Style, triple: bool) ->
     return wall
 
 
-def _carved_end(kin: Generator, own: Generator, style: Style) -> Picture:
-    wall = style.stone(kin, 256, 160)
+def _carved_end(own: Generator, style: Style) -> Picture:
+    wall = style.stone(own, 256, 160)
     paint.carve(wall, (30, 40, 100, 84), paint.motif(own, 72), 2.6)
     paint.frieze(wall, (0, 3, 160, 20), paint.motif(own, 28), int(own.integers(5, 9)))
     return wall
@@ -92,8 +92,8 @@ def _coffers(own: Generator, style: Style) -> Picture:
     return wall
 
 
-def _attic(kin: Generator, own: Generator, style: Style) -> Picture:
-    wall = style.stone(kin, 96, 448)
+def _attic(own: Generator, style: Style) -> Picture:
+    wall = style.stone(own, 96, 448)
     inset = int(own.integers(90, 130))
     paint.inscription(wall, (inset, 16, 448 - 2 * inset, 64), own, int(own.integers(2, 4)))
     for x in (16, 448 - 72):
@@ -125,8 +125,8 @@ def statue(kin: Generator, own: Generator) -> Subject:
     bronze = paint.varied(own, bronze, 0.06)
     wide, tall = own.uniform(2.6, 3.6), own.uniform(3.4, 5.4)
     textures = {
-        "plinth": _plinth(kin, own, style),
-        "plinth side": _plinth(kin, own, style),
+        "plinth": _plinth(own, style),
+        "plinth side": _plinth(own, style),
         "steps": paint.masonry(kin, (48, 192), style.trim, 16, 4, jitter=0.05),
         "cornice": _rich_cornice(own, style),
         "skin": _patina(kin, own, bronze),
@@ -138,8 +138,11 @@ def statue(kin: Generator, own: Generator) -> Subject:
         faces += box((0, 0, 0.4 * step), (size, size, 0.4), "steps", "steps")
     level = 0.4 * steps
     if own.random() < 0.35:
-        faces += revolve([(wide * 0.62, level), (wide * 0.55, level + 0.4),
-                          (wide * 0.5, level + tall)], "plinth", sides=16)
+        faces += revolve(
+            [(wide * 0.62, level), (wide * 0.55, level + 0.4), (wide * 0.5, level + tall)],
+            "plinth",
+            sides=16,
+        )
     else:
         sides = ("plinth", "plinth side", "plinth", "plinth side")
         faces += box((0, 0, level), (wide, wide, tall), sides, taper=own.uniform(0.84, 1.0))
@@ -149,8 +152,8 @@ def statue(kin: Generator, own: Generator) -> Subject:
     return Subject(faces, textures, Ground("paving", "grass", 16))
 
 
-def _plinth(kin: Generator, own: Generator, style: Style) -> Picture:
-    wall = style.dressed(kin, 224, 160)
+def _plinth(own: Generator, style: Style) -> Picture:
+    wall = style.dressed(own, 224, 160)
     if own.random() < 0.6:
         paint.carve(wall, (22, 34, 116, 90), paint.motif(own, 80), 2.6)
         paint.inscription(wall, (22, 136, 116, 58), own, int(own.integers(2, 4)))
@@ -173,10 +176,17 @@ def figure(own: Generator, texture: str, height: float) -> list[Face]:
     """A standing figure `height` metres tall, facing -y: robed or in breeches, arms in some pose,
     with something held or worn."""
     faces = _robe(own, texture) if own.random() < 0.5 else _legs(own, texture)
-    faces += revolve([(0.16, 0.98), (0.19, 1.15), (0.25, 1.38), (0.22, 1.5), (0.07, 1.56)], texture,
-                     sides=10, squash=0.62)
-    faces += revolve([(0.06, 1.52), (0.07, 1.6), (0.12, 1.68), (0.125, 1.76), (0.09, 1.84),
-                      (0.02, 1.87)], texture, sides=10)
+    faces += revolve(
+        [(0.16, 0.98), (0.19, 1.15), (0.25, 1.38), (0.22, 1.5), (0.07, 1.56)],
+        texture,
+        sides=10,
+        squash=0.62,
+    )
+    faces += revolve(
+        [(0.06, 1.52), (0.07, 1.6), (0.12, 1.68), (0.125, 1.76), (0.09, 1.84), (0.02, 1.87)],
+        texture,
+        sides=10,
+    )
     for side in (-1.0, 1.0):
         faces += _arm(own, texture, side)
     faces += _headgear(own, texture)
@@ -186,13 +196,15 @@ def figure(own: Generator, texture: str, height: float) -> list[Face]:
     return _scaled(faces, height / 1.8)
 
 
+_UP = np.array([0.0, 0.0, 1.0])
 _DARK: Tint = (0.82, 0.82, 0.82)
 
 
 def _robe(own: Generator, texture: str) -> list[Face]:
     hem = own.uniform(0.28, 0.42)
-    return revolve([(hem, 0), (hem * 0.85, 0.3), (0.24, 0.8), (0.17, 1.02)], texture, sides=12,
-                   squash=0.8)
+    return revolve(
+        [(hem, 0), (hem * 0.85, 0.3), (0.24, 0.8), (0.17, 1.02)], texture, sides=12, squash=0.8
+    )
 
 
 def _legs(own: Generator, texture: str) -> list[Face]:
@@ -219,17 +231,27 @@ def _arm(own: Generator, texture: str, side: float) -> list[Face]:
     faces = tube([shoulder, elbow, hand], [0.085, 0.07, 0.05], texture, sides=6)
     held = own.integers(6)
     if held == 0:  # a staff or spear
-        faces += tube([[hand[0], hand[1], 0.0], [hand[0], hand[1], hand[2] + 0.7]], [0.025, 0.02],
-                      texture, sides=5)
+        faces += tube(
+            [[hand[0], hand[1], 0.0], [hand[0], hand[1], hand[2] + 0.7]],
+            [0.025, 0.02],
+            texture,
+            sides=5,
+        )
     elif held == 1:  # a torch
-        faces += tube([hand - [0, 0, 0.15], hand + [0, 0, 0.22]], [0.025, 0.06], texture, sides=6)
-        faces += revolve([(0.08, 0), (0.1, 0.1), (0.02, 0.3)], texture, sides=6,
-                         centre=(hand[0], hand[1], hand[2] + 0.22), tint=(1.6, 1.3, 0.7))
+        faces += tube([hand - 0.15 * _UP, hand + 0.22 * _UP], [0.025, 0.06], texture, sides=6)
+        faces += revolve(
+            [(0.08, 0), (0.1, 0.1), (0.02, 0.3)],
+            texture,
+            sides=6,
+            centre=(hand[0], hand[1], hand[2] + 0.22),
+            tint=(1.6, 1.3, 0.7),
+        )
     elif held == 2:  # a book or tablet
         faces += box((hand[0], hand[1] - 0.06, hand[2] - 0.1), (0.22, 0.06, 0.3), texture, texture)
     elif held == 3:  # a shield
-        faces += moved(revolve([(0.30, 0), (0.28, 0.04), (0.1, 0.08), (0.02, 0.09)], texture,
-                               sides=12), hand)
+        faces += moved(
+            revolve([(0.30, 0), (0.28, 0.04), (0.1, 0.08), (0.02, 0.09)], texture, sides=12), hand
+        )
     return faces
 
 
@@ -240,16 +262,22 @@ def _headgear(own: Generator, texture: str) -> list[Face]:
         for turn in np.linspace(0.15, np.pi - 0.15, 7):
             reach = np.array([np.cos(turn), 0.0, np.sin(turn)])
             middle = np.array([0.0, 0.0, 1.76])
-            faces += tube([middle + 0.1 * reach, middle + 0.3 * reach], [0.03, 0.005], texture,
-                          sides=4)
+            faces += tube(
+                [middle + 0.1 * reach, middle + 0.3 * reach], [0.03, 0.005], texture, sides=4
+            )
         return faces
     if kind == 1:  # a broad hat
-        return revolve([(0.24, 1.78), (0.24, 1.81), (0.12, 1.82), (0.10, 1.95), (0.02, 1.96)],
-                       texture, sides=12, tint=_DARK)
+        return revolve(
+            [(0.24, 1.78), (0.24, 1.81), (0.12, 1.82), (0.10, 1.95), (0.02, 1.96)],
+            texture,
+            sides=12,
+            tint=_DARK,
+        )
     if kind == 2:  # a crested helmet
         crest = box((0, 0, 1.8), (0.04, 0.34, 0.2), texture, texture)
-        return crest + revolve([(0.14, 1.72), (0.13, 1.82), (0.02, 1.92)], texture, sides=10,
-                               tint=_DARK)
+        return crest + revolve(
+            [(0.14, 1.72), (0.13, 1.82), (0.02, 1.92)], texture, sides=10, tint=_DARK
+        )
     return []
 
 
@@ -258,9 +286,14 @@ def _scaled(faces: list[Face], factor: float) -> list[Face]:
     shrink = np.diag([1 / factor, 1 / factor, 1.0])
     return [
         Face(
-            face.frame * [[1.0], [1.0], [factor]], tuple(part * factor for part in face.contours),
-            face.texture, face.chart @ shrink, face.normals, face.region, face.tint,
+            face.frame * [[1.0], [1.0], [factor]],
+            tuple(part * factor for part in face.contours),
+            face.texture,
+            face.chart @ shrink,
+            face.normals,
+            face.region,
+            face.tint,
             face.two_sided,
-        )  # fmt: skip
+        )
         for face in faces
     ]

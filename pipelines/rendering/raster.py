@@ -26,7 +26,7 @@ LEVELS = 5
 NEAR = 0.3  # metres: nothing closer to the camera is drawn
 FAR = 20_000.0  # metres: everything is nearer
 FIXED = 4  # binary places of OpenCV's fixed-point polygon corners
-SHADOW_PIXELS = 448
+SHADOW_PIXELS = 400
 
 Floats = NDArray[np.float32]
 
@@ -48,11 +48,14 @@ class Atlas:
         for texture in textures.values():
             height, width = texture.shape[:2]
             places.append((0, top, width, height))
+            tall: NDArray[Any] = texture
             for row in range(LEVELS):
+                small: NDArray[Any] = tall
                 for column in range(LEVELS):
-                    x, y, w, h = version(np.array(places[-1]), np.array([column, row]))
-                    small = cv2.resize(texture, (int(w), int(h)), interpolation=cv2.INTER_AREA)
-                    picture[int(y) : int(y + h), int(x) : int(x + w)] = small
+                    x, y, w, h = version(np.array(places[-1]), np.array([column, row])).astype(int)
+                    small = cv2.resize(small, (w, h), interpolation=cv2.INTER_AREA)
+                    tall = small if column == 0 else tall
+                    picture[y : y + h, x : x + w] = small
             top += 2 * height
         return cls(picture, np.array(places), {name: i for i, name in enumerate(textures)})
 
@@ -77,7 +80,9 @@ class Mesh:
     textures: NDArray[np.int64]  # (n,)
     two_sided: NDArray[np.bool_]  # (n,)
     vertices: Array  # (v, 3)
-    spans: tuple[tuple[tuple[int, int], ...], ...]  # for each face, its contours' first, last corner
+    spans: tuple[
+        tuple[tuple[int, int], ...], ...
+    ]  # for each face, its contours' first, last corner
 
     @classmethod
     def of(cls, faces: Sequence[Face], atlas: Atlas) -> Mesh:
@@ -105,12 +110,24 @@ class Mesh:
         """Both meshes' faces, these first."""
         shift = len(self.vertices)
         moved = tuple(tuple((a + shift, b + shift) for a, b in face) for face in other.spans)
-        arrays = (
-            np.concatenate([getattr(self, name), getattr(other, name)])
-            for name in ("frames", "charts", "normals", "regions", "tints", "textures",
-                         "two_sided", "vertices")
-        )
-        return Mesh(*arrays, spans=self.spans + moved)
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)])
+            for name in (
+                "frames",
+                "charts",
+                "normals",
+                "regions",
+                "tints",
+                "textures",
+                "two_sided",
+                "vertices",
+            )
+        }
+        return Mesh(spans=self.spans + moved, **arrays)
+
+    def starts(self) -> NDArray[np.int64]:
+        """(n,) each face's first corner."""
+        return np.array([face[0][0] for face in self.spans])
 
     def mirrored(self) -> Mesh:
         """The mesh's image in the plane z = 0, shaded like its original."""
@@ -140,21 +157,20 @@ def draw(mesh: Mesh, camera: Camera) -> Buffer:
     visible = (facing > 1e-3) | (mesh.two_sided & (np.abs(facing) > 1e-3))
     inverse = _inverse_view(mesh, camera, visible)
     seen = camera.seen(mesh.vertices)
-    ahead = np.maximum(seen[:, 2:], NEAR)
-    flat = (seen[:, :2] / ahead * camera.focal + camera.centre).astype(np.float32)
-    outlines: list[list[Floats]] = []
-    for number in np.flatnonzero(visible):
-        spans = mesh.spans[number]
-        first, last = spans[0][0], spans[-1][1]
-        depths = seen[first:last, 2]
-        if depths.min() >= NEAR:
-            outlines.append([flat[a:b] for a, b in spans])
-        elif depths.max() <= NEAR:
-            outlines.append([])
-        else:
-            outlines.append([_clipped(seen[a:b], camera) for a, b in spans])
-    drawn = _fill(np.flatnonzero(visible), outlines, inverse[visible, 2],
-                  (camera.height, camera.width), limit=1 / NEAR)
+    flat = seen[:, :2] / np.maximum(seen[:, 2:], NEAR) * camera.focal + camera.centre
+    starts = mesh.starts()
+    nearest = np.minimum.reduceat(seen[:, 2], starts)
+    visible &= np.maximum.reduceat(seen[:, 2], starts) > NEAR
+    outlines = _Outlines.of(mesh, flat)
+    for number in np.flatnonzero(visible & (nearest < NEAR)).tolist():
+        outlines.replace(number, [_clipped(seen[a:b], camera) for a, b in mesh.spans[number]])
+    drawn = _fill(
+        outlines,
+        visible,
+        inverse[:, 2],
+        1 / np.maximum(nearest, NEAR),
+        (camera.height, camera.width),
+    )
     # A pixel on the outline of a slanted face may lie just beyond the face's own horizon.
     return Buffer(drawn.owner, np.maximum(drawn.near, np.float32(1 / FAR)))
 
@@ -169,16 +185,16 @@ def shade(
     sun: SunView,
     scale: float,
 ) -> Floats:
-    """(k, 3) linear light of the pixels that see a face, in reading order; rays (h, w, 3).
+    """(k, 3) linear light of the pixels that see a face, in reading order; rays (h * w, 3).
 
     `scale` metres is the height over which the ground darkens what stands on it. What lies below
     the ground is a mirror image and lit like its original.
     """
-    hit = buffer.owner >= 0
-    owner = buffer.owner[hit]
+    hit = np.flatnonzero(buffer.owner >= 0)
+    owner = buffer.owner.reshape(-1)[hit]
     if not len(owner):
         return np.zeros((0, 3), dtype=np.float32)
-    y, x = np.nonzero(hit)
+    y, x = np.divmod(hit, camera.width)
     x, y = x.astype(np.float32), y.astype(np.float32)
     inverse = _inverse_view(mesh, camera, np.isin(np.arange(len(mesh.frames)), owner))
     maps = mesh.charts @ inverse
@@ -190,7 +206,7 @@ def shade(
     places = _choose_versions(mesh, atlas, maps, owner, x, y)
     colour = _sample(atlas, places[owner], s, t)
 
-    points = camera.position.astype(np.float32) + rays[hit] / buffer.near[hit][:, None]
+    points = camera.position.astype(np.float32) + rays[hit] / buffer.near.reshape(-1)[hit][:, None]
     points[:, 2] = np.abs(points[:, 2])
     facing = mesh.facing()
     flipped = np.einsum("ij,ij->i", facing, camera.position - mesh.frames[:, 2]) < 0
@@ -203,7 +219,8 @@ def shade(
     open_sky = 0.62 + 0.38 * (upward[0] + s * upward[1] + t * upward[2])
     open_sky *= 1 - 0.45 * np.exp(-points[:, 2] / np.float32(scale))
     lit = direct[:, None] * weather.sunlight + open_sky[:, None] * weather.ambient
-    return colour * mesh.tints.astype(np.float32)[owner] * lit.astype(np.float32)
+    light: Floats = colour * mesh.tints.astype(np.float32)[owner] * lit.astype(np.float32)
+    return light
 
 
 @dataclass(frozen=True)
@@ -226,11 +243,12 @@ def sun_reaches(view: SunView, points: Floats, scale: float) -> Floats:
     bias = np.float32(0.06 * scale + 1.5 / view.density)
     depth = points @ view.axes[2].astype(np.float32) + bias
     reached = np.zeros(len(points), dtype=np.float32)
-    for dx, dy in ((-0.7, -0.3), (0.3, -0.7), (0.7, 0.3), (-0.3, 0.7)):
-        seen = look_up(view.near, place[:, 0] + np.float32(dx), place[:, 1] + np.float32(dy),
-                       cv2.INTER_NEAREST)
+    for dx, dy in ((-0.5, -0.3), (0.5, 0.3)):
+        seen = look_up(
+            view.near, place[:, 0] + np.float32(dx), place[:, 1] + np.float32(dy), cv2.INTER_NEAREST
+        )
         reached += seen < depth
-    return reached / 4
+    return reached * np.float32(0.5)
 
 
 def see_from_sun(casters: Mesh, weather: Weather, low: Array, high: Array) -> SunView:
@@ -243,19 +261,20 @@ def see_from_sun(casters: Mesh, weather: Weather, low: Array, high: Array) -> Su
     side = 1.02 * float((most - least).max())
     corner = np.array([*((least + most) / 2 - side / 2), 0.0])
     density = SHADOW_PIXELS / side
-    flat = (((casters.vertices @ axes.T)[:, :2] - corner[:2]) * density).astype(np.float32)
+    places = casters.vertices @ axes.T - corner
     towards = casters.facing() @ weather.sun
-    chosen = np.flatnonzero((towards > 1e-3) | (casters.two_sided & (np.abs(towards) > 1e-3)))
+    chosen = (towards > 1e-3) | (casters.two_sided & (np.abs(towards) > 1e-3))
     frames = casters.frames[chosen].copy()
     frames[:, 2] -= corner @ axes
     forward = np.transpose(frames @ axes.T, (0, 2, 1)).copy()
     depth = forward[:, 2].copy()
     forward[:, :2] *= density
     forward[:, 2] = [0, 0, 1]
-    planes = np.einsum("ni,nij->nj", depth, np.linalg.inv(forward))
-    outlines = [[flat[a:b] for a, b in casters.spans[number]] for number in chosen]
-    shape = (SHADOW_PIXELS, SHADOW_PIXELS)
-    drawn = _fill(chosen, outlines, planes, shape, limit=np.inf)
+    planes = np.zeros((len(chosen), 3))
+    planes[chosen] = np.einsum("ni,nij->nj", depth, np.linalg.inv(forward))
+    outlines = _Outlines.of(casters, places[:, :2] * density)
+    highest = np.maximum.reduceat(places[:, 2], casters.starts())
+    drawn = _fill(outlines, chosen, planes, highest, (SHADOW_PIXELS, SHADOW_PIXELS))
     return SunView(axes, corner, density, drawn.near)
 
 
@@ -269,48 +288,76 @@ def _inverse_view(mesh: Mesh, camera: Camera, wanted: NDArray[np.bool_]) -> Arra
     return inverse
 
 
+@dataclass(frozen=True)
+class _Outlines:
+    """Projected faces: `contours` for each face, in fixed point; `low` and `high` (n, 2) pixels."""
+
+    contours: list[list[NDArray[np.int32]]]
+    low: Array
+    high: Array
+
+    @classmethod
+    def of(cls, mesh: Mesh, flat: Array) -> _Outlines:
+        """From the projected corners (v, 2) of a mesh, pixels."""
+        fixed = _fixed(flat)
+        starts = mesh.starts()
+        contours = [[fixed[a:b] for a, b in face] for face in mesh.spans]
+        return cls(contours, np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts))
+
+    def replace(self, number: int, contours: Sequence[Array]) -> None:
+        """Gives a face other contours (k, 2), pixels."""
+        kept = [contour for contour in contours if len(contour) > 2]
+        self.contours[number] = [_fixed(contour) for contour in kept]
+        every = np.vstack([*kept, np.zeros((0, 2))])
+        self.low[number] = every.min(axis=0, initial=0)
+        self.high[number] = every.max(axis=0, initial=0)
+
+
+def _fixed(flat: Array) -> NDArray[np.int32]:
+    """Pixels as OpenCV's fixed-point numbers; far outside the picture any number does."""
+    limit = 1 << 20
+    return np.asarray(np.rint(np.clip(flat * (1 << FIXED), -limit, limit)), dtype=np.int32)
+
+
 def _fill(
-    numbers: NDArray[np.int64],
-    outlines: Sequence[Sequence[Floats]],
+    outlines: _Outlines,
+    chosen: NDArray[np.bool_],
     planes: Array,
+    highest: Array,
     shape: tuple[int, int],
-    limit: float,
 ) -> Buffer:
-    """Draws faces into a depth buffer: `planes` (n, 3) give nearness at pixel (x, y, 1)."""
+    """Draws the chosen faces into a depth buffer.
+
+    `planes` (n, 3) give a face's nearness at pixel (x, y, 1) and `highest` (n,) its greatest:
+    outlines are drawn a pixel wide, so a steep face would otherwise be extended far beyond its
+    corners.
+    """
     height, width = shape
     owner = np.full(shape, -1, dtype=np.int32)
     nearest = np.full(shape, -np.inf, dtype=np.float32)
     columns = np.arange(width, dtype=np.float32)
     rows = np.arange(height, dtype=np.float32)[:, None]
-    for number, contours, plane in zip(numbers, outlines, planes.astype(np.float32), strict=True):
-        corners = [contour for contour in contours if len(contour) > 2]
-        if not corners:
-            continue
-        every = corners[0] if len(corners) == 1 else np.concatenate(corners)
-        x0, y0 = np.maximum(np.floor(every.min(axis=0)), 0).astype(int)
-        x1, y1 = np.minimum(np.ceil(every.max(axis=0)) + 1, [width, height]).astype(int)
-        if x0 >= x1 or y0 >= y1:
+    low = np.maximum(np.floor(outlines.low), 0).astype(int)
+    high = np.minimum(np.ceil(outlines.high) + 1, [width, height]).astype(int)
+    inside = chosen & (low < high).all(axis=1)
+    values = zip(low.tolist(), high.tolist(), planes.tolist(), highest.tolist(), strict=True)
+    for number, ((x0, y0), (x1, y1), (a, b, c), most) in enumerate(values):
+        if not inside[number] or not outlines.contours[number]:
             continue
         mask = np.zeros((y1 - y0, x1 - x0), dtype=np.uint8)
-        shift = np.array([x0, y0], dtype=np.float32)
-        fixed = [np.rint((contour - shift) * (1 << FIXED)).astype(np.int32) for contour in corners]
-        cv2.fillPoly(mask, fixed, 1, cv2.LINE_8, FIXED)
-        near = (plane[0] * columns[x0:x1] + plane[2]) + plane[1] * rows[y0:y1]
-        # Outlines are drawn a pixel wide, so a steep face would be extended far beyond its corners.
-        near = np.minimum(near, min(_greatest(every, plane), limit))
+        corner = (-x0 << FIXED, -y0 << FIXED)  # in fixed point too
+        cv2.fillPoly(mask, outlines.contours[number], 1, cv2.LINE_8, FIXED, corner)
+        near = np.float32(a) * columns[x0:x1] + np.float32(c) + np.float32(b) * rows[y0:y1]
+        near = np.minimum(near, np.float32(most))
         window = nearest[y0:y1, x0:x1]
-        won = (near > window) & mask.view(np.bool_)
+        won = near > window
+        won &= mask.view(np.bool_)
         np.copyto(window, near, where=won)
         np.copyto(owner[y0:y1, x0:x1], number, where=won)
     return Buffer(owner, nearest)
 
 
-def _greatest(corners: Floats, plane: Floats) -> float:
-    """The greatest nearness among (k, 2) corners, pixels."""
-    return float((corners @ plane[:2]).max() + plane[2])
-
-
-def _clipped(seen: Array, camera: Camera) -> Floats:
+def _clipped(seen: Array, camera: Camera) -> Array:
     """The part of a polygon (k, 3), in camera axes, beyond the near plane, projected to (m, 2)."""
     kept = []
     for start, end in zip(seen, np.roll(seen, -1, axis=0), strict=True):
@@ -319,8 +366,8 @@ def _clipped(seen: Array, camera: Camera) -> Floats:
         if (start[2] >= NEAR) != (end[2] >= NEAR):
             kept.append(start + (end - start) * (NEAR - start[2]) / (end[2] - start[2]))
     points = np.array(kept).reshape(-1, 3)
-    flat = points[:, :2] / np.maximum(points[:, 2:], NEAR) * camera.focal + camera.centre
-    return np.asarray(flat, dtype=np.float32)
+    flat: Array = points[:, :2] / points[:, 2:] * camera.focal + camera.centre
+    return flat
 
 
 def _choose_versions(
@@ -338,8 +385,12 @@ def _choose_versions(
     count = np.bincount(owner, minlength=len(maps))
     total = np.maximum(count, 1)
     middle = np.stack(
-        [np.bincount(owner, x, len(maps)) / total, np.bincount(owner, y, len(maps)) / total,
-         np.ones(len(maps))], axis=1,
+        [
+            np.bincount(owner, x, len(maps)) / total,
+            np.bincount(owner, y, len(maps)) / total,
+            np.ones(len(maps)),
+        ],
+        axis=1,
     )
     at = np.einsum("nij,nj->ni", maps, middle)
     below = np.where(count > 0, at[:, 2], 1.0)[:, None]
@@ -365,9 +416,9 @@ def _sample(atlas: Atlas, places: Floats, s: Floats, t: Floats) -> Floats:
     return linear(look_up(atlas.picture, x, y))
 
 
-def look_up(picture: NDArray[Any], x: Floats, y: Floats, way: int = cv2.INTER_LINEAR) -> (
-    NDArray[Any]
-):
+def look_up(
+    picture: NDArray[Any], x: Floats, y: Floats, way: int = cv2.INTER_LINEAR
+) -> NDArray[Any]:
     """Values at k places (pixels) of a picture (h, w, ...), as `way` interpolates; beyond its
     edges colours are black, and depths infinitely far."""
     row = 1024  # cv2.remap takes pictures, not lists, and none longer than 32,767

@@ -19,7 +19,7 @@ from pipelines.rendering.textures import Picture
 from pipelines.rendering.weather import Weather, paint_sky, through_air
 
 Floats = NDArray[np.float32]
-OVERSAMPLING = 1.5  # pixels a side that are drawn for each of the photograph's
+OVERSAMPLING = 1.25  # pixels a side that are drawn for each of the photograph's
 
 
 @dataclass(frozen=True)
@@ -92,19 +92,23 @@ def render(
     sun = see_from_sun(casters, weather, scene.low, scene.high)
     rays = view.rays()
     buffer = draw(mesh, view)
-    open_ground = (rays[..., 2] < -1e-4) & ((buffer.owner < 0) | (buffer.owner >= solid))
+    # Flat indices: far quicker than masks of two dimensions.
+    seen = np.flatnonzero(buffer.owner >= 0)
+    image = buffer.owner.reshape(-1)[seen] >= solid
+    is_ground = rays[..., 2] < -1e-4
+    is_ground.reshape(-1)[seen[~image]] = False
+    open_ground = np.flatnonzero(is_ground)
     light = paint_sky(rng, weather, view)
     depth = np.zeros(light.shape[:2], dtype=np.float32)  # the sky has its haze painted in
-    if open_ground.any():
-        light[open_ground], depth[open_ground] = paint_ground(
-            rng, scene.ground, view, rays[open_ground], weather, sun, scene.scale
+    lights, depths, every_ray = light.reshape(-1, 3), depth.reshape(-1), rays.reshape(-1, 3)
+    if len(open_ground):
+        lights[open_ground], depths[open_ground] = paint_ground(
+            rng, scene.ground, view, every_ray[open_ground], weather, sun, scene.scale
         )
-    seen = buffer.owner >= 0
-    faces = shade(mesh, scene.atlas, view, buffer, rays, weather, sun, scene.scale)
+    faces = shade(mesh, scene.atlas, view, buffer, every_ray, weather, sun, scene.scale)
     if scene.ground.is_water:
-        image = buffer.owner[seen] >= solid
-        share = np.where(image, water_share(rays[seen]), 1)[:, None].astype(np.float32)
-        faces = faces * share + light[seen] * (1 - share)
-    light[seen], depth[seen] = faces, 1 / buffer.near[seen]
+        share = np.where(image, water_share(every_ray[seen]), 1)[:, None].astype(np.float32)
+        faces = faces * share + lights[seen] * (1 - share)
+    lights[seen], depths[seen] = faces, 1 / buffer.near.reshape(-1)[seen]
     light = through_air(light, depth, weather)
-    return ripple(light, open_ground, view) if scene.ground.is_water else light
+    return ripple(light, is_ground, view) if scene.ground.is_water else light

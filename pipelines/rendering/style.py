@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from pipelines.rendering import textures as paint
 from pipelines.rendering.textures import Colour, Generator, Picture
 
 WALLS: tuple[Colour, ...] = (
-    (206, 184, 142), (214, 206, 190), (164, 92, 70), (158, 154, 150), (226, 220, 208),
-    (200, 160, 104), (182, 142, 118), (140, 128, 110),
-)  # fmt: skip
+    (206, 184, 142),
+    (214, 206, 190),
+    (164, 92, 70),
+    (158, 154, 150),
+    (226, 220, 208),
+    (200, 160, 104),
+    (182, 142, 118),
+    (140, 128, 110),
+)
 ROOFS: tuple[Colour, ...] = ((150, 74, 54), (84, 90, 100), (106, 150, 132), (120, 92, 70))
 
 
 @dataclass(frozen=True)
 class Style:
-    """wall, trim and roof: RGB, 0 to 255; course: the height of a course of stones in pixels."""
+    """wall, trim and roof: RGB, 0 to 255; course: the height of a course of stones in pixels of
+    the texture; ratio: a stone's length by its height."""
 
     wall: Colour
     trim: Colour
@@ -32,12 +41,15 @@ class Style:
         roof = ROOFS[rng.integers(len(ROOFS))]
         return cls(wall, trim, roof, float(rng.uniform(5, 10)), float(rng.uniform(1.4, 2.8)))
 
-    def own(self, rng: Generator, amount: float = 0.05) -> Style:
-        """A sibling's style: nearly the same colours."""
+    def own(self, rng: Generator, amount: float = 0.07) -> Style:
+        """A sibling's style: much the same colours, stones of about the same size."""
         return Style(
-            paint.varied(rng, self.wall, amount), paint.varied(rng, self.trim, amount),
-            paint.varied(rng, self.roof, amount), self.course, self.ratio,
-        )  # fmt: skip
+            paint.varied(rng, self.wall, amount),
+            paint.varied(rng, self.trim, amount),
+            paint.varied(rng, self.roof, amount),
+            self.course * float(np.exp(rng.normal(0, 0.15))),
+            self.ratio * float(np.exp(rng.normal(0, 0.15))),
+        )
 
     def stone(self, rng: Generator, height: int, width: int) -> Picture:
         """A wall of the style's stones, (height, width) pixels."""

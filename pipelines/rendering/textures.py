@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import cast
 
 import cv2
@@ -42,7 +43,8 @@ def noise(rng: Generator, shape: tuple[int, int], roughness: float = 1.0) -> Flo
     """A random (h, w) cutting of the noise tile of that roughness."""
     rows = (np.arange(shape[0]) + rng.integers(TILE)) % TILE
     columns = (np.arange(shape[1]) + rng.integers(TILE)) % TILE
-    return noise_tile(roughness)[np.ix_(rows, columns)]
+    cutting: Floats = noise_tile(roughness)[np.ix_(rows, columns)]
+    return cutting
 
 
 def shades(picture: Floats | Picture, factor: Floats | float) -> Picture:
@@ -53,7 +55,7 @@ def shades(picture: Floats | Picture, factor: Floats | float) -> Picture:
 
 def varied(rng: Generator, colour: Colour, amount: float = 0.08) -> Colour:
     """A colour like the given one, each channel off by about `amount`, brightness by more."""
-    factor = np.exp(rng.normal(0, amount / 2, 3) + rng.normal(0, amount))
+    factor = np.exp(rng.normal(0, amount / 3, 3) + rng.normal(0, amount))
     r, g, b = np.clip(np.array(colour) * factor, 0, 255)
     return (float(r), float(g), float(b))
 
@@ -91,9 +93,12 @@ def masonry(
         count = max(2, round(width / (course * ratio)))
         cuts = (np.arange(count + 1) + (0.5 if row % 2 else 0) - 0.5) * width / count
         cuts[1:-1] += rng.uniform(-0.12, 0.12, count - 1) * width / count
-        for left, right in zip(cuts[:-1], cuts[1:], strict=True):
-            start, end = (round(left), edges[row]), (round(right) - 1 - gap, edges[row + 1] - 1 - gap)
-            cv2.rectangle(picture, start, end, varied(rng, colour, jitter), -1)
+        factors = rng.normal(0, jitter / 5, (count, 3)) + rng.normal(0, jitter, (count, 1))
+        tones = np.clip(np.array(colour) * np.exp(factors), 0, 255).tolist()
+        bottom = int(edges[row + 1]) - 1 - gap
+        ends = np.round(cuts).astype(int).tolist()
+        for left, right, tone in zip(ends[:-1], ends[1:], tones, strict=True):
+            cv2.rectangle(picture, (left, int(edges[row])), (right - 1 - gap, bottom), tone, -1)
     return shades(picture, 1 + noise(rng, shape, 1.3) * dirt + noise(rng, shape, 0.2) * 0.04)
 
 
@@ -113,7 +118,7 @@ def ribbed(
     relief = 1 + 0.22 * np.exp(-(((phase - 0.5) * 7) ** 2)) - 0.3 * np.exp(-((phase * 9) ** 2))
     picture = shades(picture, np.repeat(relief.astype(np.float32)[None, :], shape[0], axis=0))
     for row in np.linspace(0, shape[0], courses + 2)[1:-1]:
-        cv2.line(picture, (0, int(row)), (shape[1], int(row)), _scaled(colour, 0.72), 1)
+        cv2.line(picture, (0, int(row)), (shape[1], int(row)), scaled(colour, 0.72), 1)
     return picture
 
 
@@ -123,7 +128,7 @@ def bands(picture: Picture, colours: Sequence[Colour], edges: Sequence[float]) -
     grey /= grey.mean()
     rows = np.round(np.array([0.0, *edges, 1.0]) * len(picture)).astype(int)
     painted = np.empty_like(grey)
-    for i, (top, bottom) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
+    for i, (top, bottom) in enumerate(pairwise(rows)):
         painted[top:bottom] = grey[top:bottom] * np.array(colours[i % len(colours)])
     return shades(painted, 1.0)
 
@@ -146,9 +151,9 @@ class WindowStyle:
     shutters: Colour | None
 
     @classmethod
-    def draw(cls, rng: Generator, trim: Colour, heads: Sequence[str] = ("flat", "round")) -> (
-        WindowStyle
-    ):
+    def draw(
+        cls, rng: Generator, trim: Colour, heads: Sequence[str] = ("flat", "round")
+    ) -> WindowStyle:
         """A random style with the building's colour of trim."""
         frame: Colour = ((232, 230, 222), (70, 52, 40), (60, 66, 72), (54, 82, 66))[rng.integers(4)]
         shutters: tuple[Colour | None, ...] = (None, None, None, (66, 92, 78), (110, 60, 50))
@@ -168,19 +173,27 @@ def opening(box: Box, head: str) -> NDArray[np.int32]:
     """(k, 2) outline in pixels of a window or door with the named head, within its box."""
     left, top, width, height = box
     right, bottom, middle = left + width, top + height, left + width / 2
+    points: list[tuple[float, float]]
     if head == "flat":
         points = [(left, bottom), (left, top), (right, top), (right, bottom)]
     elif head == "round":
         turn = np.linspace(np.pi, 0, 9)
         points = [(left, bottom)]
-        points += [(middle + width / 2 * np.cos(a), top + width / 2 * (1 - np.sin(a)))
-                   for a in turn]
+        points += [
+            (middle + width / 2 * np.cos(a), top + width / 2 * (1 - np.sin(a))) for a in turn
+        ]
         points += [(right, bottom)]
     else:
         spring = top + min(0.8 * width, 0.6 * height)
-        points = [(left, bottom), (left, spring), (left + width * 0.14, top + (spring - top) * 0.4),
-                  (middle, top), (right - width * 0.14, top + (spring - top) * 0.4),
-                  (right, spring), (right, bottom)]
+        points = [
+            (left, bottom),
+            (left, spring),
+            (left + width * 0.14, top + (spring - top) * 0.4),
+            (middle, top),
+            (right - width * 0.14, top + (spring - top) * 0.4),
+            (right, spring),
+            (right, bottom),
+        ]
     return np.round(points).astype(np.int32)
 
 
@@ -192,14 +205,14 @@ def paint_window(picture: Picture, box: Box, style: WindowStyle, rng: Generator)
         for x in (left - width // 2 - edge, left + width + edge):
             cv2.rectangle(picture, (x, top), (x + width // 2, top + height), style.shutters, -1)
             for y in range(top + 2, top + height, 3):
-                cv2.line(picture, (x, y), (x + width // 2, y), _scaled(style.shutters, 0.75), 1)
+                cv2.line(picture, (x, y), (x + width // 2, y), scaled(style.shutters, 0.75), 1)
     surround = (left - edge, top - edge, width + 2 * edge, height + edge)
     cv2.fillPoly(picture, [opening(surround, style.head)], style.trim, cv2.LINE_AA)
     hole = opening(box, style.head)
     cv2.fillPoly(picture, [hole], varied(rng, style.glass, 0.25), cv2.LINE_AA)
     glint = opening((left, top + height // 2, width, height - height // 2), "flat")
     if rng.random() < 0.5:
-        cv2.fillPoly(picture, [glint], _scaled(style.glass, 1.5))
+        cv2.fillPoly(picture, [glint], scaled(style.glass, 1.5))
     across, up = style.panes
     for i in range(1, across):
         x = left + round(width * i / across)
@@ -208,20 +221,30 @@ def paint_window(picture: Picture, box: Box, style: WindowStyle, rng: Generator)
         y = top + round(height * i / up)
         cv2.line(picture, (left, y), (left + width, y), style.frame, 1)
     cv2.polylines(picture, [hole], True, style.frame, 1, cv2.LINE_AA)
-    cv2.line(picture, (left, top + 1), (left + width, top + 1), _scaled(style.glass, 0.4), 1)
+    cv2.line(picture, (left, top + 1), (left + width, top + 1), scaled(style.glass, 0.4), 1)
     if style.sill:
         low = top + height
-        cv2.rectangle(picture, (left - edge - 1, low), (left + width + edge + 1, low + edge),
-                      _scaled(style.trim, 1.08), -1)
-        cv2.line(picture, (left - edge, low + edge + 1), (left + width + edge, low + edge + 1),
-                 _scaled(style.trim, 0.55), 1)
+        cv2.rectangle(
+            picture,
+            (left - edge - 1, low),
+            (left + width + edge + 1, low + edge),
+            scaled(style.trim, 1.08),
+            -1,
+        )
+        cv2.line(
+            picture,
+            (left - edge, low + edge + 1),
+            (left + width + edge, low + edge + 1),
+            scaled(style.trim, 0.55),
+            1,
+        )
     _paint_hood(picture, box, style, edge)
 
 
 def _paint_hood(picture: Picture, box: Box, style: WindowStyle, edge: int) -> None:
     left, top, width, _ = box
     start, end, level = left - 2 * edge, left + width + 2 * edge, top - 2 * edge
-    light, dark = _scaled(style.trim, 1.1), _scaled(style.trim, 0.5)
+    light, dark = scaled(style.trim, 1.1), scaled(style.trim, 0.5)
     if style.hood == "ledge":
         cv2.rectangle(picture, (start, level - edge), (end, level), light, -1)
         cv2.line(picture, (start, level + 1), (end, level + 1), dark, 1)
@@ -270,7 +293,7 @@ def motif(rng: Generator, size: int) -> Floats:
         thickness = -1 if rng.random() < 0.4 else max(1, size // 12)
         cv2.ellipse(half, centre, axes, turn, 0, sweep, level, thickness, cv2.LINE_AA)
     both = np.maximum(half, half[:, ::-1])
-    return np.asarray(cv2.GaussianBlur(both, (3, 3), 0), dtype=np.float32) / 255
+    return np.asarray(cv2.GaussianBlur(both, (3, 3), 0) / 255, dtype=np.float32)
 
 
 def carve(picture: Picture, box: Box, height: Floats, depth: float = 1.6) -> None:
@@ -311,11 +334,11 @@ def pilasters(picture: Picture, box: Box, count: int, colour: Colour, share: flo
         middle = round(left + wide / 2 + (width - wide) * i / count)
         x0, x1 = middle - wide // 2, middle - wide // 2 + wide - 1
         cv2.rectangle(picture, (x0, top), (x1, top + height), colour, -1)
-        cv2.line(picture, (x0, top), (x0, top + height), _scaled(colour, 1.15), 1)
-        cv2.line(picture, (x1, top), (x1, top + height), _scaled(colour, 0.6), 1)
+        cv2.line(picture, (x0, top), (x0, top + height), scaled(colour, 1.15), 1)
+        cv2.line(picture, (x1, top), (x1, top + height), scaled(colour, 0.6), 1)
         for y in (top, top + height - wide):
-            cv2.rectangle(picture, (x0 - 1, y), (x1 + 1, y + wide), _scaled(colour, 1.1), -1)
-            cv2.line(picture, (x0 - 1, y + wide), (x1 + 1, y + wide), _scaled(colour, 0.5), 1)
+            cv2.rectangle(picture, (x0 - 1, y), (x1 + 1, y + wide), scaled(colour, 1.1), -1)
+            cv2.line(picture, (x0 - 1, y + wide), (x1 + 1, y + wide), scaled(colour, 0.5), 1)
 
 
 def inscription(picture: Picture, box: Box, rng: Generator, lines: int = 2) -> None:
@@ -323,39 +346,48 @@ def inscription(picture: Picture, box: Box, rng: Generator, lines: int = 2) -> N
     left, top, width, height = box
     part = picture[top : top + height, left : left + width]
     part[:] = shades(part, 1.08)
-    cv2.rectangle(picture, (left, top), (left + width, top + height),
-                  _scaled(_mean(part), 0.6), 1)
+    cv2.rectangle(picture, (left, top), (left + width, top + height), scaled(_mean(part), 0.6), 1)
     size = height / lines / 34
     for line in range(lines):
         letters = "".join(rng.choice(list("AEIOUMNRSTLVXDCPQ ")) for _ in range(40))
         step = cv2.getTextSize("M", cv2.FONT_HERSHEY_COMPLEX, size, 1)[0][0]
         text = letters[: max(3, int(width * 0.86 / max(step * 0.85, 1)))]
         place = (left + round(width * 0.06), round(top + height * (line + 0.78) / lines))
-        cv2.putText(picture, text, place, cv2.FONT_HERSHEY_COMPLEX, size,
-                    _scaled(_mean(part), 0.4), 1, cv2.LINE_AA)
+        cv2.putText(
+            picture,
+            text,
+            place,
+            cv2.FONT_HERSHEY_COMPLEX,
+            size,
+            scaled(_mean(part), 0.4),
+            1,
+            cv2.LINE_AA,
+        )
 
 
 def clock(picture: Picture, centre: tuple[int, int], radius: int, rng: Generator) -> None:
     """A clock face with marks for the hours; its hands stand at a random time."""
     face: Colour = ((238, 234, 220), (40, 52, 86), (34, 34, 36))[rng.integers(3)]
     ink: Colour = (40, 34, 30) if sum(face) > 400 else (226, 190, 96)
-    cv2.circle(picture, centre, radius + 2, _scaled(ink, 0.8), -1, cv2.LINE_AA)
+    cv2.circle(picture, centre, radius + 2, scaled(ink, 0.8), -1, cv2.LINE_AA)
     cv2.circle(picture, centre, radius, face, -1, cv2.LINE_AA)
     middle = np.array(centre)
     for hour in range(12):
         direction = np.array([np.sin(hour * np.pi / 6), -np.cos(hour * np.pi / 6)])
-        _stroke(picture, middle + direction * radius * 0.74, middle + direction * radius * 0.92,
-                ink)
+        _stroke(
+            picture, middle + direction * radius * 0.74, middle + direction * radius * 0.92, ink
+        )
     for reach in (0.5, 0.75):
         turn = rng.uniform(0, 2 * np.pi)
-        _stroke(picture, middle, middle + radius * reach * np.array([np.sin(turn), -np.cos(turn)]),
-                ink)
+        _stroke(
+            picture, middle, middle + radius * reach * np.array([np.sin(turn), -np.cos(turn)]), ink
+        )
 
 
 def rose(picture: Picture, centre: tuple[int, int], radius: int, rng: Generator) -> None:
     """A rose window: glass behind stone petals, in one to three rings."""
     stone: Colour = (206, 198, 180)
-    cv2.circle(picture, centre, radius + 3, _scaled(stone, 0.9), -1, cv2.LINE_AA)
+    cv2.circle(picture, centre, radius + 3, scaled(stone, 0.9), -1, cv2.LINE_AA)
     cv2.circle(picture, centre, radius, (34, 36, 48), -1, cv2.LINE_AA)
     petals, middle = int(rng.choice([6, 8, 10, 12])), np.array(centre)
     for ring in rng.permutation([0.36, 0.6, 0.84])[: int(rng.integers(1, 4))]:
@@ -379,20 +411,20 @@ def door(picture: Picture, box: Box, rng: Generator, colour: Colour, head: str =
     edge = max(1, width // 7)
     surround = opening((left - edge, top - edge, width + 2 * edge, height + edge), head)
     part = picture[max(top, 0) : top + height, max(left, 0) : left + width]
-    cv2.fillPoly(picture, [surround], _scaled(_mean(part), 1.15), cv2.LINE_AA)
+    cv2.fillPoly(picture, [surround], scaled(_mean(part), 1.15), cv2.LINE_AA)
     hole = opening(box, head)
     cv2.fillPoly(picture, [hole], colour, cv2.LINE_AA)
-    cv2.polylines(picture, [hole], True, _scaled(colour, 0.4), 1, cv2.LINE_AA)
+    cv2.polylines(picture, [hole], True, scaled(colour, 0.4), 1, cv2.LINE_AA)
     for i in range(1, int(rng.integers(4, 7))):
         y = top + height * i // 6 + height // 6
-        cv2.line(picture, (left + 1, y), (left + width - 1, y), _scaled(colour, 0.6), 1)
+        cv2.line(picture, (left + 1, y), (left + width - 1, y), scaled(colour, 0.6), 1)
     middle = left + width // 2
-    cv2.line(picture, (middle, top), (middle, top + height), _scaled(colour, 0.35), 1)
+    cv2.line(picture, (middle, top), (middle, top + height), scaled(colour, 0.35), 1)
 
 
 def lattice(rng: Generator, shape: tuple[int, int], colour: Colour, cell: int) -> Picture:
     """Riveted girders crossed over a darker ground."""
-    picture = plaster(rng, shape, _scaled(colour, 0.4), 0.05)
+    picture = plaster(rng, shape, scaled(colour, 0.4), 0.05)
     height, width = shape
     for start in range(-height, width, cell):
         cv2.line(picture, (start, 0), (start + height, height), colour, 2, cv2.LINE_AA)
@@ -408,7 +440,8 @@ def foliage(rng: Generator, shape: tuple[int, int] = (192, 192)) -> Picture:
     return shades(np.full((*shape, 3), 255, dtype=np.uint8), grey.astype(np.float32))
 
 
-def _scaled(colour: Sequence[float], factor: float) -> Colour:
+def scaled(colour: Sequence[float], factor: float) -> Colour:
+    """A colour `factor` times as bright."""
     r, g, b = (min(channel * factor, 255.0) for channel in colour)
     return (r, g, b)
 
@@ -418,7 +451,8 @@ def _mean(part: Picture) -> Colour:
     return (float(r), float(g), float(b))
 
 
-def _stroke(picture: Picture, start: NDArray[np.floating], end: NDArray[np.floating],
-            colour: Colour) -> None:
+def _stroke(
+    picture: Picture, start: NDArray[np.floating], end: NDArray[np.floating], colour: Colour
+) -> None:
     ends = np.round(np.array([start, end])).astype(int).tolist()
     cv2.line(picture, ends[0], ends[1], colour, 1, cv2.LINE_AA)

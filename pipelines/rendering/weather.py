@@ -50,16 +50,61 @@ class _Hour:
 
 
 HOURS = {
-    "clear": _Hour(0.36, (32, 66), (1.0, 0.95, 0.86), (0.30, 0.36, 0.46), (0.10, 0.24, 0.60),
-                   (0.52, 0.68, 0.86), (0.98, 0.98, 1.0), (0.0, 0.45), (1500, 5000)),
-    "low sun": _Hour(0.24, (9, 22), (1.0, 0.70, 0.42), (0.22, 0.25, 0.34), (0.12, 0.24, 0.50),
-                     (0.88, 0.70, 0.50), (1.0, 0.78, 0.60), (0.1, 0.55), (800, 3000)),
-    "dusk": _Hour(0.12, (5, 9), (0.50, 0.26, 0.18), (0.15, 0.16, 0.27), (0.06, 0.09, 0.25),
-                  (0.66, 0.42, 0.30), (0.46, 0.32, 0.32), (0.1, 0.6), (600, 2500)),
-    "overcast": _Hour(0.20, (35, 60), (0.0, 0.0, 0.0), (0.66, 0.69, 0.74), (0.52, 0.56, 0.62),
-                      (0.76, 0.78, 0.80), (0.80, 0.81, 0.83), (0.75, 1.0), (400, 1500)),
-    "haze": _Hour(0.08, (25, 50), (0.55, 0.51, 0.45), (0.46, 0.48, 0.50), (0.50, 0.58, 0.68),
-                  (0.80, 0.80, 0.78), (0.86, 0.86, 0.86), (0.2, 0.6), (180, 500)),
+    "clear": _Hour(
+        0.42,
+        (32, 66),
+        (1.0, 0.95, 0.86),
+        (0.30, 0.36, 0.46),
+        (0.10, 0.24, 0.60),
+        (0.52, 0.68, 0.86),
+        (0.98, 0.98, 1.0),
+        (0.0, 0.45),
+        (1500, 5000),
+    ),
+    "low sun": _Hour(
+        0.24,
+        (9, 22),
+        (1.0, 0.70, 0.42),
+        (0.22, 0.25, 0.34),
+        (0.14, 0.29, 0.52),
+        (0.86, 0.75, 0.56),
+        (1.0, 0.78, 0.60),
+        (0.1, 0.55),
+        (800, 3000),
+    ),
+    "dusk": _Hour(
+        0.08,
+        (5, 9),
+        (0.50, 0.26, 0.18),
+        (0.15, 0.16, 0.27),
+        (0.06, 0.11, 0.24),
+        (0.66, 0.46, 0.32),
+        (0.44, 0.33, 0.32),
+        (0.1, 0.6),
+        (600, 2500),
+    ),
+    "overcast": _Hour(
+        0.20,
+        (35, 60),
+        (0.0, 0.0, 0.0),
+        (0.66, 0.69, 0.74),
+        (0.52, 0.56, 0.62),
+        (0.76, 0.78, 0.80),
+        (0.80, 0.81, 0.83),
+        (0.75, 1.0),
+        (600, 2500),
+    ),
+    "haze": _Hour(
+        0.06,
+        (25, 50),
+        (0.55, 0.51, 0.45),
+        (0.46, 0.48, 0.50),
+        (0.50, 0.58, 0.68),
+        (0.80, 0.80, 0.78),
+        (0.86, 0.86, 0.86),
+        (0.2, 0.6),
+        (250, 700),
+    ),
 }
 
 
@@ -70,8 +115,11 @@ def draw_weather(rng: np.random.Generator) -> Weather:
     elevation = np.deg2rad(rng.uniform(*hour.elevation))
     azimuth = rng.normal(0, 1.0)
     sun = np.array(
-        [np.sin(azimuth) * np.cos(elevation), -np.cos(azimuth) * np.cos(elevation),
-         np.sin(elevation)]
+        [
+            np.sin(azimuth) * np.cos(elevation),
+            -np.cos(azimuth) * np.cos(elevation),
+            np.sin(elevation),
+        ]
     )
     cast = np.exp(rng.normal(0, 0.03, 3))
     dim = np.exp(rng.normal(0, 0.12))
@@ -90,12 +138,12 @@ def draw_weather(rng: np.random.Generator) -> Weather:
 def sky_light(weather: Weather, rays: Floats) -> Floats:
     """(..., 3) light of the cloudless sky in the directions (..., 3)."""
     norm = np.sqrt(np.einsum("...i,...i->...", rays, rays))
-    height = np.clip(rays[..., 2] / norm, 0, 1)[..., None] ** np.float32(0.55)
-    light = weather.horizon.astype(np.float32) * (1 - height)
+    height = np.sqrt(np.clip(rays[..., 2] / norm, 0, 1))[..., None]
+    light: Floats = weather.horizon.astype(np.float32) * (1 - height)
     light += weather.zenith.astype(np.float32) * height
     if weather.sunlight.max() > 0:
-        towards = np.maximum(rays @ weather.sun.astype(np.float32) / norm, 0)
-        glow = 0.35 * towards**8 + 2.0 * towards**300 + 12.0 * (towards > 0.99995)
+        away = 1 - rays @ weather.sun.astype(np.float32) / norm
+        glow = 0.35 * np.exp(-8 * away) + 2 * np.exp(-300 * away) + 12 * (away < 5e-5)
         light += glow[..., None].astype(np.float32) * weather.sunlight.astype(np.float32)
     return light
 
@@ -122,4 +170,5 @@ def through_air(light: Floats, depth: Floats, weather: Weather) -> Floats:
     """(..., 3) light after `depth` (...) metres of hazy air."""
     share = (1 - np.exp(-depth / np.float32(weather.sight)))[..., None]
     air = (0.75 * weather.horizon + 0.25 * weather.zenith).astype(np.float32)
-    return light + (air - light) * share
+    hazy: Floats = light + (air - light) * share
+    return hazy
