@@ -14,6 +14,11 @@ the gallery's size, by one rule:
 Photographs are scored against every landmark's separator by a blocked matrix product, which costs
 less than searching a gallery that has many photographs a landmark; no neighbours are needed.
 
+Whitening makes all dimensions vary alike, which suits similarities but not a machine whose penalty
+then lets it lean on weak dimensions as on strong ones. So every dimension is multiplied by a power
+of its standard deviation over the gallery, and rows are brought back to unit length, before
+training and scoring; after a whitening that is not quite full this puts the strong ones first.
+
 LinearSVC solves the primal problem here (``dual=False``): that solver (Lin, Weng and Keerthi,
 "Trust region Newton method for large-scale logistic regression", 2008) draws no random numbers,
 so that the result is the same whatever the number of threads.
@@ -45,12 +50,14 @@ from retrieval.classifiers.base import (
     stratified_folds,
 )
 from retrieval.errors import RunError
-from retrieval.extractors.base import StrictModel
+from retrieval.extractors.base import StrictModel, unit_rows
 from retrieval.index.faiss_index import Neighbours
 
 FILE: Final = "svm.safetensors"
 MARGINS: Final = 1 << 23
 """Margins computed at a time: 32 MB."""
+SAMPLE: Final = 50_000
+"""Rows that the dimensions' standard deviations are taken over."""
 SEARCHED: Final = 1 << 10
 """Landmarks whose hard negatives are searched at a time."""
 
@@ -60,6 +67,7 @@ class SvmConfig(StrictModel):
 
     Attributes:
         penalty: LinearSVC's C.
+        emphasis: power of the dimensions' standard deviations that they are multiplied by.
         temperature: of the comparison with other landmarks and the bank; see
             :meth:`SvmClassifier.scores`.
         candidates: landmarks ranked for a photograph.
@@ -71,10 +79,11 @@ class SvmConfig(StrictModel):
 
     kind: Literal["svm"] = "svm"
     penalty: float = Field(default=1.0, gt=0.0)
-    temperature: float = Field(default=0.5, gt=0.0)
+    emphasis: float = Field(default=1.0, ge=0.0, le=10.0)
+    temperature: float = Field(default=1.0, gt=0.0)
     candidates: int = Field(default=10, ge=1)
     folds: int = Field(default=5, ge=2)
-    held_out: int = Field(default=20_000, ge=1)
+    held_out: int = Field(default=5_000, ge=1)
     most_rows: int = Field(default=50_000, ge=0)
     most_work: int = Field(default=10_000_000, ge=0)
     most_positives: int = Field(default=500, ge=1)
@@ -89,12 +98,14 @@ class SvmClassifier:
 
     Attributes:
         config: its constants.
+        scale: (d,) float32 what the dimensions are multiplied by.
         weights: (l + 1, d) float32, a row a landmark and one for the bank.
         biases: (l + 1,) float32; -inf for a landmark without rows, and for an empty bank.
     """
 
     kind: ClassVar[str] = "svm"
     config: SvmConfig
+    scale: Vectors
     weights: Vectors
     biases: Vectors
 
@@ -145,8 +156,9 @@ class SvmClassifier:
         return self._rank(queries)
 
     def save(self, folder: Path) -> None:
-        """Write ``svm.safetensors``: weights, biases, and the constants they were made with."""
-        write_arrays(folder / FILE, {"weights": self.weights, "biases": self.biases}, self.config)
+        """Write ``svm.safetensors``: scale, weights, biases and the constants behind them."""
+        arrays = {"scale": self.scale, "weights": self.weights, "biases": self.biases}
+        write_arrays(folder / FILE, arrays, self.config)
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
@@ -157,7 +169,7 @@ class SvmClassifier:
                 f"{folder / FILE} is of {len(arrays['weights']) - 1} landmarks, the gallery has "
                 f"{len(gallery.landmarks)}: fit the classifiers again"
             )
-        return cls(config, arrays["weights"], arrays["biases"])
+        return cls(config, arrays["scale"], arrays["weights"], arrays["biases"])
 
     def _rank(self, queries: Vectors) -> Scores:
         width = min(self.config.candidates, len(self.weights) - 1)
@@ -165,7 +177,7 @@ class SvmClassifier:
         step = max(1, MARGINS // len(self.weights))
         for start in range(0, len(queries), step):
             here = slice(start, start + step)
-            margins = queries[here] @ self.weights.T + self.biases
+            margins = scaled(queries[here], self.scale) @ self.weights.T + self.biases
             landmarks, bank = margins[:, :-1], margins[:, -1]
             top = np.argpartition(-landmarks, width - 1, axis=1)[:, :width]
             top.sort(axis=1)  # so that equal margins keep the landmarks' order
@@ -218,20 +230,36 @@ def _kept(chosen: Folds, gallery: Gallery, fold: np.int64) -> tuple[Integers, In
 
 def _train(
     config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, seed: int
-) -> tuple[Vectors, Vectors]:
-    """Weights and biases from some rows of gallery and bank (ascending)."""
+) -> tuple[Vectors, Vectors, Vectors]:
+    """Scale, weights and biases from some rows of gallery and bank (ascending)."""
+    scale = _scale(config, gallery, rows, seed)
     landmarks = len(gallery.landmarks)
     everything = len(rows) + len(bank_rows)
     if everything <= config.most_rows and everything * landmarks <= config.most_work:
-        return _train_on_all(config, gallery, rows, bank_rows)
-    return _train_on_some(config, gallery, rows, bank_rows, seed)
+        return scale, *_train_on_all(config, gallery, rows, bank_rows, scale)
+    return scale, *_train_on_some(config, gallery, rows, bank_rows, scale, seed)
+
+
+def _scale(config: SvmConfig, gallery: Gallery, rows: Integers, seed: int) -> Vectors:
+    """(d,) float32, at most 1; from at most ``SAMPLE`` rows."""
+    sample = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
+    deviation = gallery.descriptors[sample].std(axis=0, dtype=np.float64)
+    if not deviation.any():  # one photograph, or copies of one
+        return np.ones(len(deviation), np.float32)
+    scale: Vectors = ((deviation / deviation.max()) ** config.emphasis).astype(np.float32)
+    return scale
+
+
+def scaled(descriptors: Vectors, scale: Vectors) -> Vectors:
+    """(n, d) rows with their dimensions multiplied by (d,) scale, and of unit length again."""
+    return unit_rows(descriptors * scale)
 
 
 def _train_on_all(
-    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers
+    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, scale: Vectors
 ) -> tuple[Vectors, Vectors]:
     descriptors = np.concatenate([gallery.descriptors[rows], gallery.bank[bank_rows]])
-    descriptors = descriptors.astype(np.float64)
+    descriptors = scaled(descriptors, scale).astype(np.float64)
     none = len(gallery.landmarks)
     codes = np.concatenate([gallery.codes[rows], np.full(len(bank_rows), none)])
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -242,13 +270,18 @@ def _train_on_all(
 
 
 def _train_on_some(
-    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, seed: int
+    config: SvmConfig,
+    gallery: Gallery,
+    rows: Integers,
+    bank_rows: Integers,
+    scale: Vectors,
+    seed: int,
 ) -> tuple[Vectors, Vectors]:
     rng = np.random.default_rng(seed)
     shared = np.sort(rng.permutation(rows)[: config.random_negatives])
     bank_rows = np.sort(rng.permutation(bank_rows)[: config.bank_negatives])
-    bank = np.asarray(gallery.bank[bank_rows])
-    descriptors, codes = np.asarray(gallery.descriptors[shared]), gallery.codes[shared]
+    bank = scaled(gallery.bank[bank_rows], scale)
+    descriptors, codes = scaled(gallery.descriptors[shared], scale), gallery.codes[shared]
     shuffled = rng.permutation(rows)
     shuffled = shuffled[np.argsort(gallery.codes[shuffled], kind="stable")]
     bounds = np.searchsorted(gallery.codes[shuffled], np.arange(len(gallery.landmarks) + 1))
@@ -261,7 +294,8 @@ def _train_on_some(
 
     def one(code: int, hard: Integers) -> tuple[NDArray[Any], float]:
         picked = np.concatenate([own[code], np.setdiff1d(hard, shared)])
-        chosen = [gallery.descriptors[picked], descriptors[codes != code], bank]
+        near = scaled(gallery.descriptors[picked], scale)
+        chosen = [near, descriptors[codes != code], bank]
         parts = np.concatenate(chosen).astype(np.float64)
         return separator(parts, np.arange(len(parts)) < len(own[code]), config.penalty)
 

@@ -58,7 +58,7 @@ class VoteConfig(StrictModel):
     bank_neighbours: int = Field(default=10, ge=1, le=2047)
     row_correction: float = Field(default=0.5, ge=0.0)
     query_correction: float = Field(default=1.5, ge=0.0)
-    held_out: int = Field(default=20_000, ge=1)
+    held_out: int = Field(default=5_000, ge=1)
 
 
 @dataclass(frozen=True)

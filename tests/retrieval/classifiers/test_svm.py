@@ -142,11 +142,25 @@ def test_the_more_like_the_bank_the_less_confident() -> None:
 
 
 def test_equal_margins_keep_the_landmarks_order() -> None:
-    fitted = SvmClassifier(
-        SvmConfig(candidates=3), np.zeros((6, 2), np.float32), np.zeros(6, np.float32)
-    )
+    none = np.zeros((6, 2), np.float32)
+    fitted = SvmClassifier(SvmConfig(candidates=3), none[0], none, none[:, 0])
     scores = fitted.scores(np.ones((2, 2), np.float32), Neighbours(np.empty(0), np.empty(0)))
     assert (np.diff(scores.candidates) > 0).all()
+
+
+def test_strong_dimensions_are_put_first() -> None:
+    # Both dimensions tell the landmarks apart for one photograph each; the first varies more.
+    rows = unit(np.array([[4, 1, 9], [-4, 1, 9], [4, -1, 9], [-4, -1, 9]], np.float32))
+    gallery = gallery_of(rows, np.array([0, 1, 0, 1]))
+    plain = SvmClassifier.fit(SvmConfig(emphasis=0), gallery)
+    strong = SvmClassifier.fit(SvmConfig(emphasis=1), gallery)
+    assert plain.scale.tolist() == [1, 1, 1]
+    assert strong.scale == pytest.approx([1, 0.25, 0], abs=1e-6)
+    found = gallery.index.search(rows, 1)
+    margins = [fitted.scores(rows, found).confidence.min() for fitted in (plain, strong)]
+    assert margins[1] > margins[0]
+    alike = gallery_of(rows[[0, 0]], np.array([0, 1]))
+    assert SvmClassifier.fit(SvmConfig(), alike).scale.tolist() == [1, 1, 1]
 
 
 @RULES
