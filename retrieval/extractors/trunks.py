@@ -15,7 +15,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, symbolic_trace
 from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
@@ -216,9 +216,12 @@ def _cut(model: nn.Module, layer: str, name: str) -> GraphModule:
 
 
 def _fused(network: GraphModule) -> nn.Module:
-    """Batch norms folded into the convolutions before them: the same map, fewer passes."""
-    plain = GraphModule(network, network.graph).eval()
-    return fuse(plain, no_trace=True).eval()
+    """Batch norms folded into the convolutions before them: the same map, fewer passes.
+
+    Traced once more for that: to torchvision's tracer a block of convolution, norm and activation
+    is one step, inside which nothing can be folded.
+    """
+    return fuse(symbolic_trace(network).eval(), no_trace=True).eval()
 
 
 def _digest(network: nn.Module) -> str:

@@ -18,6 +18,7 @@ from retrieval.extractors.trunks import (
     IMAGENET_MEAN,
     _bare,
     _cut,
+    _fused,
     find_weights,
     last_map,
     load_trunk,
@@ -198,7 +199,7 @@ def test_every_family_has_a_last_map(name: str) -> None:
         whole = _bare(name)
         side = getattr(whole, "image_size", None)
         shape = (side, side) if side else (MIN_SIDE, 2 * MIN_SIDE)
-        found = _cut(whole, last_map(name), name)(torch.zeros(1, 3, *shape))["map"]
+        found = _fused(_cut(whole, last_map(name), name))(torch.zeros(1, 3, *shape))["map"]
     assert found.ndim == (3 if side else 4)
 
 
