@@ -87,6 +87,24 @@ def test_equal_rows_tie_exactly_and_come_in_order() -> None:
             assert list(rows[copies : copies + 30]) == sorted(rows[copies : copies + 30])
 
 
+@settings(max_examples=40, deadline=None)
+@given(count=st.integers(1, 40), k=st.integers(1, 45), cached=st.integers(1, 12))
+def test_blocks_of_the_gallery_are_merged(count: int, k: int, cached: int) -> None:
+    gallery, asked = unit_rows(count, 8, count), unit_rows(4, 8, k)
+    gallery[count // 2 :] = gallery[: count - count // 2].copy()  # ties across blocks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faiss_index, "_CACHED_BYTES", cached * 32)
+        found = FaissIndex.build(gallery, IndexConfig()).search(asked, k)
+    _, similarities = brute_force(gallery, asked, k)
+    np.testing.assert_allclose(found.similarities, similarities, atol=1e-6)
+    for query, rows, values in zip(asked, found.rows, found.similarities, strict=True):
+        there = rows[rows >= 0]
+        assert len(set(there)) == min(k, count)
+        np.testing.assert_allclose(gallery[there] @ query, values[: len(there)], atol=1e-6)
+        tied = np.diff(values[: len(there)]) == 0
+        assert np.all(np.diff(there)[tied] > 0)
+
+
 def test_small_flat_search_has_the_same_bits_in_every_batch() -> None:
     # Large enough that FAISS alone would take matrix products, and another for a lone query.
     gallery, asked = unit_rows(12_000, 256), unit_rows(600, 256, 1)
