@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+
+FOLDS: Final = 10
+"""Parts that gallery and bank are dealt into, unless a config says otherwise."""
 
 
 class SearchIndex(Protocol):
@@ -185,14 +188,20 @@ class Folds:
 def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Folds:
     """Spread gallery and bank over folds, evenly within every landmark.
 
+    There are no more folds than the median landmark has photographs (of those with several), but
+    at least two. So most landmarks lack a photograph in every fold; with more folds, those that
+    happen to lack none would be favoured over the very landmark that was held out.
+
     At most ``limit`` photographs of each are held out, taken fold by fold, so that with a large
     gallery they all lie in the first fold and a classifier that must be trained anew for each
     fold is trained anew once. A landmark's only photograph is never held out. Every classifier
     that is given the same numbers holds out the same photographs.
     """
     rng = np.random.default_rng(seed)
-    fold = _spread(gallery.codes, folds, rng)
     counts = np.bincount(gallery.codes, minlength=len(gallery.landmarks))
+    if (counts > 1).any():
+        folds = min(folds, max(2, int(np.median(counts[counts > 1]))))
+    fold = _spread(gallery.codes, folds, rng)
     fold[counts[gallery.codes] < 2] = -1
     bank_fold = _spread(np.zeros(len(gallery.bank), np.int64), folds, rng)
     rows = _first(fold, limit, rng)

@@ -41,6 +41,7 @@ from sklearn.svm import LinearSVC
 
 from retrieval.classifiers.arrays import read_arrays, write_arrays
 from retrieval.classifiers.base import (
+    FOLDS,
     Folds,
     Gallery,
     HeldOut,
@@ -71,7 +72,7 @@ class SvmConfig(StrictModel):
         temperature: of the comparison with other landmarks and the bank; see
             :meth:`SvmClassifier.scores`.
         candidates: landmarks ranked for a photograph.
-        folds: parts that gallery and bank are dealt into, each held out in turn.
+        folds: parts that gallery and bank are dealt into at most, each held out in turn.
         held_out: at most this many gallery (and bank) photographs are held out.
         most_rows, most_work, most_positives, bank_negatives, random_negatives, hard_negatives:
             the rule of this module's docstring.
@@ -82,7 +83,7 @@ class SvmConfig(StrictModel):
     emphasis: float = Field(default=1.0, ge=0.0, le=10.0)
     temperature: float = Field(default=1.0, gt=0.0)
     candidates: int = Field(default=10, ge=1)
-    folds: int = Field(default=5, ge=2)
+    folds: int = Field(default=FOLDS, ge=2)
     held_out: int = Field(default=5_000, ge=1)
     most_rows: int = Field(default=50_000, ge=0)
     most_work: int = Field(default=10_000_000, ge=0)

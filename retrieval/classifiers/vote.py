@@ -20,6 +20,7 @@ from pydantic import Field
 
 from retrieval.classifiers.arrays import read_arrays, write_arrays
 from retrieval.classifiers.base import (
+    FOLDS,
     Gallery,
     HeldOut,
     Integers,
@@ -54,7 +55,7 @@ class VoteConfig(StrictModel):
 
     kind: Literal["knn"] = "knn"
     k: int = Field(default=50, ge=1, le=2047)
-    power: float = Field(default=3.0, ge=1.0, le=20.0)
+    power: float = Field(default=4.0, ge=1.0, le=20.0)
     bank_neighbours: int = Field(default=10, ge=1, le=2047)
     row_correction: float = Field(default=0.5, ge=0.0)
     query_correction: float = Field(default=1.5, ge=0.0)
@@ -96,7 +97,7 @@ class VoteClassifier:
         """Leave-one-out scores: a photograph never votes on itself, nor a bank photograph on
         itself as bank, neither in its own correction nor in that of the rows voting on it."""
         fitted = cls.fit(config, gallery, seed)
-        chosen = stratified_folds(gallery, folds=5, limit=config.held_out, seed=seed)
+        chosen = stratified_folds(gallery, FOLDS, config.held_out, seed)
         queries = np.asarray(gallery.descriptors[chosen.rows])
         found = without_self(gallery.index.search(queries, config.k + 1), chosen.rows)
         scores = fitted._vote(
