@@ -34,8 +34,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
     path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
     if not path.is_file():
         near = difflib.get_close_matches(name, config_names(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"no config {name!r}{hint} There are: {', '.join(config_names())}")
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"no config {name!r}; {hint}there are {', '.join(config_names())}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -47,7 +47,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
     try:
         return SystemConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, SystemConfig)}") from None
+        raise ConfigError(f"{path}: {explain(error, SystemConfig, values)}") from None
 
 
 def dump_config(config: SystemConfig) -> str:
@@ -55,18 +55,40 @@ def dump_config(config: SystemConfig) -> str:
     return str(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault of a config as one line; a wrong key names the nearest right one."""
+def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
+    """The first fault of a config as one line; a wrong key names the nearest right one.
+
+    Args:
+        error: what pydantic says.
+        model: of the config.
+        values: what was validated.
+    """
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
+    place = _keys(first["loc"], values)
+    if first["type"] in ("missing", "union_tag_not_found", "union_tag_invalid"):
+        place.append(str(first["loc"][-1]) if first["type"] == "missing" else "kind")
     where = ".".join(place)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], _all_keys(model), 1, cutoff=0.5)
+        near = difflib.get_close_matches(place[-1], _all_keys(model), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: no such key{hint}"
+    if first["type"] == "union_tag_invalid":
+        return f"{where}: {first['ctx']['tag']!r} is none of {first['ctx']['expected_tags']}"
+    if first["type"] in ("missing", "union_tag_not_found"):
+        return f"{where}: is missing"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     message = first["msg"].removeprefix("Value error, ")
     return f"{where}: {message}, found {first['input']!r}{more}" if where else message + more
+
+
+def _keys(location: Sequence[str | int], values: Any) -> list[str]:
+    """The keys that a user wrote on the way to a fault: pydantic puts each ``kind`` between."""
+    keys = []
+    for part in location:
+        if isinstance(values, dict) and part in values:
+            keys.append(str(part))
+            values = values[part]
+    return keys
 
 
 def _all_keys(model: type[BaseModel]) -> list[str]:
@@ -79,11 +101,16 @@ def _all_keys(model: type[BaseModel]) -> list[str]:
 def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override!r}: expected key=value, such as whitening.dimension=128")
+        raise ConfigError(
+            f"--set {override!r}: expected key=value, such as whitening.dimension=128"
+        )
     *outer, last = key.split(".")
     place: Any = values
     for part in outer:
         place = place.setdefault(part, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise ConfigError(f"--set {override!r}: {'.'.join(outer)} holds no keys")
-    place[last] = yaml.safe_load(text)
+    try:
+        place[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override!r}: {text!r} is not YAML") from None
