@@ -1,0 +1,136 @@
+"""The house's rooms: who may import whom, and what nobody does."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / room).rglob("*.py"))
+
+# What stands to the left knows nothing of what stands to its right.
+ROOMS = ("photographs", "extractors", "index", "classifiers", "evaluation", "system")
+# Descriptors lie in shards, and words are found by FAISS: what extractors take from the index.
+FROM_THE_INDEX = {
+    "retrieval.extractors": "retrieval.index.store",
+    "retrieval.extractors.aggregation.codebook": "retrieval.index.faiss_index.train_kmeans",
+}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module or name that a module imports, wherever it does so."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def calls(path: Path) -> Iterator[tuple[str, dict[str, ast.expr]]]:
+    """Every call's dotted name and its named arguments."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), {one.arg: one.value for one in node.keywords if one.arg}
+
+
+def modules(room: str = "") -> dict[str, Path]:
+    """Modules by dotted name, of both packages or of one."""
+    return {name_of(path): path for path in PATHS if name_of(path).startswith(room)}
+
+
+def calling(names: Iterable[str], but: Iterable[str] = ()) -> list[str]:
+    """The modules that call a function whose dotted name ends so."""
+    return [
+        f"{own} calls {name}"
+        for own, path in modules().items()
+        for name, _ in calls(path)
+        if own not in but and any(f".{name}".endswith(f".{one}") for one in names)
+    ]
+
+
+def importing(names: Iterable[str], room: str = "", but: Iterable[str] = ()) -> list[str]:
+    """The modules that import any of some packages."""
+    return [
+        f"{own} imports {name}"
+        for own, path in modules(room).items()
+        for name in imports(path)
+        if own not in but and any(f"{name}.".startswith(f"{one}.") for one in names)
+    ]
+
+
+def test_the_library_knows_nothing_of_the_pipelines() -> None:
+    assert not importing(("pipelines", "tests", "benchmarks", "typer", "rich"), "retrieval")
+
+
+def test_arrows_run_one_way() -> None:
+    wrong = []
+    for own, path in modules("retrieval").items():
+        room = (own + ".").split(".")[1]
+        # errors.py and devices.py lie below all rooms.
+        rank = ROOMS.index(room) if room in ROOMS else -1
+        allowed = tuple(what for who, what in FROM_THE_INDEX.items() if own.startswith(who))
+        for name in imports(path):
+            other = name.split(".")[1] if top(name) == "retrieval" else ""
+            later = other in ROOMS and ROOMS.index(other) > rank
+            if later and not name.startswith(allowed):
+                wrong.append(f"{own} imports {name}")
+    assert not wrong
+
+
+def test_one_module_speaks_with_faiss() -> None:
+    # The package itself imports it first, before torch can be.
+    assert not importing(["faiss"], but=("retrieval", "retrieval.index.faiss_index"))
+    assert next(imports(ROOT / "retrieval" / "__init__.py")) == "faiss"
+
+
+def test_one_module_decodes() -> None:
+    decoding = ["retrieval.photographs.decoding"]
+    readers = ("Image.open", "imread", "imdecode", "decode_image", "decode_jpeg", "read_image")
+    assert not calling(readers, but=decoding)
+    assert not importing(["PIL"], "retrieval", but=decoding)
+
+
+def test_one_module_opens_connections() -> None:
+    clients = ("aiohttp", "requests", "httpx", "socket", "http", "urllib.request")
+    servers = ("pipelines.loopback", "pipelines.doctor")
+    assert not importing(clients, but=("retrieval.photographs.fetching", *servers))
+
+
+def test_nothing_is_pickled() -> None:
+    assert not importing(("pickle", "cPickle", "dill", "cloudpickle", "shelve"))
+    assert not calling(
+        ("torch.load", "torch.save", "joblib.load", "joblib.dump", "read_pickle", "to_pickle")
+    )
+    loads = [
+        (own, named.get("allow_pickle"))
+        for own, path in modules().items()
+        for name, named in calls(path)
+        if name in ("np.load", "numpy.load")
+    ]
+    assert loads
+    for own, allowed in loads:
+        assert isinstance(allowed, ast.Constant), own
+        assert allowed.value is False, own
+
+
+def test_nothing_goes_through_a_shell() -> None:
+    assert not calling(("os.system", "os.popen", "subprocess.getoutput", "yaml.load"))
+    for own, path in modules().items():
+        for name, named in calls(path):
+            assert name not in ("eval", "exec"), own
+            assert "shell" not in named, own
+
+
+def test_the_library_prints_nothing() -> None:
+    assert not [own for own in calling(["print"]) if own.startswith("retrieval")]
