@@ -111,8 +111,7 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     with _locked(run):
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         extractor = build_extractor(config.extractor, device, config.seed)
-        describer, known = _fitted_describer(config, extractor, table, run)
-        made_from = _describer_fields(config, extractor)
+        describer, made_from, known = _fitted_describer(config, extractor, table, run)
         parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
         # What was added since the last build is described as the rest is.
         parts += [
@@ -129,17 +128,20 @@ def add_photographs(
 ) -> dict[str, Any]:
     """Describe further labelled photographs (or bank photographs, without a label) into a run.
 
-    Nothing that is in the run is described again.
+    Nothing that is in the run is described again; the very table that was added before goes on
+    where that was cut short.
 
     Raises:
         TableError: an id is in the run already.
     """
     config, record = _read_run(run)
     with _locked(run):
-        names = _part_names(run)
-        present = pd.concat([_read_rows(run, name) for name in names])
+        rows = {name: _read_rows(run, name) for name in _part_names(run)}
+        name = next((old for old in list(rows)[1:] if _same_rows(rows[old], table)),
+                    f"{int(max(rows)) + 1:03d}")  # fmt: skip
+        present = {one for old in rows if old != name for one in rows[old]["id"]}
         removed = set(_removed(run))
-        twice = table[table["id"].isin(set(present["id"]) - removed)]
+        twice = table[table["id"].isin(present - removed)]
         if len(twice):
             row = twice.iloc[0]
             raise TableError(f"row {row['row']}: id {row['id']!r} is in {run} already")
@@ -152,10 +154,13 @@ def add_photographs(
         extractor = build_extractor(located.extractor, device, config.seed)
         _require_same_extractor(run, record, extractor)
         describer = Describer.load(run, extractor, config.whitening is not None)
-        name = f"{int(names[-1]) + 1:03d}"
-        made_from = _describer_fields(config, extractor)
-        parts = [_open_part(run, one) for one in names]
-        parts.append(_describe_part(run, name, table, describer, made_from))
+        made_from = record["describer"]
+        parts = [
+            _open_part(run, old)
+            if old != name
+            else _describe_part(run, name, table, describer, made_from)
+            for old in sorted({*rows, name})
+        ]
         return _finish(config, made_from, _data_of(record), parts, run, device)
 
 
@@ -163,13 +168,13 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
     """Take photographs out of a run, by id; nothing is described again.
 
     Raises:
-        TableError: an id is not in the run.
+        TableError: an id never was in the run.
     """
     config, record = _read_run(run)
     with _locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
         removed = _removed(run)
-        present = {name for part in parts for name in part.table["id"]} - set(removed)
+        present = {name for part in parts for name in part.table["id"]}
         unknown = [name for name in ids if name not in present]
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
@@ -179,10 +184,15 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
 
 def _fitted_describer(
     config: SystemConfig, extractor: Extractor, table: pd.DataFrame, run: Path
-) -> tuple[Describer, Mapping[int, Outcome]]:
-    """The describer, learnt from a sample of the table; and the sample's features, by position."""
+) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
+    """The describer, learnt from a sample of the table.
+
+    Returns:
+        the describer, what it was made from, and the sample's features by position.
+    """
+    fields = _describer_fields(config, extractor)
     if extractor.fitted and config.whitening is None:
-        return Describer(extractor, None), {}
+        return Describer(extractor, None), fields, {}
     positions = _sample(len(table), config.fit_photographs, config.seed)
     sample = table.iloc[positions]
     store = ShardStore(
@@ -194,13 +204,11 @@ def _fitted_describer(
         extract_table(sample, extractor, store, lambda f: _packed(extractor, f), progress)
     outcomes = _outcomes(extractor, store)
     known = dict(zip(positions.tolist(), outcomes, strict=True))
-    recipe = json.loads(json.dumps(
-        {**_describer_fields(config, extractor), "features": store.digest}
-    ))  # fmt: skip
+    recipe = {**fields, "taught_by": store.digest}
     note = run / "extractor" / "fitted.json"
     before = read_json(note) if note.exists() else None
     if before == recipe:
-        return Describer.load(run, extractor, config.whitening is not None), known
+        return Describer.load(run, extractor, config.whitening is not None), recipe, known
     if before is not None:
         log.info("%s changed: codebook and whitening are learnt anew",
                  first_difference(before, recipe))  # fmt: skip
@@ -209,22 +217,26 @@ def _fitted_describer(
         reason = next((str(one) for one in outcomes if isinstance(one, Exception)), "none given")
         raise TableError(f"fewer than two photographs could be read ({reason})")
     describer = Describer.fit(extractor, features, config.whitening, config.seed)
+    # From here the run's index is another describer's.
+    if (run / RUN).exists():
+        write_json(run / RUN, {"finished": False})
     note.unlink(missing_ok=True)
     describer.save(run)
     write_json(note, recipe)
-    return describer, known
+    return describer, recipe, known
 
 
 def _describer_fields(config: SystemConfig, extractor: Extractor) -> dict[str, Any]:
     """The fields of a config that decide descriptors."""
     whitening = config.whitening.model_dump() if config.whitening else None
-    return {
+    fields = {
         "code": CODE,
         "extractor": {**extractor.identity(), **_extractor_fields(config)},
         "whitening": whitening,
         "seed": config.seed,
         "fit_photographs": config.fit_photographs,
     }
+    return dict(json.loads(json.dumps(fields)))
 
 
 def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
@@ -282,6 +294,11 @@ def _read_rows(run: Path, name: str) -> pd.DataFrame:
     return frame.astype({"id": STRING, "source": STRING, "landmark": STRING})
 
 
+def _same_rows(known: pd.DataFrame, table: pd.DataFrame) -> bool:
+    columns = ["id", "source", "landmark"]
+    return known[columns].equals(table[columns].reset_index(drop=True))
+
+
 def _part_names(run: Path) -> list[str]:
     return sorted(path.parent.name for path in (run / "descriptors").glob(f"*/{PART_ROWS}"))
 
@@ -314,8 +331,15 @@ def _finish(
         log.info("%s: nothing changed, nothing to do", run)
         return before
     begun = time.perf_counter()
+    described = {
+        "name": config.name,
+        "config": config.model_dump(),
+        "data": data.folder,
+        "describer": dict(describer),
+        "names": data.names,
+    }
     # From here until run.json is written again the run is not whole, and says so.
-    write_json(run / RUN, {"finished": False})
+    write_json(run / RUN, {"finished": False, **described})
     counts = _gather(parts, set(_removed(run)), run)
     _build_index(config.index, run, config.seed, device)
     gallery, _ = load_gallery(run, device)
@@ -324,11 +348,7 @@ def _finish(
     record = {
         "finished": True,
         "fingerprint": mark,
-        "name": config.name,
-        "config": config.model_dump(),
-        "data": data.folder,
-        "describer": dict(describer),
-        "names": data.names,
+        **described,
         "answer": answer,
         **counts,
         "landmarks": len(gallery.landmarks),
@@ -429,8 +449,9 @@ def _data_of(record: Mapping[str, Any]) -> Origin:
 
 
 def _read_run(run: Path) -> tuple[SystemConfig, dict[str, Any]]:
+    """The config and record of a run that is finished, or wants no more than its index."""
     record = read_json(run / RUN)
-    if not record.get("finished"):
+    if "config" not in record:
         raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
     return SystemConfig.model_validate(record["config"]), record
 
@@ -454,6 +475,9 @@ def _locked(run: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"{run} is being written by another command: wait for it") from None
+        # What a killed command was writing.
+        for litter in run.rglob(".*.tmp"):
+            litter.unlink()
         yield
 
 

@@ -145,7 +145,7 @@ class System:
         config = SystemConfig.model_validate(record["config"])
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor, settled, config.seed)
-        if record["describer"]["extractor"].get("digest") != extractor.identity().get("digest"):
+        if record["describer"]["extractor"].get("weights") != extractor.identity().get("weights"):
             raise RunError(
                 f"{folder} was built with other weights: give those (--weights), or build the run"
                 " anew with these"

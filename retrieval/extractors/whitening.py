@@ -80,16 +80,16 @@ class Whitening:
         average = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
         average /= len(centred) * min(centred.shape)
         softened = (1 - config.shrinkage) * eigenvalues + config.shrinkage * average
-        scaled = directions * softened**config.power
-        return cls(mean.astype(np.float32), scaled.astype(np.float32))
+        scaled = (directions * softened**config.power).astype(np.float32)
+        # In the order in which it is saved and loaded: another one is rounded in another way.
+        return cls(mean.astype(np.float32), np.ascontiguousarray(scaled))
 
     def apply(self, descriptors: Vectors) -> Vectors:
         """(n, d) rows to (n, k) float32 unit rows."""
         return unit_rows((descriptors - self.mean) @ self.projection)
 
     def save(self, folder: Path) -> None:
-        data = save({"mean": self.mean, "projection": np.ascontiguousarray(self.projection)})
-        atomic_write(folder / FILE, data)
+        atomic_write(folder / FILE, save({"mean": self.mean, "projection": self.projection}))
 
     @classmethod
     def load(cls, folder: Path) -> Whitening:

@@ -1,0 +1,44 @@
+"""A build in a process of its own that kills itself at a given shard, for tests that go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import load_config
+from pipelines.index import build_run
+from retrieval.extractors import describer
+from retrieval.index.store import Shard, ShardStore
+from retrieval.photographs.table import load_data_set
+
+WINDOW = 6
+
+
+def main(config: str, data: Path, run: Path, last: int, *overrides: str) -> None:
+    """Build until the ``last``-th shard is on disk but not yet in its manifest."""
+    written = 0
+    describer.WINDOW = WINDOW  # type: ignore[misc]
+    note = ShardStore._write_manifest
+
+    def deadly(store: ShardStore) -> None:
+        if written == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        note(store)
+
+    write = ShardStore.write
+
+    def counted(store: ShardStore, number: int, shard: Shard, *more: Any) -> None:
+        nonlocal written
+        written += 1
+        write(store, number, shard, *more)
+
+    ShardStore._write_manifest = deadly  # type: ignore[method-assign]
+    ShardStore.write = counted  # type: ignore[method-assign]
+    build_run(load_config(config, overrides), load_data_set(data), run, "cpu")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])

@@ -1,0 +1,418 @@
+"""Runs: built, built again, killed, changed, added to and taken from."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipelines.classify import classify_csv
+from pipelines.config import load_config
+from pipelines.index import add_photographs, build_run, remove_photographs
+from retrieval.errors import RunError, TableError
+from retrieval.extractors import describer as describing
+from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.table import load_data_set, read_table
+from retrieval.system import System, SystemConfig
+from tests.photographs import blank, view, write_csv, write_data_set, write_photograph
+from tests.pipelines.dying_build import WINDOW
+
+ROOT = Path(__file__).parents[2]
+# By name of the shipped config: what makes it small.
+SMALL = {
+    "hog": ["extractor.side=64", "extractor.cell=16", "whitening.dimension=16"],
+    "rootsift-vlad": ["extractor.sift.size=128", "extractor.sift.keypoints=60",
+                      "extractor.words=4", "whitening.dimension=16"],
+}  # fmt: skip
+# Files that tell of the time of day.
+CLOCKS = (".lock", "timings.json")
+
+systems = pytest.mark.parametrize("name", sorted(SMALL))
+
+
+def config_of(name: str, *more: str) -> SystemConfig:
+    return load_config(name, [*SMALL[name], *more])
+
+
+def build(name: str, data: Path, run: Path, *more: str) -> dict[str, Any]:
+    return build_run(config_of(name, *more), load_data_set(data), run, "cpu")
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Every file of a run by its path, but for what tells of the time of day."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.rglob("*")):
+        if path.is_file() and path.name not in CLOCKS:
+            found[str(path.relative_to(run))] = path.read_bytes()
+    record = json.loads(found.pop("run.json"))
+    del record["timings"]
+    return {**found, "run.json": record}
+
+
+def answers_of(run: Path, data: Path) -> pd.DataFrame:
+    table = read_table(data / "test.csv")
+    return System.load(run, "cpu").classify(table["source"].tolist())
+
+
+@pytest.fixture(autouse=True)
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describing, "WINDOW", WINDOW)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 gallery photographs of six landmarks, eight of none."""
+    return write_data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def built(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each system; tests that change one take a copy."""
+    runs = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(describing, "WINDOW", WINDOW)
+        for name in SMALL:
+            runs[name] = tmp_path_factory.mktemp("runs") / name
+            build(name, data, runs[name])
+    return runs
+
+
+@pytest.fixture
+def run(built: dict[str, Path], tmp_path: Path) -> Path:
+    """A copy of the HoG run."""
+    return Path(shutil.copytree(built["hog"], tmp_path / "run"))
+
+
+@pytest.fixture
+def more(data: Path, tmp_path: Path) -> pd.DataFrame:
+    """Eight photographs that are in no run: seven of a new landmark, one of none."""
+    rows = []
+    for i in range(8):
+        write_photograph(tmp_path / "more" / f"{i}.jpg", view(77, i))
+        rows.append((f"new{i}", f"{i}.jpg", "L77" if i else ""))
+    return read_table(write_csv(tmp_path / "more" / "more.csv", rows))
+
+
+@systems
+def test_a_finished_run_says_what_it_is(built: dict[str, Path], data: Path, name: str) -> None:
+    record = json.loads((built[name] / "run.json").read_text())
+    assert record["finished"] is True
+    assert (record["gallery"], record["bank"], record["failed"]) == (24, 8, 0)
+    assert (record["landmarks"], record["dimension"]) == (6, 16)
+    assert record["name"] == name
+    assert SystemConfig.model_validate(record["config"]) == config_of(name)
+    assert record["answer"] in record["config"]["classifiers"]
+    assert record["names"]["L3"] == "Landmark 3"
+    assert set(record["timings"]) == {"describe", "index", "classifiers"}
+    assert not [path for path in built[name].rglob("*") if path.name.endswith(".tmp")]
+
+
+@systems
+def test_a_run_answers(built: dict[str, Path], data: Path, name: str) -> None:
+    found = answers_of(built[name], data)
+    expected = read_table(data / "test.csv")["landmark"].fillna("")
+    assert found.columns.tolist() == ["id", "landmark", "name", "probability", "status", "reason"]
+    assert (found["status"] == "ok").all()
+    assert found["probability"].between(0, 1).all()
+    shown = expected != ""
+    # Six landmarks and guessing would get two of twelve.
+    assert (found["landmark"][shown].to_numpy() == expected[shown].to_numpy()).sum() >= 9
+
+
+@systems
+def test_the_same_again_is_nothing_to_do(
+    built: dict[str, Path], data: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = contents(built[name])
+    times = {path: path.stat().st_mtime_ns for path in (built[name] / "index").iterdir()}
+    build(name, data, built[name])
+    assert f"{built[name]}: nothing changed, nothing to do" in caplog.messages
+    assert contents(built[name]) == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_the_same_config_elsewhere_gives_the_same_bytes(
+    built: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    build("rootsift-vlad", data, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(built["rootsift-vlad"])
+
+
+def test_a_changed_config_says_which_field_and_is_built_anew(
+    run: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    record = build("hog", data, run, "whitening.dimension=8")
+    assert record["dimension"] == 8
+    said = [message for message in caplog.messages if "changed" in message]
+    assert said == [
+        "whitening.dimension changed: codebook and whitening are learnt anew",
+        f"{run / 'descriptors' / '000'}: whitening.dimension changed, so it is made anew",
+    ]
+    build("hog", data, tmp_path / "fresh", "whitening.dimension=8")
+    assert contents(run) == contents(tmp_path / "fresh")
+
+
+def test_another_classifier_describes_nothing_again(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(run)
+    monkeypatch.setattr("retrieval.extractors.extraction.read_photograph", None)
+    record = build("hog", data, run, "classifiers.knn.k=3", "answer=knn")
+    assert record["answer"] == "knn"
+    after = contents(run)
+    assert after["run.json"]["fingerprint"] != before["run.json"]["fingerprint"]
+    for name in before:
+        if name.startswith(("descriptors", "features", "whitening", "index")):
+            assert after[name] == before[name], name
+
+
+@pytest.mark.parametrize("last", [2, 9], ids=["extracting", "describing"])
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    built: dict[str, Path], data: Path, tmp_path: Path, last: int
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.pipelines.dying_build"]
+    dead = subprocess.run(
+        [*command, "rootsift-vlad", str(data), str(run), str(last), *SMALL["rootsift-vlad"]],
+        cwd=ROOT, capture_output=True, check=False,
+    )  # fmt: skip
+    assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
+    folder = run / ("features" if last == 2 else "descriptors/000")
+    # 32 photographs are six shards; the one that was just written is not in the manifest.
+    assert len(list(folder.glob("shard-*"))) == (last - 1) % 6 + 1
+    assert len(json.loads((folder / "manifest.json").read_text())["shards"]) == (last - 1) % 6
+    with pytest.raises(RunError, match=r"run\.json is missing"):
+        System.load(run, "cpu")
+    build("rootsift-vlad", data, run)
+    assert contents(run) == contents(built["rootsift-vlad"])
+
+
+def test_a_broken_photograph_is_a_failed_row(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    broken = folder / "photos" / "m2v1.jpg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    write_photograph(folder / "photos" / "n3.jpg", blank())
+    record = build("rootsift-vlad", folder, tmp_path / "run")
+    assert (record["gallery"], record["bank"], record["failed"]) == (23, 7, 2)
+    told = [message for message in caplog.messages if message.startswith("row ")]
+    assert len(told) == 2
+    assert told[0].startswith(f"row 7, {broken}: damaged or truncated photograph")
+    assert told[1] == (
+        f"row 5, {folder / 'photos' / 'n3.jpg'}: nothing to describe"
+        " (no keypoint, or a blank photograph)"
+    )
+    system = System.load(tmp_path / "run", "cpu")
+    assert "m2v1" not in set(system.rows["id"])
+    found = system.classify([broken, folder / "photos" / "n3.jpg", folder / "photos" / "m2v0.jpg"])
+    assert found["status"].tolist() == ["decode_failed", "describe_failed", "ok"]
+    assert found["probability"].isna().tolist() == [True, True, False]
+    assert found["landmark"].tolist() == ["", "", "L2"]
+
+
+def test_what_was_added_and_removed_leaves_no_trace(
+    built: dict[str, Path], run: Path, data: Path, more: pd.DataFrame
+) -> None:
+    record = add_photographs(run, more, "cpu")
+    assert (record["gallery"], record["bank"], record["landmarks"]) == (31, 9, 7)
+    found = System.load(run, "cpu").classify(more["source"].tolist()[1:])
+    assert (found["landmark"] == "L77").sum() >= 5
+    record = remove_photographs(run, more["id"].tolist(), "cpu")
+    assert (record["gallery"], record["bank"], record["landmarks"]) == (24, 8, 6)
+    before, after = contents(built["hog"]), contents(run)
+    for name in before:
+        if name.startswith(("index", "classifiers", "whitening", "descriptors/000")):
+            assert after[name] == before[name], name
+    pd.testing.assert_frame_equal(answers_of(run, data), answers_of(built["hog"], data))
+
+
+def test_adding_describes_the_new_photographs_alone(
+    run: Path, more: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def noted(source: str, longest_side: int) -> Any:
+        read.append(source)
+        return read_photograph(source, longest_side)
+
+    monkeypatch.setattr("retrieval.extractors.extraction.read_photograph", noted)
+    add_photographs(run, more, "cpu")
+    assert sorted(read) == sorted(more["source"])
+
+
+def test_what_was_added_follows_when_the_gallery_changes(
+    run: Path, data: Path, more: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Another gallery teaches another whitening, and a run never mixes two."""
+    add_photographs(run, more, "cpu")
+    rows = [
+        (one.id, one.source, one.landmark)
+        for one in read_table(data / "index.csv").itertuples()
+        if one.landmark != "L6"
+    ]
+    other = write_csv(tmp_path / "other.csv", rows)
+    build_run(config_of("hog"), load_data_set(data, other), run, "cpu")
+    system = System.load(run, "cpu")
+    assert len(system.rows) == 27
+    sources = system.rows["source"].tolist()
+    photographs = [read_photograph(source, system.describer.longest_side) for source in sources]
+    np.testing.assert_allclose(
+        system.gallery.descriptors, system.describer.describe(photographs), atol=1e-5
+    )
+
+
+def test_an_addition_cut_short_goes_on(
+    run: Path, more: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    add_photographs(whole, more, "cpu")
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.index.store.ShardStore.write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            add_photographs(run, more, "cpu")
+    add_photographs(run, more, "cpu")
+    assert contents(run) == contents(whole)
+
+
+def test_a_removal_cut_short_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path(shutil.copytree(run, tmp_path / "whole"))
+    remove_photographs(whole, ["m1v0"], "cpu")
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.index._gather", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            remove_photographs(run, ["m1v0"], "cpu")
+    remove_photographs(run, ["m1v0"], "cpu")
+    assert contents(run) == contents(whole)
+
+
+def test_the_same_addition_or_removal_again_is_nothing_to_do(
+    run: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    for change in (
+        lambda: add_photographs(run, more, "cpu"),
+        lambda: remove_photographs(run, ["m1v0", "new3"], "cpu"),
+    ):
+        change()
+        before = contents(run)
+        caplog.clear()
+        caplog.set_level(logging.INFO)
+        change()
+        assert f"{run}: nothing changed, nothing to do" in caplog.messages
+        assert contents(run) == before
+
+
+@pytest.mark.parametrize("step", ["_describe_part", "_gather", "_fit_classifiers"])
+def test_a_change_cut_short_is_no_finished_run(
+    run: Path, data: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another whitening lies there with the old one's index: nothing may answer from that."""
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    change = "whitening.power=-0.1"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"pipelines.index.{step}", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build("hog", data, run, change)
+    with pytest.raises(RunError, match="is not finished"):
+        System.load(run, "cpu")
+    build("hog", data, run, change)
+    build("hog", data, tmp_path / "whole", change)
+    assert contents(run) == contents(tmp_path / "whole")
+
+
+def test_what_a_killed_command_was_writing_is_swept_up(run: Path, data: Path) -> None:
+    before = contents(run)
+    for folder in (run, run / "descriptors" / "000"):
+        (folder / ".shard-00001.safetensors.abc123.tmp").write_bytes(b"half")
+    build("hog", data, run)
+    assert contents(run) == before
+
+
+def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> None:
+    before = contents(run)
+    with pytest.raises(TableError, match=r"row 2: id 'm1v0' is in .* already"):
+        add_photographs(run, read_table(data / "index.csv"), "cpu")
+    with pytest.raises(TableError, match=r"id 'absent' is not in .* \(1 such ids\)"):
+        remove_photographs(run, ["m1v0", "absent"], "cpu")
+    assert contents(run) == before
+    remove_photographs(run, ["m1v0"], "cpu")
+    with pytest.raises(TableError, match=r"'m1v0' was taken out of .* cannot come back"):
+        add_photographs(run, read_table(data / "index.csv").iloc[:1], "cpu")
+
+
+def test_an_unfinished_run_answers_nothing(run: Path, data: Path, more: pd.DataFrame) -> None:
+    (run / "run.json").write_text('{"finished": false}')
+    for use in (
+        lambda: System.load(run, "cpu"),
+        lambda: add_photographs(run, more, "cpu"),
+        lambda: remove_photographs(run, ["m1v0"], "cpu"),
+    ):
+        with pytest.raises(RunError, match="is not finished: run landmarks index again"):
+            use()
+    assert build("hog", data, run)["finished"]
+
+
+def test_a_run_is_written_by_one_command_at_a_time(run: Path, data: Path) -> None:
+    with (run / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="is being written by another command"):
+            build("hog", data, run)
+    build("hog", data, run)
+
+
+@systems
+def test_classify_of_a_list_answers_as_the_system_does(
+    built: dict[str, Path], data: Path, tmp_path: Path, name: str
+) -> None:
+    system = System.load(built[name], "cpu")
+    sources = [*read_table(data / "test.csv")["source"], str(tmp_path / "gone.jpg")]
+    rows = [(f"q{i}", source) for i, source in enumerate(sources)]
+    listed = write_csv(tmp_path / "list.csv", rows, ("id", "path"))
+    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=7)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    expected = system.classify(sources)
+    assert [row["id"] for row in written] == [f"q{i}" for i in range(len(sources))]
+    for column in ("landmark", "name", "status", "reason"):
+        assert [row[column] for row in written] == expected[column].tolist(), column
+    found = [float(row["probability"] or "nan") for row in written]
+    np.testing.assert_allclose(found, expected["probability"], atol=1e-5)
+    assert written[-1]["status"] == "decode_failed"
+
+
+def test_arrays_are_classified_as_their_files_are(built: dict[str, Path], data: Path) -> None:
+    system = System.load(built["hog"], "cpu")
+    sources = read_table(data / "test.csv")["source"].tolist()
+    by_path = system.classify(sources)
+    by_array = system.classify([read_photograph(source) for source in sources])
+    assert by_array["id"].tolist() == [str(i) for i in range(len(sources))]
+    assert by_array["landmark"].tolist() == by_path["landmark"].tolist()
+    np.testing.assert_allclose(by_array["probability"], by_path["probability"], atol=0.02)
+    assert system.classify([]).columns.tolist() == by_path.columns.tolist()
