@@ -294,7 +294,7 @@ def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
         described,
         out,
         config=system.config.name,
-        bytes_per_image=system.gallery.index.bytes_per_row,
+        bytes_per_image=system.record["index"]["bytes_per_image"],
         conditions=conditions_of(system),
     )
 
@@ -312,7 +312,7 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
         else f"PCA to {record['dimension']}, eigenvalues to the power {whitening.power:g},"
         f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
         " photographs of gallery and bank",
-        "index": system.gallery.index.factory,
+        "index": record["index"]["factory"],
         "machine": f"{record['machine']['processor']}, {record['machine']['cores']} cores,"
         f" {record['device']}",
     }

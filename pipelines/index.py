@@ -341,7 +341,7 @@ def _finish(
     # From here until run.json is written again the run is not whole, and says so.
     write_json(run / RUN, {"finished": False, **described})
     counts = _gather(parts, set(_removed(run)), run)
-    _build_index(config.index, run, config.seed, device)
+    index = _build_index(config.index, run, config.seed, device)
     gallery, _ = load_gallery(run, device)
     indexed = time.perf_counter()
     answer = _fit_classifiers(config, gallery, run)
@@ -353,6 +353,7 @@ def _finish(
         **counts,
         "landmarks": len(gallery.landmarks),
         "dimension": int(gallery.descriptors.shape[1]),
+        "index": index,
         "device": device,
         "machine": machine(),
         "versions": versions(),
@@ -428,9 +429,11 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 
 
-def _build_index(config: IndexConfig, run: Path, seed: int, device: str) -> None:
+def _build_index(config: IndexConfig, run: Path, seed: int, device: str) -> dict[str, Any]:
     descriptors = np.load(run / GALLERY, mmap_mode="r", allow_pickle=False)
-    FaissIndex.build(descriptors, config, index_device(device), seed).save(run / "index")
+    index = FaissIndex.build(descriptors, config, index_device(device), seed)
+    index.save(run / "index")
+    return {"factory": index.factory, "bytes_per_image": index.bytes_per_row}
 
 
 def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:

@@ -86,6 +86,7 @@ def _bar(what: str, total: int | None) -> Iterator[Report]:
 def _lines(what: str, total: int | None) -> Iterator[Report]:
     begun = last = time.monotonic()
     rows = failures = 0
+    said = -1
 
     def line() -> str:
         seconds = max(time.monotonic() - begun, 1e-9)
@@ -96,12 +97,13 @@ def _lines(what: str, total: int | None) -> Iterator[Report]:
         return f"{what}: {rows:,}{of}{failed}, {rate:,.1f} /s, {seconds:,.0f} s{left}"
 
     def report(done: int, failed: int) -> None:
-        nonlocal rows, failures, last
+        nonlocal rows, failures, last, said
         rows += done
         failures += failed
         if time.monotonic() - last > SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
+            last, said = time.monotonic(), rows
             log.info(line())
 
     yield report
-    log.info(line())
+    if said != rows:
+        log.info(line())
