@@ -51,6 +51,9 @@ Seconds = Annotated[float, typer.Option(help="Cap on one try of a download, in s
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Take just the rows that failed again.")
 ]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Forget what was finished and begin anew.")
+]
 
 _FETCH = FetchConfig()
 
@@ -165,9 +168,7 @@ def classify(
         int, typer.Option(help="Soft cap on photographs held in memory, in MiB.")
     ] = 1024,
     retry_failed: RetryFailed = False,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what there is of OUT and begin anew.")
-    ] = False,
+    restart: Restart = False,
 ) -> None:
     """Classify every row of a CSV of URLs or paths. A killed run goes on."""
     from pipelines.classify import classify_csv
@@ -281,6 +282,7 @@ def data_fetch(
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
     retry_failed: RetryFailed = False,
+    restart: Restart = False,
 ) -> None:
     """Download a landmarks CSV's own URLs into photos/a/b/c/ID.jpg. A killed run goes on."""
     from pipelines.data import fetch_photographs
@@ -294,7 +296,12 @@ def data_fetch(
     )
     with progress_bar("fetching", count_rows(csv)) as progress:
         summary = fetch_photographs(
-            csv, out or csv.parent, fetch=fetch, retry_failed=retry_failed, progress=progress
+            csv,
+            out or csv.parent,
+            fetch=fetch,
+            retry_failed=retry_failed,
+            restart=restart,
+            progress=progress,
         )
     console.print(str(summary), highlight=False)
 
@@ -367,6 +374,9 @@ def main() -> None:
         console.print(f"landmarks: {error}", style="red", highlight=False, markup=False,
                       soft_wrap=True)  # fmt: skip
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print("landmarks: stopped; the same command goes on where it was", style="yellow")
-        sys.exit(INTERRUPTED)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:  # which typer makes of Ctrl-C
+            console.print(
+                "landmarks: stopped; the same command goes on where it was", style="yellow"
+            )
+        raise

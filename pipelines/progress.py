@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -21,9 +21,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from retrieval.extractors.describer import Progress as Report
-
 log = logging.getLogger(__name__)
+
+Report = Callable[[int, int], None]
+"""Takes the rows done since the last call, and how many of those failed."""
 
 SECONDS_BETWEEN_LINES: Final = 10.0
 

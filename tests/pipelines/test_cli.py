@@ -1,0 +1,223 @@
+"""The command line: its help, its mistakes, and every stage once."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+import yaml
+
+from pipelines import cli
+from pipelines.config import config_names
+from retrieval.errors import LandmarksError
+from tests.photographs import view, write_csv, write_data_set, write_photograph
+
+SMALL = ["--set", "extractor.side=64", "--set", "extractor.cell=16",
+         "--set", "whitening.dimension=16"]  # fmt: skip
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """The command sets logging up; the next test finds it as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def landmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `landmarks ARGUMENTS`: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["landmarks", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capsys.readouterr()
+        return int(code), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_data_set(tmp_path_factory.mktemp("data"))
+
+
+def commands(
+    group: Any = None, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it."""
+    for name, command in (group or typer.main.get_command(cli.app)).commands.items():
+        yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands())
+
+
+def test_every_stage_is_a_command() -> None:
+    wanted = "demo index evaluate classify add remove config doctor data".split()
+    assert {path[0] for path in COMMANDS} >= set(wanted)
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS), ids=" ".join)
+def test_help_says_all(path: tuple[str, ...], landmarks: Run) -> None:
+    code, out, _ = landmarks(*path, "--help")
+    assert code == 0
+    command = COMMANDS[path]
+    assert command.help
+    flat = re.sub(r"\W+", " ", out)
+    for parameter in command.params:
+        assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+        assert re.sub(r"\W+", " ", parameter.help).split()[0] in flat
+        if parameter.param_type_name == "option":
+            assert parameter.opts[0] in out
+    for name in getattr(command, "commands", {}):
+        assert name in out
+
+
+def test_without_arguments_there_is_help(landmarks: Run) -> None:
+    _, out, err = landmarks()
+    assert "Start with: landmarks demo" in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["index", "--config", "rootsift"], "no config 'rootsift'; did you mean rootsift-vlad?"),
+        (["index", "--config", "hog", "--set", "whitening.dimesion=8"],
+         "hog.yaml: whitening.dimesion: no such key; did you mean dimension?"),
+        (["index", "--config", "hog", "--data", "absent"], "absent is not a folder"),
+        (["index", "--config", "mobilenet_v2-gem", "--weights", "absent.safetensors"],
+         "absent.safetensors: no such weights file"),
+        (["evaluate", "--run", "absent"], "absent/run.json is missing: build the run first"),
+        (["classify", "absent.csv", "--run", "absent"], "absent/run.json is missing"),
+        (["add", "absent.csv", "--run", "absent"], "absent.csv: no such file"),
+        (["remove", "x", "--run", "absent"], "absent/run.json is missing"),
+        (["config", "hgo"], "no config 'hgo'; did you mean hog?"),
+        (["data", "check", "absent"], "absent"),
+        (["data", "fetch", "absent.csv"], "absent.csv"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_and_exit_code_two(
+    arguments: list[str], message: str, landmarks: Run, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code, out, err = landmarks(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.startswith("landmarks: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_device_that_is_not_there(landmarks: Run, data: Path, tmp_path: Path) -> None:
+    index = ("index", "--config", "hog", "--data", data, "--run", tmp_path / "run")
+    code, _, err = landmarks(*index, "--device", "gpu")
+    assert (code, err) == (2, "landmarks: device 'gpu': choose auto, cpu or cuda\n")
+    if not torch.cuda.is_available():
+        code, _, err = landmarks(*index, "--device", "cuda")
+        assert code == 2
+        assert err.startswith("landmarks: --device cuda: torch ")
+        assert "or take --device cpu" in err
+
+
+def test_debug_shows_where(landmarks: Run) -> None:
+    with pytest.raises(LandmarksError):
+        landmarks("--debug", "config", "hgo")
+
+
+def test_a_bug_keeps_its_traceback(landmarks: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "load_config", lambda *rest: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        landmarks("config", "hog")
+
+
+def test_stopping_says_how_to_go_on(landmarks: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load_config", stopped)
+    code, _, err = landmarks("config", "hog")
+    assert code == 130
+    assert "the same command goes on where it was" in err
+
+
+def test_an_option_that_is_none(landmarks: Run) -> None:
+    code, _, err = landmarks("index", "--confg", "hog")
+    assert code == 2
+    assert "--confg" in err
+
+
+def test_configs_are_listed_and_printed(landmarks: Run) -> None:
+    code, out, _ = landmarks("config")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == config_names()
+    code, out, _ = landmarks("config", "hog", "--set", "seed=7")
+    printed = yaml.safe_load(out)
+    assert (printed["seed"], printed["name"]) == (7, "hog")
+
+
+def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    on_cpu = ("--run", run, "--device", "cpu")
+    index = ("index", "--config", "hog", "--data", data, *on_cpu, *SMALL)
+
+    code, _, err = landmarks(*index)
+    assert code == 0, err
+    assert "24 photographs of 6 landmarks" in err
+    assert "8 photographs of none" in err
+    assert "nothing to do" in landmarks(*index)[2]
+
+    code, _, err = landmarks("evaluate", *on_cpu)
+    assert code == 0, err
+    assert (run / "evaluation" / "report.html").stat().st_size > 1000
+    assert json.loads((run / "evaluation" / "metrics.json").read_text())
+
+    new = [
+        (f"new{i}", write_photograph(tmp_path / f"{i}.jpg", view(77, i)), "L77") for i in range(5)
+    ]
+    code, _, err = landmarks("add", write_csv(tmp_path / "new.csv", new[:4]), *on_cpu)
+    assert code == 0, err
+    assert "28 photographs of 7 landmarks" in err
+
+    listed = write_csv(tmp_path / "list.csv", [new[4][:2], ("gone", "gone.jpg")], ("id", "path"))
+    out = tmp_path / "out.csv"
+    classify = ("classify", listed, "--out", out, *on_cpu)
+    code, _, err = landmarks(*classify)
+    assert code == 0, err
+    assert "2 rows: 1 show a landmark, 0 none, 1 failed" in err
+    with out.open(newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [(row["id"], row["landmark"], row["status"]) for row in written] == [
+        ("new4", "L77", "ok"), ("gone", "", "decode_failed")
+    ]  # fmt: skip
+    assert "finished already, nothing to do" in landmarks(*classify)[2]
+
+    code, _, err = landmarks("remove", "new0", "new1", "new2", "new3", *on_cpu)
+    assert code == 0, err
+    assert "24 photographs of 6 landmarks" in err
+    code, _, err = landmarks(*classify)
+    assert code == 2
+    assert err.startswith(f"landmarks: {out}")
+    assert err.count("\n") == 1
