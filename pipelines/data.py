@@ -38,6 +38,7 @@ from retrieval.index.store import OK, read_json, write_json
 from retrieval.photographs.decoding import MAX_PIXELS, decode
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
 from retrieval.photographs.table import (
+    fetched_name,
     load_data_set,
     nested_path,
     read_table,
@@ -49,7 +50,6 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 PHOTOGRAPHS: Final = "photos"
-FETCHED: Final = "fetched.csv"
 FETCHED_COLUMNS: Final = ("id", "status", "reason")
 FETCH_ROWS: Final = 256
 FETCH_CHUNKS_AHEAD: Final = 7
@@ -87,7 +87,7 @@ class FetchSummary:
 
     Attributes:
         photographs: the folder that they lie in.
-        table: ``fetched.csv``, one row for each of the input's.
+        table: ``fetched-<name of the input>.csv``, one row for each of the input's.
         rows: in all.
         counts: of them, by status.
         nothing_to_do: whether an earlier run had finished.
@@ -143,8 +143,8 @@ def fetch_photographs(
 ) -> FetchSummary:
     """Download the photographs of a landmarks CSV to ``out/photos/a/b/c/<id>.jpg``.
 
-    A photograph is kept as it came, once it has been decoded whole. ``out/fetched.csv`` says, in
-    the order of the input, what became of each row.
+    A photograph is kept as it came, once it has been decoded whole.
+    ``out/fetched-<name>.csv`` says, in the order of the input, what became of each row.
 
     Args:
         table: a CSV with the columns ``id`` and ``url``; others are passed over.
@@ -165,7 +165,7 @@ def fetch_photographs(
     made_from = {"input": digest(table)}
     options = {"max_pixels": max_pixels, **limits(fetch)}
     with Journal(
-        out / FETCHED,
+        out / fetched_name(table),
         FETCHED_COLUMNS,
         made_from,
         options,

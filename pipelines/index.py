@@ -26,11 +26,12 @@ from pipelines.progress import progress_bar
 from retrieval.classifiers.base import Gallery, HeldOut
 from retrieval.classifiers.registry import fit_classifier, held_out_scores
 from retrieval.classifiers.rejection import Rejection
-from retrieval.errors import RunError, TableError, failure
+from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor, Features
 from retrieval.extractors.describer import (
     Describer,
+    KnownFeatures,
     describe_table,
     extract_table,
     table_digest,
@@ -202,8 +203,7 @@ def _fitted_describer(
     )
     with progress_bar("extracting", len(sample)) as progress:
         extract_table(sample, extractor, store, lambda f: _packed(extractor, f), progress)
-    outcomes = _outcomes(extractor, store)
-    known = dict(zip(positions.tolist(), outcomes, strict=True))
+    known = KnownFeatures(extractor, store, positions)
     recipe = {**fields, "taught_by": store.digest}
     note = run / "extractor" / "fitted.json"
     before = read_json(note) if note.exists() else None
@@ -212,9 +212,9 @@ def _fitted_describer(
     if before is not None:
         log.info("%s changed: codebook and whitening are learnt anew",
                  first_difference(before, recipe))  # fmt: skip
-    features = [one for one in outcomes if not isinstance(one, Exception)]
+    features = [one for one in known.values() if not isinstance(one, PhotographError)]
     if len(features) < 2:
-        reason = next((str(one) for one in outcomes if isinstance(one, Exception)), "none given")
+        reason = next((str(one) for one in known.values() if isinstance(one, PhotographError)), "")
         raise TableError(f"fewer than two photographs could be read ({reason})")
     describer = Describer.fit(extractor, features, config.whitening, config.seed)
     # From here the run's index is another describer's.
@@ -254,18 +254,6 @@ def _sample(rows: int, wanted: int, seed: int) -> NDArray[np.int64]:
 
 def _packed(extractor: Extractor, features: list[Features]) -> tuple[Mapping[str, Any], list[str]]:
     return extractor.pack(features), [""] * len(features)
-
-
-def _outcomes(extractor: Extractor, store: ShardStore) -> list[Outcome]:
-    """A feature store's content, an error in place of each row that failed."""
-    outcomes: list[Outcome] = []
-    for shard in store.shards():
-        good = iter(extractor.unpack(shard.arrays))
-        outcomes += [
-            next(good) if status == OK else failure(status, reason)
-            for status, reason in zip(shard.statuses, shard.reasons, strict=True)
-        ]
-    return outcomes
 
 
 def _describe_part(

@@ -17,7 +17,7 @@ from retrieval.classifiers.base import Classifier, Gallery, Judgement
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import CPU, CUDA, choose_device
-from retrieval.errors import PhotographError, RunError
+from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.extractors.base import Photograph, StrictModel, Vectors
 from retrieval.extractors.cnn import CnnConfig
 from retrieval.extractors.describer import Describer, descriptor_arrays
@@ -210,7 +210,7 @@ class System:
             candidate.
         """
         _, complaints = descriptor_arrays(descriptors)
-        statuses = [OK if not reason else "describe_failed" for reason in complaints]
+        statuses = [OK if not reason else DescribeError.status for reason in complaints]
         good = np.array([status == OK for status in statuses], dtype=bool)
         landmark = np.full(len(ids), "", dtype=object)
         probability = np.full(len(ids), np.nan, dtype=np.float64)
@@ -248,10 +248,7 @@ class System:
 
     def _outcome_rows(self, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
         """Predictions of one window of features, errors among them."""
-        good = [i for i, one in enumerate(outcomes) if not isinstance(one, PhotographError)]
-        described = np.zeros((len(outcomes), self.describer.dimension), dtype=np.float32)
-        if good:
-            described[good] = self.describer.finish([outcomes[i] for i in good])
+        described = self.describer.finish_outcomes(outcomes)
         frame = self.predictions(ids[: len(outcomes)], described)
         for i, one in enumerate(outcomes):
             if isinstance(one, PhotographError):

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from retrieval.errors import PhotographError
+from retrieval.errors import DescribeError, PhotographError, failure
 from retrieval.extractors.base import Extractor, Features, Photograph, Vectors
-from retrieval.extractors.extraction import WINDOW, Outcome, extract, features_of
+from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.whitening import Whitening, WhiteningConfig
 from retrieval.index.store import OK, Shard, ShardStore, fingerprint
 from retrieval.photographs.table import STRING
@@ -71,9 +72,16 @@ class Describer:
         Returns:
             (n, dimension) float32 unit rows; zeros for a photograph without any feature.
         """
-        if not len(photographs):
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        return self.finish(features_of(self.extractor, photographs))
+        (outcomes,) = extract([photographs], self.extractor)
+        return self.finish_outcomes(outcomes)
+
+    def finish_outcomes(self, outcomes: Sequence[Outcome]) -> Vectors:
+        """:meth:`finish`, with zeros in place of the photographs that failed."""
+        good = [i for i, one in enumerate(outcomes) if not isinstance(one, PhotographError)]
+        described = np.zeros((len(outcomes), self.dimension), dtype=np.float32)
+        if good:
+            described[good] = self.finish([outcomes[i] for i in good])
+        return described
 
     def finish(self, features: Sequence[Features]) -> Vectors:
         """The cheap half: features to (n, dimension) descriptors."""
@@ -140,6 +148,46 @@ def windows_of(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
         yield number, table.iloc[number * WINDOW : (number + 1) * WINDOW]
 
 
+class KnownFeatures(Mapping[int, Outcome]):
+    """Features that lie in a store, by their position in a larger table, read shard by shard.
+
+    Args:
+        extractor: that made them.
+        store: filled by :func:`extract_table` from the rows at ``positions``.
+        positions: (n,) of the store's rows in the larger table, ascending.
+    """
+
+    def __init__(self, extractor: Extractor, store: ShardStore, positions: NDArray[np.int64]):
+        self._extractor = extractor
+        self._store = store
+        self._places = {int(position): place for place, position in enumerate(positions)}
+        self._shard: tuple[int, list[Outcome]] = (-1, [])
+
+    def __getitem__(self, position: int) -> Outcome:
+        number, row = divmod(self._places[position], WINDOW)
+        if number != self._shard[0]:
+            self._shard = (number, _outcomes(self._extractor, self._store.read(number)))
+        return self._shard[1][row]
+
+    def __contains__(self, position: object) -> bool:
+        return position in self._places
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _outcomes(extractor: Extractor, shard: Shard) -> list[Outcome]:
+    """A shard's features, an error in place of each row that failed."""
+    good = iter(extractor.unpack(shard.arrays))
+    return [
+        next(good) if status == OK else failure(status, reason)
+        for status, reason in zip(shard.statuses, shard.reasons, strict=True)
+    ]
+
+
 def extract_table(
     table: pd.DataFrame,
     extractor: Extractor,
@@ -195,7 +243,7 @@ def _shard(
             reasons.append(str(one))
         else:
             reason = next(verdicts)
-            statuses.append("describe_failed" if reason else OK)
+            statuses.append(DescribeError.status if reason else OK)
             reasons.append(reason)
     return Shard(arrays, statuses, reasons)
 

@@ -51,13 +51,6 @@ def worker_pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def features_of(extractor: Extractor, photographs: Sequence[Photograph]) -> list[Features]:
-    """Features of photographs of any sizes, in order; larger ones than it takes are shrunk."""
-    shrunk = [shrink(photograph, extractor.longest_side) for photograph in photographs]
-    with worker_pool() as pool:
-        return _in_batches(extractor, shrunk, pool)
-
-
 def extract(
     windows: Iterable[Sequence[str | Photograph]],
     extractor: Extractor,

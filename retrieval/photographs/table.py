@@ -19,6 +19,7 @@ Forms that are read:
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ import numpy as np
 import pandas as pd
 
 from retrieval.errors import TableError
+
+log = logging.getLogger(__name__)
 
 COLUMNS: Final = ("id", "source", "landmark", "row")
 PHOTOGRAPH_SUFFIXES: Final = frozenset(
@@ -110,7 +113,7 @@ def read_table(path: Path) -> pd.DataFrame:
         return _read_folder(path)
     if not path.exists():
         raise TableError(f"{path}: no such file")
-    frame = _read_csv(path)
+    frame = _without_unfetched(path, _read_csv(path))
     frame["source"] = _sources(path, frame)
     table = make_table(frame["id"], frame["source"], frame["landmark"], frame["row"])
     check_table(table, path)
@@ -275,6 +278,26 @@ def _read_csv(path: Path) -> pd.DataFrame:
     landmark = frame["landmark_id"].str.strip() if "landmark_id" in frame else None
     frame["landmark"] = pd.NA if landmark is None else landmark.replace({"": pd.NA, "None": pd.NA})
     return frame
+
+
+def fetched_name(table: Path) -> str:
+    """The file that says what became of each row of a CSV whose photographs were fetched."""
+    return f"fetched-{table.stem}.csv"
+
+
+def _without_unfetched(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out rows whose photographs could not be fetched, as the fetcher's note beside says."""
+    note = path.with_name(fetched_name(path))
+    if "path" in frame or not note.exists():
+        return frame
+    fetched = pd.read_csv(note, dtype=STRING, keep_default_na=False)
+    failed = frame["id"].isin(fetched.loc[fetched["status"] != "ok", "id"])
+    if failed.any():
+        log.warning("%s: %d rows are left out, whose photographs could not be fetched (see %s)",
+                    path, failed.sum(), note.name)  # fmt: skip
+    if failed.all():
+        raise TableError(f"{path}: none of its photographs could be fetched (see {note})")
+    return frame[~failed].reset_index(drop=True)
 
 
 def _check_header(path: Path, header: list[str]) -> None:

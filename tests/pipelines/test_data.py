@@ -77,7 +77,7 @@ class TestFetch:
         assert summary.counts == {"ok": 12}
         read = read_table(table)
         assert [Path(s).read_bytes() for s in read["source"]] == list(PHOTOGRAPHS.values())
-        assert (tmp_path / "fetched.csv").read_text().splitlines()[:2] == [
+        assert (tmp_path / "fetched-train.csv").read_text().splitlines()[:2] == [
             "id,status,reason",
             f"{0:016x},ok,",
         ]
@@ -101,8 +101,8 @@ class TestFetch:
             ["aaa5", "fetch_failed"],
         ]
         assert sorted(tree(tmp_path / "out")) == [
-            "fetched.csv",
-            "fetched.csv.state.json",
+            "fetched-t.csv",
+            "fetched-t.csv.state.json",
             "photos/a/a/a/aaa1.jpg",
         ]
         assert str(summary).startswith("1 photographs in")
@@ -150,7 +150,7 @@ class TestFetch:
             " fetch=QUICK.model_copy(update={'per_host': 2}))"
         )
         kill_when(lambda: any((out / "photos").glob("?/?/?/*.jpg")), code)
-        assert not (out / "fetched.csv").exists()
+        assert not (out / "fetched-train.csv").exists()
         monkeypatch.setattr(data, "FETCH_ROWS", 4)
         server.requests.clear()
         self.fetch(table, out)

@@ -253,3 +253,19 @@ def test_names_from_google_landmarks_v2(tmp_path: Path) -> None:
 def test_landmarks_that_nothing_can_answer() -> None:
     table = make_table("abc", "abc", ["L1", None, "L9"])
     assert unknown_landmarks(table, ["L1", "L2"])["id"].tolist() == ["c"]
+
+
+def test_rows_that_could_not_be_fetched_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nested(tmp_path / "photos", LANDMARK_IDS[:2])
+    table = tmp_path / "index.csv"
+    write_csv(
+        table, ("id", "url", "landmark_id"), [(i, f"http://x/{i}", "a") for i in LANDMARK_IDS]
+    )
+    assert "row 4" in refused(table)
+    failed = (LANDMARK_IDS[2], "fetch_failed", "404")
+    fetched = [*((one, "ok", "") for one in LANDMARK_IDS[:2]), failed]
+    write_csv(tmp_path / "fetched-index.csv", fetched, ("id", "status", "reason"))
+    assert list(read_table(table)["id"]) == LANDMARK_IDS[:2]
+    assert "1 rows are left out" in caplog.text
