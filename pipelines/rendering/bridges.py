@@ -31,7 +31,7 @@ def suspension_bridge(kin: Generator, own: Generator) -> Subject:
     steel: Colour = ((168, 58, 42), (96, 122, 118), (132, 140, 148), (70, 92, 120))[kin.integers(4)]
     steel = paint.varied(own, steel, 0.08)
     stone_towers = own.random() < 0.5
-    half, tall = own.uniform(24, 32), own.uniform(32, 40)
+    half, tall = own.uniform(20, 30), own.uniform(30, 40)
     deck, wide = own.uniform(9, 12), own.uniform(9, 12)
     textures = {
         "tower": _tower_face(own, style)
@@ -156,6 +156,8 @@ def _tower_face(own: Generator, style: Style) -> Picture:
     )
     for level in np.sort(own.uniform(0.1, 0.7, 3)):
         paint.moulding(wall, 0, 192, int(384 * level), 2)
+    for left in (6, 102):
+        paint.carve(wall, (left, 292, 84, 84), paint.motif(own, 64), 2.8)
     paint.frieze(wall, (0, 4, 192, 24), paint.motif(own, 24), int(own.integers(6, 12)))
     paint.pilasters(wall, (0, 40, 192, 340), 2, style.trim, 0.12)
     return wall

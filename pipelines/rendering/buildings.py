@@ -330,7 +330,7 @@ def cathedral(kin: Generator, own: Generator) -> Subject:
         faces += box((x, tower / 2 - 0.8, 0), (tower, tower, rise), sides)
         faces += slab((x, tower / 2 - 0.8, rise), (tower + 0.8, tower + 0.8, 1.0), "trim", "trim")
         faces += _tower_top(spires, (x, tower / 2 - 0.8, rise + 1.0), tower)
-    return Subject(faces, textures, Ground("cobbles", "paving", 34))
+    return Subject(faces, textures, Ground("cobbles", "grass", 40))
 
 
 def _tower_top(kind: int, at: tuple[float, float, float], wide: float) -> list[Face]:

@@ -45,12 +45,13 @@ class Camera:
         return np.column_stack([seen[:, :2] / seen[:, 2:] * self.focal + self.centre, seen[:, 2]])
 
     def rays(self) -> NDArray[np.float32]:
-        """(height, width, 3) directions in the world, of length 1 along the optical axis."""
+        """(3, height, width) directions in the world, of length 1 along the optical axis."""
         x = (np.arange(self.width) - self.centre[0]) / self.focal
         y = (np.arange(self.height) - self.centre[1]) / self.focal
         right, down, ahead = self.rotation
-        row = (ahead + x[:, None] * right).astype(np.float32)
-        rays: NDArray[np.float32] = row[None] + (y[:, None] * down).astype(np.float32)[:, None]
+        row = (ahead[:, None] + np.outer(right, x)).astype(np.float32)
+        column = np.outer(down, y).astype(np.float32)
+        rays: NDArray[np.float32] = row[:, None, :] + column[:, :, None]
         return rays
 
     def enlarged(self, factor: float) -> Camera:

@@ -153,7 +153,7 @@ def _batches(numbers: range, size: int) -> Iterable[range]:
 
 
 def _save(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
+    """Writes a file under a temporary name and renames it; no fsync, since the seed keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partly = path.with_name(path.name + ".part")
     partly.write_bytes(data)

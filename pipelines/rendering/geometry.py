@@ -20,7 +20,8 @@ Region = tuple[float, float, float, float]
 
 WHITE: Tint = (1.0, 1.0, 1.0)
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)
-FRONT, RIGHT, BACK, LEFT = range(4)
+_NONE = np.zeros(3)
+_CORNERS = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Face:
 
     def vertices(self) -> Array:
         """(k, 3) corners of every contour in the world, metres."""
-        points: Array = np.vstack(self.contours) @ self.frame[:2] + self.frame[2]
+        plane = self.contours[0] if len(self.contours) == 1 else np.vstack(self.contours)
+        points: Array = plane @ self.frame[:2] + self.frame[2]
         return points
 
 
@@ -67,22 +69,17 @@ def quad(
     bottom, top = points[1] - points[0], points[2] - points[3]
     across = _unit(bottom if np.dot(bottom, bottom) >= np.dot(top, top) else top)
     normal = _unit(cross(across, points[3] - points[0] + points[2] - points[1]))
-    frame = np.stack([across, cross(normal, across), points[0]])
+    frame = np.array((across, cross(normal, across), points[0]))
     plane = (points - points[0]) @ frame[:2].T
-    fractions = np.array([[0, 1], [1, 1], [1, 0], [0, 0]], dtype=np.float32)
     chart: Array = np.asarray(
-        cv2.getPerspectiveTransform(plane.astype(np.float32), fractions), dtype=np.float64
+        cv2.getPerspectiveTransform(plane.astype(np.float32), _CORNERS), dtype=np.float64
     )
-    bend = np.stack([normal, np.zeros(3), np.zeros(3)])
+    bend = np.array((normal, _NONE, _NONE))
     if normals is not None:
         low_left, low_right, top_right, top_left = np.asarray(normals, dtype=np.float64)
-        bend = np.stack(
-            [
-                top_left,
-                (top_right - top_left + low_right - low_left) / 2,
-                (low_left - top_left + low_right - top_right) / 2,
-            ]
-        )
+        along_s = (top_right - top_left + low_right - low_left) / 2
+        along_t = (low_left - top_left + low_right - top_right) / 2
+        bend = np.array((top_left, along_s, along_t))
     return Face(frame, (plane,), texture, chart, bend, region, tint, two_sided)
 
 
@@ -104,12 +101,12 @@ def panel(
     the contours unless given.
     """
     outlines = tuple(np.asarray(contour, dtype=np.float64) for contour in contours)
-    every = np.vstack(outlines)
+    every = outlines[0] if len(outlines) == 1 else np.vstack(outlines)
     left, bottom, right, top = extent or (*every.min(axis=0), *every.max(axis=0))
-    frame = np.stack([_unit(across), _unit(up), np.asarray(origin, dtype=np.float64)])
+    frame = np.array((_unit(across), _unit(up), np.asarray(origin, dtype=np.float64)))
     width, height = right - left, top - bottom
     chart = np.array([[1 / width, 0, -left / width], [0, -1 / height, top / height], [0, 0, 1]])
-    normals = np.stack([cross(frame[0], frame[1]), np.zeros(3), np.zeros(3)])
+    normals = np.array((cross(frame[0], frame[1]), _NONE, _NONE))
     return Face(frame, outlines, texture, chart, normals, region, tint, two_sided)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.rendering.camera import Camera
 from pipelines.rendering.raster import SunView, linear, look_up, sun_reaches
 from pipelines.rendering.textures import TILE, Colour, Picture, masonry, noise_tile, shades
-from pipelines.rendering.weather import Weather, sky_light
+from pipelines.rendering.weather import Weather, length, sky_light
 
 Floats = NDArray[np.float32]
 LEVELS = 7
@@ -83,24 +83,24 @@ def paint_ground(
     sun: SunView,
     scale: float,
 ) -> tuple[Floats, Floats]:
-    """(k, 3) light and (k,) distance in metres where the rays (k, 3), all downwards, meet it."""
-    reach = np.minimum(-np.float32(camera.position[2]) / rays[:, 2], np.float32(FARTHEST))
-    points = camera.position.astype(np.float32) + rays * reach[:, None]
-    points[:, 2] = 0
+    """(k, 3) light and (k,) distance in metres where the rays (3, k), all downwards, meet it."""
+    reach = np.minimum(-np.float32(camera.position[2]) / rays[2], np.float32(FARTHEST))
+    points = camera.position.astype(np.float32)[:, None] + rays * reach
+    points[2] = 0
     spread = reach / np.float32(camera.focal)
     spread *= np.sqrt(np.maximum(reach / np.float32(camera.position[2]), 1))
     if ground.inner == ground.outer:
         colour = _material_at(rng, ground.inner, points, spread)
     else:
-        colour = np.empty_like(points)
+        colour = np.empty((len(reach), 3), dtype=np.float32)
         wobble = _noise_at(points / np.float32(max(ground.radius, 1.0) / 60))
-        inside = np.hypot(points[:, 0], points[:, 1]) < ground.radius * (1 + 0.06 * wobble)
+        inside = np.hypot(points[0], points[1]) < ground.radius * (1 + 0.06 * wobble)
         for material, where in ((ground.inner, inside), (ground.outer, ~inside)):
             chosen = np.flatnonzero(where)
-            colour[chosen] = _material_at(rng, material, points[chosen], spread[chosen])
+            colour[chosen] = _material_at(rng, material, points[:, chosen], spread[chosen])
     broad = _noise_at(points * np.float32(1.5 + 20 / scale))
     colour *= (1 + 0.12 * broad)[:, None]
-    reached = np.ones(len(points), dtype=np.float32)
+    reached = np.ones(len(reach), dtype=np.float32)
     if weather.sunlight.max() > 0:
         reached = sun_reaches(sun, points, scale)
     direct = reached * np.float32(weather.sun[2])
@@ -138,42 +138,41 @@ def ripple(light: Floats, water: NDArray[np.bool_], camera: Camera) -> Floats:
 
 
 def _material_at(rng: np.random.Generator, material: str, points: Floats, spread: Floats) -> Floats:
-    """(k, 3) linear colours of a material at (k, 3) points; a pixel covers `spread` metres."""
+    """(k, 3) linear colours of a material at (3, k) points; a pixel covers `spread` metres."""
     picture, tops = _tile(material)
     density = np.float32(MATERIALS[material][1])
     shift = rng.uniform(0, TILE, 2).astype(np.float32)
     level = np.clip(np.rint(np.log2(np.maximum(spread * density, 1e-3))), 0, LEVELS - 1)
     level = level.astype(np.int64)
     scale = np.float32(0.5) ** level
-    place = (points[:, :2] * density + shift) % TILE * scale[:, None]
+    place = (points[:2] * density + shift[:, None]) % TILE * scale
     last = TILE * scale - 1
-    x = np.clip(place[:, 0] - 0.5, 0, last)
-    y = np.clip(place[:, 1] - 0.5, 0, last) + tops[level]
+    x = np.clip(place[0] - 0.5, 0, last)
+    y = np.clip(place[1] - 0.5, 0, last) + tops[level]
     return linear(look_up(picture, x.astype(np.float32), y.astype(np.float32)))
 
 
 def _noise_at(points: Floats, roughness: float = 1.4) -> Floats:
-    """(k,) slowly varying noise at (k, 3) points given in pixels of the noise tile."""
+    """(k,) slowly varying noise at (3, k) points given in pixels of the noise tile."""
     # TILE is a power of two: masking the bits is the remainder, for negative numbers too.
-    column = points[:, 0].astype(np.int32) & (TILE - 1)
-    row = points[:, 1].astype(np.int32) & (TILE - 1)
+    column = points[0].astype(np.int32) & (TILE - 1)
+    row = points[1].astype(np.int32) & (TILE - 1)
     found: Floats = noise_tile(roughness).reshape(-1)[row * TILE + column]
     return found
 
 
 def _water(light: Floats, rays: Floats, points: Floats, weather: Weather) -> Floats:
     """Adds the mirrored sky to what comes out of the water (k, 3)."""
-    direction = rays / np.sqrt(np.einsum("ki,ki->k", rays, rays))[:, None]
-    far = np.hypot(points[:, 0], points[:, 1])
+    mirrored = rays / length(rays)
+    far = np.hypot(points[0], points[1])
     wave = _noise_at(points * np.float32(9.0), 0.9) / (1 + far / 60)
-    mirrored = direction * np.array([1, 1, -1], dtype=np.float32)
-    mirrored[:, 2] = np.maximum(mirrored[:, 2] + 0.10 * wave, 0.02)
-    share = 0.06 + 0.85 * (1 - np.clip(mirrored[:, 2], 0, 1)) ** 5
+    mirrored[2] = np.maximum(0.10 * wave - mirrored[2], 0.02)
+    share = 0.06 + 0.85 * (1 - np.clip(mirrored[2], 0, 1)) ** 5
     both: Floats = light + sky_light(weather, mirrored) * share[:, None]
     return both
 
 
 def water_share(rays: Floats) -> Floats:
-    """(k,) share of the light that water mirrors at the angles of the rays (k, 3)."""
-    steep = -rays[:, 2] / np.sqrt(np.einsum("ki,ki->k", rays, rays))
+    """(k,) share of the light that water mirrors at the angles of the rays (3, k)."""
+    steep = -rays[2] / length(rays)
     return np.asarray(0.12 + 0.78 * (1 - np.clip(steep, 0, 1)) ** 5, dtype=np.float32)

@@ -58,7 +58,7 @@ def triumphal_arch(kin: Generator, own: Generator) -> Subject:
             faces += box((at, -deep / 2 - 0.7, 0), (1.6, 1.5, 2.6), "end", "cornice")
             faces += column((at, -deep / 2 - 0.7, 2.6), tall - 2.6, 0.55)
     faces += _crowning_group(own, tall + attic + 1.9)
-    return Subject(faces, textures, Ground("paving", "slabs", 24))
+    return Subject(faces, textures, Ground("slabs", "grass", 34))
 
 
 def _carved_front(own: Generator, style: Style, triple: bool) -> Picture:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines.rendering import scenery
 from pipelines.rendering import textures as paint
-from pipelines.rendering.camera import LONG_SIDE, Camera, look_at, picture_size
+from pipelines.rendering.camera import LONG_SIDE, Camera, look_at, picture_size, take_view
 from pipelines.rendering.geometry import Face, bounds, box, gable, moved, panel, quad, revolve
 from pipelines.rendering.ground import Ground
 from pipelines.rendering.scene import Subject
@@ -40,7 +40,7 @@ def plain_scene(rng: Generator, kind: str) -> Plain:
     """A new scene of one of KINDS."""
     subject = KINDS[kind](rng)
     outdoors = kind in OUTDOORS
-    camera = _outdoor_camera(rng, subject) if outdoors else _close_camera(rng, subject)
+    camera = _camera(rng, kind, subject)
     if kind in INDOORS:
         return Plain(kind, subject, camera, _room_light(rng), (), ())
     near: list[Face] = []
@@ -131,6 +131,27 @@ def street(rng: Generator) -> Subject:
             faces += moved(house, (side * (gap + deep / 2), y + wide / 2, 0), turn)
             y += wide + rng.uniform(0, 2.5)
     return Subject(faces, textures, Ground("asphalt", "paving", gap * 2.2))
+
+
+def block(rng: Generator) -> Subject:
+    """A lone plain building: flats, a warehouse or a farmhouse."""
+    wide, deep, tall = rng.uniform(12, 34), rng.uniform(9, 15), rng.uniform(5, 24)
+    tone = paint.varied(rng, ((150, 74, 54), (90, 90, 96), (120, 92, 70))[rng.integers(3)], 0.15)
+    textures = {
+        "block front": _plain_front(rng, wide, tall),
+        "block side": _plain_front(rng, deep, tall),
+        "block roof": paint.roofing(rng, (96, 160), tone, 7),
+    }
+    sides = ("block front", "block side", "block front", "block side")
+    faces = box((0, 0, 0), (wide, deep, tall), sides, "block roof")
+    if rng.random() < 0.6:
+        size = (wide, deep, rng.uniform(2, 5))
+        faces += gable((0, 0, tall), size, "block roof", "block side", eaves=0.4)
+    if rng.random() < 0.5:
+        wing = (rng.uniform(5, 12), deep * 0.8, tall * rng.uniform(0.4, 0.8))
+        faces += box((wide / 2 + wing[0] / 2, 0, 0), wing, "block side", "block roof")
+    outer = str(rng.choice(["grass", "meadow", "asphalt"]))
+    return Subject(faces, textures, Ground(str(rng.choice(["grass", "gravel"])), outer, wide * 1.5))
 
 
 def balls(rng: Generator) -> Subject:
@@ -318,6 +339,7 @@ KINDS: dict[str, Callable[[Generator], Subject]] = {
     "country": country,
     "sea": sea,
     "street": street,
+    "block": block,
     "balls": balls,
     "crates": crates,
     "bottles": bottles,
@@ -326,8 +348,16 @@ KINDS: dict[str, Callable[[Generator], Subject]] = {
     "plants": plants,
     "room": room_wall,
 }
-OUTDOORS = {"country", "sea", "street"}
+OUTDOORS = {"country", "sea", "street", "block"}
 INDOORS = {"bottles", "furniture", "room"}
+
+
+def _camera(rng: Generator, kind: str, subject: Subject) -> Camera:
+    if kind == "block":
+        return take_view(rng, *bounds(subject.faces))
+    if kind in OUTDOORS:
+        return _outdoor_camera(rng, subject)
+    return _close_camera(rng, subject)
 
 
 def _outdoor_camera(rng: Generator, subject: Subject) -> Camera:
@@ -380,8 +410,8 @@ def _room(rng: Generator, back: float) -> list[Face]:
 
 
 def _floor(rng: Generator) -> Ground:
-    inner = str(rng.choice(["grass", "paving", "sand", "boards", "cobbles", "gravel"]))
-    return Ground(inner, inner if inner == "boards" else "grass", rng.uniform(3, 12))
+    inner = str(rng.choice(["grass", "paving", "sand", "slabs", "cobbles", "gravel"]))
+    return Ground(inner, "grass", rng.uniform(3, 12))
 
 
 def _bright(rng: Generator) -> Colour:

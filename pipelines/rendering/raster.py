@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.rendering.camera import Camera
 from pipelines.rendering.geometry import Array, Face
-from pipelines.rendering.weather import Weather
+from pipelines.rendering.weather import Weather, along
 
 LEVELS = 5
 NEAR = 0.3  # metres: nothing closer to the camera is drawn
@@ -185,7 +185,7 @@ def shade(
     sun: SunView,
     scale: float,
 ) -> Floats:
-    """(k, 3) linear light of the pixels that see a face, in reading order; rays (h * w, 3).
+    """(k, 3) linear light of the pixels that see a face, in reading order; rays (3, h * w).
 
     `scale` metres is the height over which the ground darkens what stands on it. What lies below
     the ground is a mirror image and lit like its original.
@@ -198,29 +198,36 @@ def shade(
     x, y = x.astype(np.float32), y.astype(np.float32)
     inverse = _inverse_view(mesh, camera, np.isin(np.arange(len(mesh.frames)), owner))
     maps = mesh.charts @ inverse
-    table = maps.reshape(-1, 9).astype(np.float32)[owner].T
-    below = table[6] * x + table[7] * y + table[8]
-    s = (table[0] * x + table[1] * y + table[2]) / below
-    t = (table[3] * x + table[4] * y + table[5]) / below
-    s, t = np.clip(s, 0, 1), np.clip(t, 0, 1)
-    places = _choose_versions(mesh, atlas, maps, owner, x, y)
-    colour = _sample(atlas, places[owner], s, t)
-
-    points = camera.position.astype(np.float32) + rays[hit] / buffer.near.reshape(-1)[hit][:, None]
-    points[:, 2] = np.abs(points[:, 2])
+    h = _each(maps.reshape(-1, 9), owner)
+    below = h[6] * x + h[7] * y + h[8]
+    s = np.clip((h[0] * x + h[1] * y + h[2]) / below, 0, 1)
+    t = np.clip((h[3] * x + h[4] * y + h[5]) / below, 0, 1)
+    colour = _sample(atlas, _each(_choose_versions(mesh, atlas, maps, owner, x, y), owner), s, t)
+    depth = np.reciprocal(buffer.near.reshape(-1)[hit])
+    points: Floats = camera.position.astype(np.float32)[:, None] + rays[:, hit] * depth
+    points[2] = np.abs(points[2])
     facing = mesh.facing()
     flipped = np.einsum("ij,ij->i", facing, camera.position - mesh.frames[:, 2]) < 0
     bent = np.where(flipped[:, None, None], -mesh.normals, mesh.normals)
-    sunny = (bent @ weather.sun).astype(np.float32)[owner].T
-    upward = bent[:, :, 2].astype(np.float32)[owner].T
-    direct = np.maximum(sunny[0] + s * sunny[1] + t * sunny[2], 0)
+    upward = _each(bent[:, :, 2], owner)
+    sunny = _each(bent @ weather.sun, owner)
+    direct: Floats = np.maximum(sunny[0] + s * sunny[1] + t * sunny[2], 0)
     if weather.sunlight.max() > 0:
         direct *= sun_reaches(sun, points, scale)
     open_sky = 0.62 + 0.38 * (upward[0] + s * upward[1] + t * upward[2])
-    open_sky *= 1 - 0.45 * np.exp(-points[:, 2] / np.float32(scale))
-    lit = direct[:, None] * weather.sunlight + open_sky[:, None] * weather.ambient
-    light: Floats = colour * mesh.tints.astype(np.float32)[owner] * lit.astype(np.float32)
-    return light
+    open_sky *= 1 - 0.45 * np.exp(-points[2] / np.float32(scale))
+    for channel, tint in enumerate(_each(mesh.tints, owner)):
+        sunlight, ambient = np.float32(weather.sunlight[channel]), weather.ambient[channel]
+        colour[:, channel] *= tint * (direct * sunlight + open_sky * np.float32(ambient))
+    return colour
+
+
+def _each(values: Array, owner: NDArray[np.int32]) -> list[Floats]:
+    """Each column of the faces' values (n, m) at the pixels (k,) that see the faces.
+
+    Columns one by one, since arithmetic on the columns of one (k, m) array is far slower.
+    """
+    return [column.astype(np.float32)[owner] for column in values.T]
 
 
 @dataclass(frozen=True)
@@ -236,17 +243,17 @@ class SunView:
 
 
 def sun_reaches(view: SunView, points: Floats, scale: float) -> Floats:
-    """(k,) share of the sun's disc that each of (k, 3) world points sees, 0 to 1."""
-    place = points @ view.axes[:2].T.astype(np.float32) - view.corner[:2].astype(np.float32)
-    place *= np.float32(view.density)
+    """(k,) share of the sun's disc that each of (3, k) world points sees, 0 to 1."""
+    x, y = (
+        (along(points, axis) - np.float32(start)) * np.float32(view.density)
+        for axis, start in zip(view.axes[:2], view.corner[:2], strict=True)
+    )
     # A surface must not shade itself: allow for the shadow's coarse pixels.
     bias = np.float32(0.06 * scale + 1.5 / view.density)
-    depth = points @ view.axes[2].astype(np.float32) + bias
-    reached = np.zeros(len(points), dtype=np.float32)
+    depth = along(points, view.axes[2]) + bias
+    reached = np.zeros(len(depth), dtype=np.float32)
     for dx, dy in ((-0.5, -0.3), (0.5, 0.3)):
-        seen = look_up(
-            view.near, place[:, 0] + np.float32(dx), place[:, 1] + np.float32(dy), cv2.INTER_NEAREST
-        )
+        seen = look_up(view.near, x + np.float32(dx), y + np.float32(dy), cv2.INTER_NEAREST)
         reached += seen < depth
     return reached * np.float32(0.5)
 
@@ -377,7 +384,7 @@ def _choose_versions(
     owner: NDArray[np.int32],
     x: Floats,
     y: Floats,
-) -> Floats:
+) -> Array:
     """(n, 4) left, top, right, bottom in the atlas of each visible face's region, pixels.
 
     The version is chosen where the face's visible pixels have their middle.
@@ -404,12 +411,12 @@ def _choose_versions(
     place = version(atlas.places[mesh.textures], levels.astype(np.int64))
     start = place[:, :2] + regions[:, :2] * place[:, 2:]
     end = place[:, :2] + regions[:, 2:] * place[:, 2:]
-    return np.concatenate([start, end], axis=1).astype(np.float32)
+    return np.concatenate([start, end], axis=1)
 
 
-def _sample(atlas: Atlas, places: Floats, s: Floats, t: Floats) -> Floats:
-    """(k, 3) linear colours at fractions (k,) of regions (k, 4) of the atlas."""
-    left, top, right, bottom = places.T
+def _sample(atlas: Atlas, places: Sequence[Floats], s: Floats, t: Floats) -> Floats:
+    """(k, 3) linear colours at fractions (k,) of the atlas's regions, given by four (k,) edges."""
+    left, top, right, bottom = places
     # Pixel i covers [i, i + 1]: half a pixel's inset keeps neighbours in the atlas out.
     x = np.minimum(np.maximum(left + s * (right - left) - 0.5, np.ceil(left)), right - 1)
     y = np.minimum(np.maximum(top + t * (bottom - top) - 0.5, np.ceil(top)), bottom - 1)

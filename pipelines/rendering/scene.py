@@ -95,19 +95,19 @@ def render(
     # Flat indices: far quicker than masks of two dimensions.
     seen = np.flatnonzero(buffer.owner >= 0)
     image = buffer.owner.reshape(-1)[seen] >= solid
-    is_ground = rays[..., 2] < -1e-4
+    is_ground = rays[2] < -1e-4
     is_ground.reshape(-1)[seen[~image]] = False
     open_ground = np.flatnonzero(is_ground)
     light = paint_sky(rng, weather, view)
     depth = np.zeros(light.shape[:2], dtype=np.float32)  # the sky has its haze painted in
-    lights, depths, every_ray = light.reshape(-1, 3), depth.reshape(-1), rays.reshape(-1, 3)
+    lights, depths, every_ray = light.reshape(-1, 3), depth.reshape(-1), rays.reshape(3, -1)
     if len(open_ground):
         lights[open_ground], depths[open_ground] = paint_ground(
-            rng, scene.ground, view, every_ray[open_ground], weather, sun, scene.scale
+            rng, scene.ground, view, every_ray[:, open_ground], weather, sun, scene.scale
         )
     faces = shade(mesh, scene.atlas, view, buffer, every_ray, weather, sun, scene.scale)
     if scene.ground.is_water:
-        share = np.where(image, water_share(every_ray[seen]), 1)[:, None].astype(np.float32)
+        share = np.where(image, water_share(every_ray[:, seen]), 1)[:, None].astype(np.float32)
         faces = faces * share + lights[seen] * (1 - share)
     lights[seen], depths[seen] = faces, 1 / buffer.near.reshape(-1)[seen]
     light = through_air(light, depth, weather)

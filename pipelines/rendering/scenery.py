@@ -264,6 +264,8 @@ def backdrop(rng: Generator, camera: Camera, distance: float, *, water: bool) ->
     kind = rng.choice(["houses", "trees", "both", "nothing"], p=[0.3, 0.3, 0.2, 0.2])
     far = distance * rng.uniform(1.15, 1.8) + (60 if water else 10)
     half = far * max(camera.width, camera.height) / camera.focal / 2 * 1.2
+    if water and kind != "nothing":
+        faces += _shore(foot + ahead * far, across, half)
     if kind in ("houses", "both"):
         side = -half
         while side < half:
@@ -363,6 +365,12 @@ def _hills(rng: Generator, foot: Array, ahead: Array, across: Array, distance: f
         tint=(0.24 * shade, 0.31 * shade, 0.18 * shade),
         two_sided=True,
     )
+
+
+def _shore(middle: Array, across: Array, half: float) -> list[Face]:
+    """A low bank under what stands at the water's far side, 3 `half` metres long."""
+    bank = box((0, 25, -0.5), (3 * half, 70, 1.6), "leaves", "leaves", tint=(0.24, 0.28, 0.14))
+    return moved(bank, middle, float(np.arctan2(across[1], across[0])))
 
 
 def _level_axes(camera: Camera) -> tuple[Array, Array]:

@@ -303,7 +303,7 @@ def carve(picture: Picture, box: Box, height: Floats, depth: float = 1.6) -> Non
         return
     relief = cv2.resize(height, (width, tall), interpolation=cv2.INTER_AREA)
     slope = np.gradient(relief)
-    light = 1 + depth * (slope[0] + slope[1]) / 2 + 0.22 * (relief - 0.5)
+    light = 1 + depth * (slope[0] + slope[1]) / 2 + 0.34 * (relief - 0.5)
     part = picture[top : top + tall, left : left + width]
     part[:] = shades(part, np.clip(light, 0.35, 1.6)[: part.shape[0], : part.shape[1]])
 

@@ -183,7 +183,7 @@ def bell_tower(kin: Generator, own: Generator) -> Subject:
         for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1)):
             at = (x * wide * 0.5, y * wide * 0.5, level + 1.0)
             faces += frustum(at, (1.1, 1.1), (0.1, 0.1), own.uniform(2.4, 2.6), "trim")
-    return Subject(faces, textures, Ground("paving", "cobbles", 30))
+    return Subject(faces, textures, Ground("paving", "grass", 34))
 
 
 def _tower_wall(kin: Generator, own: Generator, style: Style) -> Picture:
@@ -415,7 +415,7 @@ def high_rise(kin: Generator, own: Generator) -> Subject:
         )
         level += wide * 0.6
     faces += frustum((0, 0, level - 0.5), (1.4, 1.4), (0.2, 0.2), own.uniform(10, 22), "mast")
-    return Subject(faces, textures, Ground("paving", "asphalt", 50))
+    return Subject(faces, textures, Ground("paving", "grass", 90))
 
 
 def _curtain_wall(kin: Generator, own: Generator, style: Style, tier: int) -> Picture:

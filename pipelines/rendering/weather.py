@@ -136,13 +136,13 @@ def draw_weather(rng: np.random.Generator) -> Weather:
 
 
 def sky_light(weather: Weather, rays: Floats) -> Floats:
-    """(..., 3) light of the cloudless sky in the directions (..., 3)."""
-    norm = np.sqrt(np.einsum("...i,...i->...", rays, rays))
-    height = np.sqrt(np.clip(rays[..., 2] / norm, 0, 1))[..., None]
+    """(..., 3) light of the cloudless sky in the directions (3, ...)."""
+    norm = length(rays)
+    height = np.sqrt(np.clip(rays[2] / norm, 0, 1))[..., None]
     light: Floats = weather.horizon.astype(np.float32) * (1 - height)
     light += weather.zenith.astype(np.float32) * height
     if weather.sunlight.max() > 0:
-        away = 1 - rays @ weather.sun.astype(np.float32) / norm
+        away = 1 - along(rays, weather.sun) / norm
         glow = 0.35 * np.exp(-8 * away) + 2 * np.exp(-300 * away) + 12 * (away < 5e-5)
         light += glow[..., None].astype(np.float32) * weather.sunlight.astype(np.float32)
     return light
@@ -152,18 +152,34 @@ def paint_sky(rng: np.random.Generator, weather: Weather, camera: Camera) -> Flo
     """(h, w, 3) light of the sky, with clouds on a layer overhead."""
     rays = camera.enlarged(1 / SKY_STEP).rays()
     light = sky_light(weather, rays)
-    rise = np.maximum(rays[..., 2], 0)
-    spread = rng.uniform(90, 200) / (rise + np.float32(0.09))
+    rise = np.maximum(rays[2], 0)
+    spread = np.float32(rng.uniform(90, 200)) / (rise + np.float32(0.09))
     turn, shift = rng.uniform(0, 2 * np.pi), rng.uniform(0, TILE, 2)
     cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    x = ((cos * rays[..., 0] - sin * rays[..., 1]) * spread + shift[0]).astype(np.float32) % TILE
-    y = ((sin * rays[..., 0] + cos * rays[..., 1]) * spread + shift[1]).astype(np.float32) % TILE
+    x = ((cos * rays[0] - sin * rays[1]) * spread + np.float32(shift[0])) % TILE
+    y = ((sin * rays[0] + cos * rays[1]) * spread + np.float32(shift[1])) % TILE
     cloud = cv2.remap(noise_tile(1.8), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     thick = np.clip((cloud + 2.4 * weather.cover - 1.35) * 1.1, 0, 1)
     thick *= np.clip(rise * 9, 0, 1) if weather.cover < 0.7 else 1
     shaded = weather.cloud.astype(np.float32) * (1.08 - 0.38 * thick * thick)[..., None]
     light += (shaded - light) * (thick * np.float32(0.95))[..., None]
     return np.asarray(cv2.resize(light, (camera.width, camera.height)), dtype=np.float32)
+
+
+def along(vectors: Floats, direction: Array) -> Floats:
+    """(...) component of vectors (3, ...) along a direction (3,).
+
+    Not a matrix product: BLAS would start threads for it, in every worker.
+    """
+    a, b, c = direction.astype(np.float32)
+    component: Floats = vectors[0] * a + vectors[1] * b + vectors[2] * c
+    return component
+
+
+def length(vectors: Floats) -> Floats:
+    """(...) lengths of vectors (3, ...)."""
+    lengths: Floats = np.sqrt(vectors[0] ** 2 + vectors[1] ** 2 + vectors[2] ** 2)
+    return lengths
 
 
 def through_air(light: Floats, depth: Floats, weather: Weather) -> Floats:

@@ -57,7 +57,7 @@ def test_known_points_project_where_a_pinhole_puts_them() -> None:
 def test_rays_go_through_the_points_that_project_to_their_pixels() -> None:
     camera = look_at([3.0, -9.0, 4.0], [0.5, 1.0, 2.0], 90.0, (160, 120), roll=0.1)
     for x, y in ((0, 0), (159, 0), (80, 60), (13, 119)):
-        point = camera.position + 7.0 * camera.rays()[y, x]
+        point = camera.position + 7.0 * camera.rays()[:, y, x]
         np.testing.assert_allclose(camera.project(point[None])[0], [x, y, 7.0], atol=1e-3)
 
 
@@ -129,7 +129,7 @@ def test_the_sun_is_hidden_behind_a_wall_and_only_there() -> None:
     sun = see_from_sun(mesh, weather, np.array([-4.0, 0, 0]), np.array([4.0, 5, 8]))
     wall = np.array([1.5, 0.0, 3.5])
     behind, before = wall - 1.5 * weather.sun, wall + 1.5 * weather.sun
-    lit = sun_reaches(sun, np.array([behind, before], dtype=np.float32), 0.1)
+    lit = sun_reaches(sun, np.stack([behind, before], axis=1).astype(np.float32), 0.1)
     np.testing.assert_array_equal(lit, [0, 1])
 
 
