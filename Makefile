@@ -28,7 +28,7 @@ help: ## say what there is (this list)
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## /  {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  DATA=$(DATA)  photographs: a data folder, a folder per landmark, or a CSV"
+	@echo "  DATA=$(DATA)  photographs: a data folder, or a folder with a folder per landmark"
 	@echo "  CONFIG=$(CONFIG)  the system, one of pipelines/configs; this one needs no weights"
 	@echo "  RUN=$(RUN)  where a built system lies"
 	@echo "  DEVICE=$(DEVICE)  auto, cpu or cuda"

@@ -12,9 +12,7 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
-from pipelines.config import config_names, dump_config, load_config
 from pipelines.progress import console, progress_bar
-from retrieval.devices import choose_device
 from retrieval.errors import LandmarksError, TableError
 from retrieval.photographs.fetching import FetchConfig
 
@@ -37,6 +35,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Get photographs, and look tab
 app.add_typer(data_app, name="data")
 
 Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
+DEMO_RUN: Final = Path("data/runs/demo")
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[
     Path | None,
@@ -83,13 +82,15 @@ def demo(
     folder: Annotated[Path, typer.Option("--data", help="Where the photographs go.")] = Path(
         "data/demo"
     ),
-    run: Run = Path("data/runs/demo"),
+    run: Run = DEMO_RUN,
     config: Annotated[str, typer.Option(help="Name of the system.")] = DEFAULT_CONFIG,
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
     """Render made-up landmarks, then index, evaluate and classify them."""
+    from pipelines.config import load_config
     from pipelines.demo import run_demo
+    from retrieval.devices import choose_device
 
     run_demo(load_config(config).with_weights(weights), folder, run, choose_device(device), console)
 
@@ -106,7 +107,9 @@ def index(
     gallery: Annotated[
         Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
     ] = None,
-    run: Run = Path("data/runs/demo"),
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run; by default data/runs/NAME.")
+    ] = None,
     device: Device = "auto",
     weights: Weights = None,
     settings: Annotated[
@@ -115,17 +118,20 @@ def index(
     ] = None,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
+    from pipelines.config import load_config
     from pipelines.index import build_run
+    from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
     system = load_config(config, settings or ()).with_weights(weights)
-    record = build_run(system, load_data_set(data, gallery), run, choose_device(device))
-    _say_built(run, record)
+    folder = run or Path("data/runs") / system.name
+    record = build_run(system, load_data_set(data, gallery), folder, choose_device(device))
+    _say_built(folder, record)
 
 
 @app.command()
 def evaluate(
-    run: Run = Path("data/runs/demo"),
+    run: Run = DEMO_RUN,
     test: Annotated[
         Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
     ] = None,
@@ -153,7 +159,7 @@ def evaluate(
 def classify(
     csv: Annotated[Path, typer.Argument(help="CSV of id,url; or a URL or path a line.")],
     out: Annotated[Path, typer.Option(help="Predictions CSV.")] = Path("predictions.csv"),
-    run: Run = Path("data/runs/demo"),
+    run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
     allow_private: AllowPrivate = False,
@@ -204,12 +210,13 @@ def add(
     table: Annotated[
         Path, typer.Argument(help="CSV or folder of labelled photographs; unlabelled: the bank.")
     ],
-    run: Run = Path("data/runs/demo"),
+    run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
     """Add photographs to a built run, without describing the rest again."""
     from pipelines.index import add_photographs
+    from retrieval.devices import choose_device
     from retrieval.photographs.table import read_table
 
     _say_built(run, add_photographs(run, read_table(table), choose_device(device), weights))
@@ -218,11 +225,12 @@ def add(
 @app.command()
 def remove(
     ids: Annotated[list[str], typer.Argument(help="Ids of photographs in the run.")],
-    run: Run = Path("data/runs/demo"),
+    run: Run = DEMO_RUN,
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
     from pipelines.index import remove_photographs
+    from retrieval.devices import choose_device
 
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
 
@@ -233,6 +241,8 @@ def config(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
 ) -> None:
     """List the shipped systems, or print one with every default filled in."""
+    from pipelines.config import config_names, dump_config, load_config
+
     if name is not None:
         typer.echo(dump_config(load_config(name, settings or ())), nl=False)
         return

@@ -187,33 +187,24 @@ class ShardStore:
         return statuses, [reason for shard in shards for reason in shard.reasons]
 
     def _read(self, number: int, with_arrays: bool) -> Shard:
-        path = self.folder / shard_name(number)
+        name = shard_name(number)
+        path = self.folder / name
+        remedy = f"delete {self.folder} and run again"
         try:
+            if with_arrays and checksum(path) != self._manifest["shards"][name]["sha256"]:
+                raise ValueError("another checksum")
             with safe_open(path, framework="numpy") as file:
                 notes = json.loads(file.metadata()["rows"])
                 names = sorted(file.keys()) if with_arrays else []
                 arrays = {name: file.get_tensor(name) for name in names}
         except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path} is missing or damaged ({error}): delete {self.folder} and run again"
-            ) from None
+            raise RunError(f"{path} is missing or damaged ({error}): {remedy}") from None
         return Shard(arrays, notes["statuses"], notes["reasons"])
 
     def shards(self) -> Iterator[Shard]:
         """Every shard in order."""
         for number in range(len(self)):
             yield self.read(number)
-
-    def verify(self) -> None:
-        """Compare every shard with its checksum.
-
-        Raises:
-            RunError: one is missing or differs; the message names it.
-        """
-        for name, entry in sorted(self._manifest["shards"].items()):
-            path = self.folder / name
-            if not path.exists() or checksum(path) != entry["sha256"]:
-                raise RunError(f"{path} is missing or damaged: delete the folder and run again")
 
     @property
     def digest(self) -> str:

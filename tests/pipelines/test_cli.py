@@ -16,7 +16,7 @@ import torch
 import typer
 import yaml
 
-from pipelines import cli
+from pipelines import cli, config
 from pipelines.config import config_names
 from retrieval.errors import LandmarksError
 from tests.photographs import view, write_csv, write_data_set, write_photograph
@@ -148,7 +148,7 @@ def test_debug_shows_where(landmarks: Run) -> None:
 
 
 def test_a_bug_keeps_its_traceback(landmarks: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "load_config", lambda *rest: 1 // 0)
+    monkeypatch.setattr(config, "load_config", lambda *rest: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         landmarks("config", "hog")
 
@@ -157,7 +157,7 @@ def test_stopping_says_how_to_go_on(landmarks: Run, monkeypatch: pytest.MonkeyPa
     def stopped(*rest: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "load_config", stopped)
+    monkeypatch.setattr(config, "load_config", stopped)
     code, _, err = landmarks("config", "hog")
     assert code == 130
     assert "the same command goes on where it was" in err

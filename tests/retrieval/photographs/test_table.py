@@ -260,9 +260,8 @@ def test_rows_that_could_not_be_fetched_are_left_out(
 ) -> None:
     nested(tmp_path / "photos", LANDMARK_IDS[:2])
     table = tmp_path / "index.csv"
-    write_csv(
-        table, ("id", "url", "landmark_id"), [(i, f"http://x/{i}", "a") for i in LANDMARK_IDS]
-    )
+    rows = [(one, f"http://example/{one}", "a") for one in LANDMARK_IDS]
+    write_csv(table, rows, ("id", "url", "landmark_id"))
     assert "row 4" in refused(table)
     failed = (LANDMARK_IDS[2], "fetch_failed", "404")
     fetched = [*((one, "ok", "") for one in LANDMARK_IDS[:2]), failed]

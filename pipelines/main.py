@@ -1,0 +1,17 @@
+"""Where the `landmarks` command begins."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line; the doctor by itself, since it has to work where a library does not."""
+    if sys.argv[1:] == ["doctor"]:
+        from pipelines.doctor import main as doctor
+
+        doctor()
+    else:
+        from pipelines.cli import main as command
+
+        command()
