@@ -142,12 +142,6 @@ def table_digest(table: pd.DataFrame) -> str:
     return fingerprint([(name, *facts(source)) for name, source in rows])
 
 
-def windows_of(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    """The table in numbered slices of :data:`WINDOW` rows, each the content of one shard."""
-    for number in range(math.ceil(len(table) / WINDOW)):
-        yield number, table.iloc[number * WINDOW : (number + 1) * WINDOW]
-
-
 class KnownFeatures(Mapping[int, Outcome]):
     """Features that lie in a store, by their position in a larger table, read shard by shard.
 
@@ -196,7 +190,7 @@ def extract_table(
     progress: Progress = no_progress,
     known: Mapping[int, Outcome] | None = None,
 ) -> None:
-    """Fill a store with a shard for each window of a table; shards already there stay.
+    """Fill a store with a shard for each :data:`WINDOW` rows; shards that are there stay.
 
     Args:
         table: the photographs, paths as sources.
@@ -209,24 +203,32 @@ def extract_table(
     """
     known = known or {}
     todo = []
-    for number, window in windows_of(table):
+    for number in range(math.ceil(len(table) / WINDOW)):
         if number in store:
             progress(*store.counts(number))
         else:
-            todo.append((number, window["source"].tolist()))
-    outcomes = extract(
-        ([s for i, s in enumerate(sources, n * WINDOW) if i not in known] for n, sources in todo),
-        extractor,
-    )
+            todo.append(number)
+
+    def unknown(number: int) -> list[str]:
+        places = _places(number, table)
+        sources = table["source"].iloc[places.start : places.stop].tolist()
+        return [one for place, one in zip(places, sources, strict=True) if place not in known]
+
     begun = time.perf_counter()
-    for (number, sources), fresh in zip(todo, outcomes, strict=True):
+    outcomes = extract(map(unknown, todo), extractor)
+    for number, fresh in zip(todo, outcomes, strict=True):
         new = iter(fresh)
-        places = range(number * WINDOW, number * WINDOW + len(sources))
-        shard = _shard([known[i] if i in known else next(new) for i in places], to_arrays)
+        merged = [known[i] if i in known else next(new) for i in _places(number, table)]
+        shard = _shard(merged, to_arrays)
         now = time.perf_counter()
         store.write(number, shard, now - begun)
         begun = now
         progress(*store.counts(number))
+
+
+def _places(number: int, table: pd.DataFrame) -> range:
+    """The positions of a shard's rows in its table."""
+    return range(number * WINDOW, min((number + 1) * WINDOW, len(table)))
 
 
 def _shard(

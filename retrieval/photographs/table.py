@@ -22,6 +22,7 @@ import csv
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,8 @@ GALLERY: Final = "index.csv"
 TEST: Final = "test.csv"
 BANK: Final = "none.csv"
 STRING: Final = "string[pyarrow]"
+PIECE: Final = 50_000
+"""Rows of a CSV held as Python strings at a time."""
 
 
 @dataclass(frozen=True)
@@ -252,31 +255,39 @@ def _read_folder(folder: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """The raw columns as strings, with ``row``; all lines must have as many cells as the header."""
-    rows: list[list[str]] = []
-    numbers: list[int] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = [cell.strip() for cell in next(reader, [])]
             _check_header(path, header)
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise TableError(
-                        f"{path}, row {reader.line_num}: {len(cells)} cells where the header has"
-                        f" {len(header)} ({','.join(header)})"
-                    )
-                rows.append(cells)
-                numbers.append(reader.line_num)
+            # Piece by piece into pyarrow's strings: Python's own would take ten times the memory.
+            rows = ((reader.line_num, _checked_cells(path, reader.line_num, header, cells))
+                    for cells in reader if cells)  # fmt: skip
+            pieces = [
+                _piece(header, piece) for piece in iter(lambda: list(islice(rows, PIECE)), [])
+            ]
     except (UnicodeDecodeError, csv.Error) as error:
         raise TableError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    frame = pd.DataFrame(rows, columns=header, dtype=STRING)
-    if not len(frame):
+    if not pieces:
         raise TableError(f"{path}: no rows below the header")
-    frame["row"] = np.asarray(numbers, dtype=np.int64)
+    frame = pd.concat(pieces, ignore_index=True)
     landmark = frame["landmark_id"].str.strip() if "landmark_id" in frame else None
     frame["landmark"] = pd.NA if landmark is None else landmark.replace({"": pd.NA, "None": pd.NA})
+    return frame
+
+
+def _checked_cells(path: Path, row: int, header: list[str], cells: list[str]) -> list[str]:
+    if len(cells) != len(header):
+        raise TableError(
+            f"{path}, row {row}: {len(cells)} cells where the header has {len(header)}"
+            f" ({','.join(header)})"
+        )
+    return cells
+
+
+def _piece(header: list[str], rows: list[tuple[int, list[str]]]) -> pd.DataFrame:
+    frame = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=STRING)
+    frame["row"] = np.array([number for number, _ in rows], dtype=np.int64)
     return frame
 
 

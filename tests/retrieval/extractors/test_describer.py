@@ -22,7 +22,6 @@ from retrieval.extractors.describer import (
     extract_table,
     read_described,
     table_digest,
-    windows_of,
 )
 from retrieval.extractors.extraction import extract, features_of
 from retrieval.extractors.hog import HogConfig
@@ -195,7 +194,6 @@ def test_no_rows(describer: Describer, tmp_path: Path) -> None:
     store = describe_table(empty, describer, tmp_path, fields(describer))
     assert (len(store), store.failed) == (0, 0)
     assert read_described(empty, store, 8).descriptors.shape == (0, 8)
-    assert list(windows_of(empty)) == []
     assert describer.describe([]).shape == (0, 8)
 
 
