@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from retrieval.extractors.base import Extractor
+from retrieval.extractors.extraction import extract
+
 Photograph = NDArray[np.uint8]
 HEADER = ("id", "path", "landmark_id")
 
@@ -100,3 +103,9 @@ def write_data_set(
     names = [(f"L{landmark}", f"Landmark {landmark}") for landmark in range(1, landmarks + 1)]
     write_csv(folder / "landmarks.csv", names, ("landmark_id", "name"))
     return folder
+
+
+def features_of(extractor: Extractor, photographs: Sequence[Photograph]) -> list[Any]:
+    """An extractor's features of photographs, in order, errors among them."""
+    (features,) = extract([photographs], extractor)
+    return features

@@ -24,7 +24,7 @@ from retrieval.extractors.registry import BUILDERS, ExtractorConfig, build_extra
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.store import Shard, ShardStore
 from retrieval.photographs.decoding import shrink
-from tests.photographs import blank, picture
+from tests.photographs import blank, features_of, picture
 
 SMALL: dict[str, Any] = {
     "cnn": CnnConfig(trunk="squeezenet1_1", weights="none", size=128, precision="float32", batch=3),
@@ -54,11 +54,6 @@ ANY_SIZE = {
 }
 
 kinds = pytest.mark.parametrize("kind", sorted(BUILDERS))
-
-
-def features_of(one: Extractor, photographs: Sequence[NDArray[np.uint8]]) -> list[Any]:
-    (features,) = extract([photographs], one)
-    return features
 
 
 @cache

@@ -23,14 +23,14 @@ from retrieval.extractors.describer import (
     read_described,
     table_digest,
 )
-from retrieval.extractors.extraction import extract, features_of
+from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.registry import build_extractor
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.store import ShardStore
 from retrieval.photographs.table import make_table
-from tests.photographs import blank, picture, write_photograph
+from tests.photographs import blank, features_of, picture, write_photograph
 
 SIFT = SiftVladConfig(sift=SiftConfig(size=128, keypoints=60), words=4)
 BROKEN, BLANK = 5, 9
