@@ -18,10 +18,10 @@ from retrieval.errors import DecodeError, PhotographError
 from retrieval.extractors import extraction
 from retrieval.extractors.base import Extractor, Photograph, VectorExtractor
 from retrieval.extractors.cnn import CnnConfig
-from retrieval.extractors.extraction import _batches, extract, features_of
+from retrieval.extractors.extraction import _batches, extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.registry import build_extractor
-from tests.photographs import picture, write_photograph
+from tests.photographs import features_of, picture, write_photograph
 
 CNN = CnnConfig(trunk="squeezenet1_1", weights="none", size=128, precision="float32", batch=3)
 
