@@ -38,6 +38,8 @@ from retrieval.index.store import write_json
 from retrieval.photographs.fetching import FetchConfig
 from retrieval.system import System
 
+RESULTS = Path(__file__).parent / "results"
+
 
 @contextmanager
 def served(folder: Path, latency: float) -> Iterator[str]:
@@ -94,7 +96,7 @@ def main() -> None:
         "--latency", type=float, nargs="+", default=(0.02, 0.1), help="seconds before each answer"
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=None, help="a JSON file for the figures")
+    parser.add_argument("--out", type=Path, default=RESULTS / "classify.json", help="a JSON file")
     options = parser.parse_args()
     if not options.run.is_dir():
         print(f"no run at {options.run}: make demo, or --run RUN")
@@ -108,9 +110,8 @@ def main() -> None:
         for i in range(options.count):
             shutil.copyfile(sources[i % len(sources)], folder / f"{i}.jpg")
         figures = [compare(system, plain, folder, latency, options) for latency in options.latency]
-    if options.out:
-        told = {"system": system.config.name, "figures": figures, "machine": machine()}
-        write_json(options.out, told)
+    told = {"system": system.config.name, "figures": figures, "machine": machine()}
+    write_json(options.out, told)
 
 
 def compare(

@@ -31,6 +31,8 @@ from retrieval.photographs.fetching import FetchConfig
 PHOTOGRAPHS = 200
 SIDE = 128
 
+RESULTS = Path(__file__).parent / "results"
+
 
 class MeanColours:
     """Describes a photograph by its mean colour."""
@@ -106,7 +108,9 @@ def peak_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs=2, default=(2_000, 200_000))
-    parser.add_argument("--out", type=Path, default=None, help="a JSON file for the figures")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / "classify-memory.json", help="a JSON file"
+    )
     parser.add_argument("--table", type=Path, default=None, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.table is not None:
@@ -132,8 +136,7 @@ def main() -> None:
             server.stdin.close()
     ratio = measured[1]["peak_mb"] / measured[0]["peak_mb"]
     print(f"{ratio:.3f} times the memory for {options.rows[1] // options.rows[0]} times the rows")
-    if options.out:
-        write_json(options.out, {"measured": measured, "ratio": ratio})
+    write_json(options.out, {"measured": measured, "ratio": ratio})
 
 
 if __name__ == "__main__":

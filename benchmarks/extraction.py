@@ -35,6 +35,8 @@ from retrieval.extractors.pooling import gem
 from retrieval.index.store import write_json
 from retrieval.photographs.decoding import read_photograph
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def ours(extractor: CnnExtractor, paths: Sequence[str]) -> None:
     windows = [paths[i : i + WINDOW] for i in range(0, len(paths), WINDOW)]
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=448)
     parser.add_argument("--count", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=None, help="a JSON file")
     options = parser.parse_args()
 
     found = sorted(str(path) for path in options.photographs.rglob("*.jpg"))
@@ -131,20 +133,20 @@ def main() -> None:
         rate = len(paths) / statistics.median(one[name] for one in rounds)
         print(f"{name:<12} {rate:8.1f} photographs/s")
     print(f"{faster:.2f} times the plain loop; {100 * share:.0f} % of the bare trunk's rate")
-    if options.out:
-        write_json(
-            options.out,
-            {
-                "trunk": options.trunk,
-                "size": options.size,
-                "precision": str(extractor.dtype),
-                "photographs": len(paths),
-                "seconds": rounds,
-                "times_plain_loop": faster,
-                "share_of_bare_trunk": share,
-                "machine": machine(),
-            },
-        )
+    out = options.out or RESULTS / f"extraction-{options.trunk}.json"
+    write_json(
+        out,
+        {
+            "trunk": options.trunk,
+            "size": options.size,
+            "precision": str(extractor.dtype),
+            "photographs": len(paths),
+            "seconds": rounds,
+            "times_plain_loop": faster,
+            "share_of_bare_trunk": share,
+            "machine": machine(),
+        },
+    )
 
 
 if __name__ == "__main__":
