@@ -41,9 +41,11 @@ from retrieval.extractors.extraction import Outcome, cores
 from retrieval.extractors.registry import build_extractor
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits
 from retrieval.index.store import (
+    MANIFEST,
     OK,
     ShardStore,
     atomic_write,
+    checksum,
     fingerprint,
     first_difference,
     read_json,
@@ -59,6 +61,7 @@ from retrieval.system import (
     SystemConfig,
     index_device,
     load_gallery,
+    read_run,
 )
 
 log = logging.getLogger(__name__)
@@ -106,19 +109,25 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
 
     Returns:
         what run.json holds.
+
+    Raises:
+        TableError: a photograph of the data was added to the run before.
+        RunError: the run is no folder, or is being written.
     """
     check_limits(config.index, config.neighbours, device)
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file: a run needs a folder (--run)")
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
+        _refuse_added(run, table, added)
         extractor = build_extractor(config.extractor, device, config.seed)
         describer, made_from, known = _fitted_describer(config, extractor, table, run)
         parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
         # What was added since the last build is described as the rest is.
         parts += [
-            _describe_part(run, name, _read_rows(run, name), describer, made_from)
-            for name in _part_names(run)
-            if name != FIRST
+            _describe_part(run, name, rows, describer, made_from) for name, rows in added.items()
         ]
         origin = Origin(str(data.folder), data.names)
         return _finish(config, made_from, origin, parts, run, device)
@@ -135,11 +144,11 @@ def add_photographs(
     Raises:
         TableError: an id is in the run already.
     """
-    config, record = _read_run(run)
+    record, config = read_run(run)
     with _locked(run):
         rows = {name: _read_rows(run, name) for name in _part_names(run)}
         name = next((old for old in list(rows)[1:] if _same_rows(rows[old], table)),
-                    f"{int(max(rows)) + 1:03d}")  # fmt: skip
+                    f"{max(map(int, rows)) + 1:03d}")  # fmt: skip
         present = {one for old in rows if old != name for one in rows[old]["id"]}
         removed = set(_removed(run))
         twice = table[table["id"].isin(present - removed)]
@@ -160,7 +169,7 @@ def add_photographs(
             _open_part(run, old)
             if old != name
             else _describe_part(run, name, table, describer, made_from)
-            for old in sorted({*rows, name})
+            for old in sorted({*rows, name}, key=int)
         ]
         return _finish(config, made_from, _data_of(record), parts, run, device)
 
@@ -169,9 +178,9 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
     """Take photographs out of a run, by id; nothing is described again.
 
     Raises:
-        TableError: an id never was in the run.
+        TableError: an id never was in the run, or no gallery photograph would be left.
     """
-    config, record = _read_run(run)
+    record, config = read_run(run)
     with _locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
         removed = _removed(run)
@@ -179,7 +188,10 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
         unknown = [name for name in ids if name not in present]
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
-        write_json(run / "descriptors" / REMOVED, sorted({*removed, *ids}))
+        gone = {*removed, *ids}
+        if not any(_gallery_rows(part, gone).any() for part in parts):
+            raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
+        write_json(run / "descriptors" / REMOVED, sorted(gone))
         return _finish(config, record["describer"], _data_of(record), parts, run, device)
 
 
@@ -208,8 +220,11 @@ def _fitted_describer(
     note = run / "extractor" / "fitted.json"
     before = read_json(note) if note.exists() else None
     if before == recipe:
-        return Describer.load(run, extractor, config.whitening is not None), recipe, known
-    if before is not None:
+        try:
+            return Describer.load(run, extractor, config.whitening is not None), recipe, known
+        except RunError as error:
+            log.warning("%s: learnt anew", str(error).partition(":")[0])
+    elif before is not None:
         log.info("%s changed: codebook and whitening are learnt anew",
                  first_difference(before, recipe))  # fmt: skip
     features = [one for one in known.values() if not isinstance(one, PhotographError)]
@@ -273,8 +288,31 @@ def _describe_part(
 
 
 def _open_part(run: Path, name: str) -> Part:
-    store = ShardStore.open(run / "descriptors" / name, run / TIMINGS)
-    return Part(name, _read_rows(run, name), store)
+    """A part that is described already.
+
+    Raises:
+        RunError: adding it was cut short.
+    """
+    folder, rows = run / "descriptors" / name, _read_rows(run, name)
+    if (folder / MANIFEST).exists():
+        store = ShardStore.open(folder, run / TIMINGS)
+        if store.rows == len(rows):
+            return Part(name, rows, store)
+    raise RunError(
+        f"{run}: an earlier landmarks add was cut short: give that command again, or run landmarks"
+        " index again, and then this one"
+    )
+
+
+def _refuse_added(run: Path, table: pd.DataFrame, added: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse a build of photographs that were added to the run: each would vote twice."""
+    twice = table[table["id"].isin({one for rows in added.values() for one in rows["id"]})]
+    if len(twice):
+        row = twice.iloc[0]
+        raise TableError(
+            f"row {row['row']}: id {row['id']!r} was added to {run} before ({len(twice)} such ids):"
+            " take them out of the data, or build into another folder (--run)"
+        )
 
 
 def _read_rows(run: Path, name: str) -> pd.DataFrame:
@@ -288,7 +326,8 @@ def _same_rows(known: pd.DataFrame, table: pd.DataFrame) -> bool:
 
 
 def _part_names(run: Path) -> list[str]:
-    return sorted(path.parent.name for path in (run / "descriptors").glob(f"*/{PART_ROWS}"))
+    names = (path.parent.name for path in (run / "descriptors").glob(f"*/{PART_ROWS}"))
+    return sorted(names, key=int)
 
 
 def _removed(run: Path) -> list[str]:
@@ -330,7 +369,7 @@ def _finish(
     write_json(run / RUN, {"finished": False, **described})
     counts = _gather(parts, set(_removed(run)), run)
     index = _build_index(config.index, run, config.seed, device)
-    gallery, _ = load_gallery(run, device)
+    gallery, _ = load_gallery(run, device, index["descriptors"])
     indexed = time.perf_counter()
     answer = _fit_classifiers(config, gallery, run)
     record = {
@@ -382,6 +421,12 @@ def _gather(parts: Sequence[Part], removed: set[str], run: Path) -> dict[str, in
     }
 
 
+def _gallery_rows(part: Part, removed: set[str]) -> pd.Series:
+    """Which rows of a part are the gallery's: described, labelled and not taken out."""
+    table = with_status(part.table, part.store)
+    return (table["status"] == OK) & table["landmark"].notna() & ~table["id"].isin(removed)
+
+
 def _write_descriptors(
     path: Path, parts: Sequence[Part], tables: Sequence[pd.DataFrame], keep: Sequence[pd.Series]
 ) -> None:
@@ -420,8 +465,13 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
 def _build_index(config: IndexConfig, run: Path, seed: int, device: str) -> dict[str, Any]:
     descriptors = np.load(run / GALLERY, mmap_mode="r", allow_pickle=False)
     index = FaissIndex.build(descriptors, config, index_device(device), seed)
-    index.save(run / "index")
-    return {"factory": index.factory, "bytes_per_image": index.bytes_per_row}
+    made_from = checksum(run / GALLERY)
+    index.save(run / "index", made_from)
+    return {
+        "factory": index.factory,
+        "bytes_per_image": index.bytes_per_row,
+        "descriptors": made_from,
+    }
 
 
 def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
@@ -437,14 +487,6 @@ def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
 
 def _data_of(record: Mapping[str, Any]) -> Origin:
     return Origin(record["data"], record["names"])
-
-
-def _read_run(run: Path) -> tuple[SystemConfig, dict[str, Any]]:
-    """The config and record of a run that is finished, or wants no more than its index."""
-    record = read_json(run / RUN)
-    if "config" not in record:
-        raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
-    return SystemConfig.model_validate(record["config"]), record
 
 
 def _require_same_extractor(run: Path, record: Mapping[str, Any], extractor: Extractor) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from retrieval.classifiers.base import Classifier, Gallery, Judgement
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
@@ -138,11 +138,10 @@ class System:
             DeviceError, WeightsError: as their names say.
         """
         folder = Path(run)
-        record = read_json(folder / RUN)
+        record, config = read_run(folder)
         if not record.get("finished"):
             raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
         settled = choose_device(device)
-        config = SystemConfig.model_validate(record["config"])
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor, settled, config.seed)
         if record["describer"]["extractor"].get("weights") != extractor.identity().get("weights"):
@@ -151,7 +150,7 @@ class System:
                 " anew with these"
             )
         describer = Describer.load(folder, extractor, config.whitening is not None)
-        gallery, rows = load_gallery(folder, settled)
+        gallery, rows = load_gallery(folder, settled, record["index"]["descriptors"])
         return cls(
             run=folder,
             config=config,
@@ -266,11 +265,35 @@ class System:
         return answered
 
 
-def load_gallery(folder: Path, device: str) -> tuple[Gallery, pd.DataFrame]:
-    """The gallery of a run, its descriptors memory-mapped, and its rows.
+def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
+    """A run's record and the config that it was built by; the run need not be whole.
 
     Raises:
-        RunError: missing or damaged.
+        RunError: there is none, it is damaged, or another version of this project wrote it.
+    """
+    record = read_json(folder / RUN)
+    if not isinstance(record, dict) or "config" not in record:
+        raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
+    try:
+        return record, SystemConfig.model_validate(record["config"])
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise RunError(
+            f"{folder / RUN} holds a config that this version does not know ({place}): build the"
+            " run again (landmarks index)"
+        ) from None
+
+
+def load_gallery(folder: Path, device: str, made_from: str) -> tuple[Gallery, pd.DataFrame]:
+    """The gallery of a run, its descriptors memory-mapped, and its rows.
+
+    Args:
+        folder: of the run.
+        device: ``cpu`` or ``cuda``.
+        made_from: checksum of the descriptors that the index was made from.
+
+    Raises:
+        RunError: missing, damaged, or parts of different builds.
     """
     try:
         rows = pd.read_parquet(folder / ROWS, dtype_backend="pyarrow").astype(
@@ -282,9 +305,12 @@ def load_gallery(folder: Path, device: str) -> tuple[Gallery, pd.DataFrame]:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = FaissIndex.load(folder / "index", index_device(device))
+    index = FaissIndex.load(folder / "index", index_device(device), made_from)
     bank_index = FaissIndex.build(bank, IndexConfig()) if len(bank) else None
-    return Gallery(descriptors, codes, landmarks, bank, index, bank_index), rows
+    try:
+        return Gallery(descriptors, codes, landmarks, bank, index, bank_index), rows
+    except ValueError as error:
+        raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
 
 
 def index_device(device: str) -> str:

@@ -87,7 +87,7 @@ class Extractor(Protocol):
         ...
 
     def restored(self, folder: Path) -> Self:
-        """A new extractor with what ``save`` wrote."""
+        """A new extractor with what ``save`` wrote; RunError where that is missing or damaged."""
         ...
 
 

@@ -15,12 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 from sklearn.utils.extmath import randomized_svd
 
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import StrictModel, Vectors, unit_rows
-from retrieval.index.store import atomic_write
+from retrieval.index.store import atomic_write, read_tensors
 
 FILE: Final = "whitening.safetensors"
 SAME: Final = 1e-14
@@ -93,7 +93,12 @@ class Whitening:
 
     @classmethod
     def load(cls, folder: Path) -> Whitening:
-        arrays = load_file(folder / FILE)
+        """The inverse of ``save``.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        arrays = read_tensors(folder / FILE, ("mean", "projection"))
         return cls(arrays["mean"], arrays["projection"])
 
 

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 from safetensors.numpy import save as pack
 
 from retrieval.errors import RunError
@@ -78,6 +79,21 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} is missing: build the run first (landmarks index)") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}): build the run again") from None
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read arrays of a run's safetensors file.
+
+    Raises:
+        RunError: the file is missing or damaged, or lacks one of them.
+    """
+    try:
+        arrays = load_file(path)
+        return {name: arrays[name] for name in names}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(
+            f"{path} is missing or damaged ({error}): run landmarks index again"
+        ) from None
 
 
 def fingerprint(*parts: Any) -> str:
@@ -210,6 +226,11 @@ class ShardStore:
     def digest(self) -> str:
         """A fingerprint of the content: what was asked for and every shard's checksum."""
         return fingerprint(self._manifest)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are, failed ones among them."""
+        return sum(entry["rows"] for entry in self._manifest["shards"].values())
 
     @property
     def failed(self) -> int:

@@ -367,6 +367,121 @@ def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> Non
         add_photographs(run, read_table(data / "index.csv").iloc[:1], "cpu")
 
 
+def test_what_was_added_is_not_built_in_as_well(
+    run: Path, data: Path, more: pd.DataFrame, tmp_path: Path
+) -> None:
+    """Each would vote twice."""
+    add_photographs(run, more, "cpu")
+    before = contents(run)
+    rows = [
+        (one.id, one.source, one.landmark) for one in read_table(data / "index.csv").itertuples()
+    ]
+    both = write_csv(tmp_path / "both.csv", [*rows, ("new3", more["source"][3], "L77")])
+    with pytest.raises(TableError, match=r"row 26: id 'new3' was added to .* \(1 such ids\)"):
+        build_run(config_of("hog"), load_data_set(data, both), run, "cpu")
+    assert contents(run) == before
+
+
+def test_photographs_can_be_added_a_thousand_times(run: Path, more: pd.DataFrame) -> None:
+    """Nothing is written over where the parts' names grow longer."""
+    add_photographs(run, more.iloc[:2], "cpu")
+    parts = run / "descriptors"
+    (parts / "001").rename(parts / "999")
+    add_photographs(run, more.iloc[2:4], "cpu")
+    record = add_photographs(run, more.iloc[4:6], "cpu")
+    assert {path.name for path in parts.iterdir()} == {"000", "999", "1000", "1001"}
+    assert record["gallery"] + record["bank"] == 32 + 6
+    assert System.load(run, "cpu").rows["id"].tolist()[24:] == more["id"].tolist()[1:6]
+
+
+@pytest.mark.parametrize("left", ["table", "shards"])
+def test_an_addition_cut_short_is_finished_first(
+    run: Path, more: pd.DataFrame, left: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    step = "pipelines.index.describe_table" if left == "table" else "pipelines.index._finish"
+    with monkeypatch.context() as patch:
+        patch.setattr(step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            add_photographs(run, more.iloc[:7], "cpu")
+    if left == "shards":  # one of two is there
+        note = run / "descriptors" / "001" / "manifest.json"
+        manifest = json.loads(note.read_text())
+        del manifest["shards"]["shard-00001.safetensors"]
+        note.write_text(json.dumps(manifest))
+    for change in (
+        lambda: add_photographs(run, more.iloc[7:], "cpu"),
+        lambda: remove_photographs(run, ["m1v0"], "cpu"),
+    ):
+        with pytest.raises(RunError, match="an earlier landmarks add was cut short"):
+            change()
+    add_photographs(run, more.iloc[:7], "cpu")
+    assert remove_photographs(run, ["m1v0"], "cpu")["gallery"] == 24 + 6 - 1
+
+
+def test_a_run_keeps_some_of_its_gallery(run: Path, data: Path) -> None:
+    before = contents(run)
+    with pytest.raises(TableError, match="nothing would be left of the gallery"):
+        remove_photographs(run, read_table(data / "index.csv")["id"].tolist(), "cpu")
+    assert contents(run) == before
+    System.load(run, "cpu")
+
+
+@pytest.mark.parametrize(
+    "file", ["whitening/whitening.safetensors", "extractor/codebook.safetensors"]
+)
+@pytest.mark.parametrize("damage", ["missing", "cut", "another"])
+def test_what_was_learnt_is_learnt_anew_where_it_is_damaged(
+    built: dict[str, Path], data: Path, tmp_path: Path, file: str, damage: str
+) -> None:
+    run = Path(shutil.copytree(built["rootsift-vlad"], tmp_path / "run"))
+    path = run / file
+    if damage == "missing":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        shutil.copy(run / "classifiers" / "svm" / "svm.safetensors", path)
+    with pytest.raises(
+        RunError, match=f"{path.name} is missing or damaged .* landmarks index again"
+    ):
+        System.load(run, "cpu")
+    build("rootsift-vlad", data, run)
+    assert contents(run) == contents(built["rootsift-vlad"])
+
+
+def test_an_index_belongs_to_its_descriptors(run: Path, more: pd.DataFrame, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    add_photographs(other, more, "cpu")
+    for name in ("index.faiss", "index.json"):
+        shutil.copy(other / "index" / name, run / "index" / name)
+    with pytest.raises(RunError, match="made from other inputs"):
+        System.load(run, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "is not finished"),
+        ("{", "cannot be read"),
+        ('{"finished": true, "config": {"name": "x", "colour": 1}}', "does not know"),
+    ],
+)
+def test_a_record_that_makes_no_sense_is_one_line(run: Path, text: str, said: str) -> None:
+    (run / "run.json").write_text(text)
+    for use in (lambda: System.load(run, "cpu"), lambda: remove_photographs(run, ["m1v0"], "cpu")):
+        with pytest.raises(RunError, match=said):
+            use()
+
+
+def test_a_file_is_no_run(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        build("hog", data, tmp_path / "run")
+
+
 def test_an_unfinished_run_answers_nothing(run: Path, data: Path, more: pd.DataFrame) -> None:
     (run / "run.json").write_text('{"finished": false}')
     for use in (

@@ -16,14 +16,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from retrieval.extractors.aggregation.codebook import learn_codebook, nearest_words
 from retrieval.extractors.base import Classical, Photograph, StrictModel, Vectors, unit_rows
 from retrieval.extractors.local import features as local
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.extractors.local.sift import DIMENSION, SiftConfig, detect
-from retrieval.index.store import atomic_write
+from retrieval.index.store import atomic_write, read_tensors
 
 FILE: Final = "codebook.safetensors"
 
@@ -90,7 +90,7 @@ class SiftVladExtractor(Classical):
         atomic_write(folder / FILE, save({"codebook": self.codebook}))
 
     def restored(self, folder: Path) -> SiftVladExtractor:
-        return replace(self, codebook=load_file(folder / FILE)["codebook"])
+        return replace(self, codebook=read_tensors(folder / FILE, ("codebook",))["codebook"])
 
 
 def vlad(
