@@ -25,6 +25,7 @@ import pandas as pd
 from pipelines.classify import limits
 from pipelines.journal import Item, Journal, ahead, chunks
 from pipelines.rows import digest
+from retrieval.devices import cores
 from retrieval.errors import (
     ConfigError,
     DownloadError,
@@ -33,7 +34,6 @@ from retrieval.errors import (
     RunError,
     TableError,
 )
-from retrieval.extractors.extraction import cores
 from retrieval.index.store import OK, read_json, write_json
 from retrieval.photographs.decoding import MAX_PIXELS, decode
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all

@@ -26,6 +26,7 @@ from pipelines.progress import progress_bar
 from retrieval.classifiers.base import Gallery, HeldOut
 from retrieval.classifiers.registry import fit_classifier, held_out_scores
 from retrieval.classifiers.rejection import Rejection
+from retrieval.devices import cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor, Features
@@ -37,7 +38,7 @@ from retrieval.extractors.describer import (
     table_digest,
     with_status,
 )
-from retrieval.extractors.extraction import Outcome, cores
+from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.registry import build_extractor
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits
 from retrieval.index.store import (

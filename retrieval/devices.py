@@ -1,19 +1,22 @@
-"""Where the work runs: chosen once, handed down."""
+"""Where the work runs: chosen once, handed down; and on how many cores."""
 
 from __future__ import annotations
 
-import logging
+import os
 from typing import Final, Literal
 
 import torch
 
 from retrieval.errors import DeviceError
 
-log = logging.getLogger(__name__)
-
 Device = Literal["auto", "cpu", "cuda"]
 CPU: Final = "cpu"
 CUDA: Final = "cuda"
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(wanted: str) -> str:

@@ -27,7 +27,6 @@ so that the result is the same whatever the number of threads.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,6 +49,7 @@ from retrieval.classifiers.base import (
     Vectors,
     stratified_folds,
 )
+from retrieval.devices import cores
 from retrieval.errors import RunError
 from retrieval.extractors.base import StrictModel, unit_rows
 from retrieval.index.faiss_index import Neighbours
@@ -263,7 +263,7 @@ def _train_on_all(
     descriptors = scaled(descriptors, scale).astype(np.float64)
     none = len(gallery.landmarks)
     codes = np.concatenate([gallery.codes[rows], np.full(len(bank_rows), none)])
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         found = threads.map(
             lambda code: separator(descriptors, codes == code, config.penalty), range(none + 1)
         )
@@ -301,7 +301,7 @@ def _train_on_some(
         return separator(parts, np.arange(len(parts)) < len(own[code]), config.penalty)
 
     found: list[tuple[NDArray[Any], float]] = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
+    with ThreadPoolExecutor(cores()) as threads:
         for start in range(0, len(own), SEARCHED):
             block = range(start, min(start + SEARCHED, len(own)))
             hard = _hard_negatives(config, gallery, own, block, allowed)

@@ -12,7 +12,6 @@ out do not either.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from typing import Final
 import cv2
 import torch
 
+from retrieval.devices import cores
 from retrieval.errors import DecodeError, PhotographError
 from retrieval.extractors.base import Extractor, Features, Photograph
 from retrieval.photographs.decoding import read_photograph, shrink
@@ -34,11 +34,6 @@ WINDOW: Final = 256
 """Photographs decoded ahead, and rows of a shard."""
 
 Outcome = Features | PhotographError
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
