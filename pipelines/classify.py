@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from pipelines.journal import Item, Journal, ahead, chunks
 from pipelines.rows import digest
-from retrieval.errors import FetchError, PhotographError
-from retrieval.extractors.extraction import cores
+from retrieval.devices import cores
+from retrieval.errors import FetchError, PhotographError, RunError
 from retrieval.index.store import OK
 from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
 from retrieval.photographs.fetching import FetchConfig, Fetcher
@@ -118,8 +118,10 @@ def classify_csv(
 
     Raises:
         TableError: the list cannot be read.
-        RunError: ``out`` belongs to another list, system or setting.
+        RunError: ``out`` belongs to another list, system or setting, or is the list itself.
     """
+    if csv.exists() and out.exists() and out.samefile(csv):
+        raise RunError(f"{out} is the list itself: choose another --out")
     fetch = fetch or FetchConfig()
     made_from = {"input": digest(csv), "system": system.fingerprint}
     options = {"chunk_rows": chunk_rows, "max_pixels": max_pixels, **limits(fetch)}

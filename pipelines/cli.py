@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
@@ -13,7 +14,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from pipelines.progress import console, progress_bar
-from retrieval.errors import LandmarksError, TableError
+from retrieval.errors import ConfigError, LandmarksError, TableError
 from retrieval.photographs.fetching import FetchConfig
 
 # Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
@@ -171,7 +172,7 @@ def classify(
         int, typer.Option(help="Cap on one photograph's file, in bytes.")
     ] = _FETCH.max_bytes,
     memory: Annotated[
-        int, typer.Option(help="Soft cap on photographs held in memory, in MiB.")
+        int, typer.Option(min=1, help="Soft cap on photographs held in memory, in MiB.")
     ] = 1024,
     retry_failed: RetryFailed = False,
     restart: Restart = False,
@@ -338,15 +339,21 @@ def data_gldv2(
 
 
 def _fetch_config(**values: Any) -> FetchConfig:
-    """The limits of downloads that the command line gave, checked."""
+    """The limits of downloads that the command line gave, checked.
+
+    Raises:
+        ConfigError: naming the option.
+    """
     from pydantic import ValidationError
 
+    # A photograph as large as is allowed has to fit into what may be in flight.
+    in_flight = max(_FETCH.bytes_in_flight, values.get("max_bytes", 0))
     try:
-        return FetchConfig(**values)
+        return FetchConfig(**values, bytes_in_flight=in_flight)
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]).replace("_", "-")
-        raise typer.BadParameter(f"--{option}: {first['msg']}") from None
+        option = str(first["loc"][0]).removeprefix("total_").replace("_", "-")
+        raise ConfigError(f"--{option}: {first['msg']}, found {first['input']}") from None
 
 
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
@@ -374,16 +381,28 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
     console.print(table, highlight=False)
 
 
+def _mistake(error: LandmarksError | OSError) -> str | None:
+    """What to tell whoever made a mistake; ``None`` for a bug.
+
+    A file that cannot be read or written, and a full disk, are the user's to mend.
+    """
+    if isinstance(error, LandmarksError):
+        return str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+
+
 def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2, a bug a traceback."""
     try:
         app(standalone_mode=True)
-    except LandmarksError as error:
-        if "--debug" in sys.argv:
+    except (LandmarksError, OSError) as error:
+        message = _mistake(error)
+        if "--debug" in sys.argv or message is None:
             raise
-        console.print(f"landmarks: {error}", style="red", highlight=False, markup=False,
-                      soft_wrap=True)  # fmt: skip
-        sys.exit(error.exit_code)
+        console.print(f"landmarks: {message}", style="red", highlight=False, soft_wrap=True)
+        sys.exit(LandmarksError.exit_code)
     except SystemExit as leaving:
         if leaving.code == INTERRUPTED:  # which typer makes of Ctrl-C
             console.print(

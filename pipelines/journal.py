@@ -94,6 +94,8 @@ class Journal:
         """Whether the file was finished already, so that there is nothing to do."""
 
     def __enter__(self) -> Journal:
+        if self.out.is_dir():
+            raise RunError(f"{self.out} is a folder: --out names a file")
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.part.open("ab")
         try:

@@ -28,7 +28,8 @@ Report = Callable[[int, int], None]
 
 SECONDS_BETWEEN_LINES: Final = 10.0
 
-console = Console(stderr=True)
+# Without markup: a folder may be named [old].
+console = Console(stderr=True, markup=False)
 
 
 class RateColumn(ProgressColumn):

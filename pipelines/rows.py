@@ -83,7 +83,10 @@ def _opened(path: Path) -> TextIO:
 
 def _header(path: Path, first: str) -> list[str] | None:
     """The names of the columns; ``None`` for a list without a header."""
-    cells = next(csv.reader([first]), [])
+    try:
+        cells = next(csv.reader([first]), [])
+    except csv.Error as error:
+        raise TableError(f"{path}, row 1: not a list of photographs ({error})") from None
     names = [cell.strip().lower() for cell in cells]
     if any(source in names for source in SOURCES):
         twice = next((name for name in names if names.count(name) > 1), None)

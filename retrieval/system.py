@@ -235,7 +235,17 @@ class System:
         Returns:
             as :meth:`predictions`; the id is the path, or the place in the sequence. A photograph
             that cannot be read is a row with its status and reason, not an exception.
+
+        Raises:
+            ValueError: an array of another form.
         """
+        for i, one in enumerate(photographs):
+            if not isinstance(one, str | Path) and (
+                one.ndim != 3 or one.shape[2] != 3 or one.dtype != np.uint8
+            ):
+                raise ValueError(
+                    f"photograph {i} is {one.dtype} of shape {one.shape}: give (h, w, 3) uint8 RGB"
+                )
         ids = [str(one) if isinstance(one, str | Path) else str(i)
                for i, one in enumerate(photographs)]  # fmt: skip
         sources = [str(one) if isinstance(one, Path) else one for one in photographs]

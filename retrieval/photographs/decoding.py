@@ -94,8 +94,13 @@ def read_photograph(
 
 
 def shrink(photograph: NDArray[np.uint8], longest_side: int) -> NDArray[np.uint8]:
-    """A photograph (height, width, 3) as :func:`decode` would have shrunk it; never enlarged."""
+    """A photograph (height, width, 3) as :func:`decode` would have shrunk it; never enlarged.
+
+    Raises:
+        DecodeError: it has too few pixels, as :func:`decode` says of a file.
+    """
     height, width = photograph.shape[:2]
+    _refuse_tiny(height, width)
     target = shrunk_size(height, width, longest_side)
     if target == (height, width):
         return photograph
@@ -115,8 +120,7 @@ def _pixels(image: Image.Image, longest_side: int | None, max_pixels: int) -> ND
     width, height = image.size
     if width * height > max_pixels:
         raise DecodeError(f"{width} x {height} pixels are over the cap of {max_pixels}")
-    if min(width, height) < MIN_SIDE:
-        raise DecodeError(f"{width} x {height} pixels are too few")
+    _refuse_tiny(height, width)
     target = shrunk_size(height, width, longest_side)
     if longest_side is not None and image.format in ("JPEG", "MPO"):
         # libjpeg may scale by 1/2, 1/4, 1/8; ask for at least the target, so quality never drops.
@@ -127,6 +131,11 @@ def _pixels(image: Image.Image, longest_side: int | None, max_pixels: int) -> ND
     if (rgb.height, rgb.width) != target:
         rgb = _resized(rgb, target)
     return np.ascontiguousarray(_upright(np.asarray(rgb, dtype=np.uint8), orientation))
+
+
+def _refuse_tiny(height: int, width: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise DecodeError(f"{width} x {height} pixels are too few")
 
 
 def _resized(rgb: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -196,12 +196,20 @@ def read_names(folder: Path) -> dict[str, str]:
     """Readable names of landmarks, from ``landmarks.csv`` or Google's ``*_label_to_category.csv``.
 
     The latter hold a Wikimedia address for each landmark, whose last part is the name.
+
+    Raises:
+        TableError: the file is no CSV, or lacks a column.
     """
     candidates = [folder / "landmarks.csv", *sorted(folder.glob("*label_to_category.csv"))]
     for path in candidates:
         if not path.exists():
             continue
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except ValueError as error:  # pandas's own are of this kind too
+            raise TableError(
+                f"{path}: not a CSV in UTF-8 ({' '.join(str(error).split())})"
+            ) from None
         column = "name" if "name" in frame else "category"
         if "landmark_id" not in frame or column not in frame:
             raise TableError(f"{path}: needs the columns landmark_id and name (or category)")

@@ -531,3 +531,18 @@ def test_arrays_are_classified_as_their_files_are(built: dict[str, Path], data: 
     assert by_array["landmark"].tolist() == by_path["landmark"].tolist()
     np.testing.assert_allclose(by_array["probability"], by_path["probability"], atol=0.02)
     assert system.classify([]).columns.tolist() == by_path.columns.tolist()
+
+
+@systems
+def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> None:
+    system = System.load(built[name], "cpu")
+    for wrong in (
+        view(1, 0)[:, :, 0],
+        view(1, 0).astype(np.float32),
+        np.zeros((8, 8, 4), np.uint8),
+    ):
+        with pytest.raises(ValueError, match=r"photograph 1 is .* give \(h, w, 3\) uint8 RGB"):
+            system.classify([view(1, 0), wrong])
+    found = system.classify([view(1, 0), np.zeros((1, 9, 3), np.uint8)])
+    assert found["status"].tolist() == ["ok", "decode_failed"]
+    assert found["reason"].tolist() == ["", "9 x 1 pixels are too few"]

@@ -248,6 +248,10 @@ def test_names_from_google_landmarks_v2(tmp_path: Path) -> None:
     (tmp_path / "landmarks.csv").write_text("id,title\n1,x\n")
     with pytest.raises(TableError, match=r"landmarks\.csv: needs the columns landmark_id and name"):
         read_names(tmp_path)
+    for nonsense in (b"", b"\xff\xfe,", b"landmark_id,name\n1,2,3\n1,2,3,4\n"):
+        (tmp_path / "landmarks.csv").write_bytes(nonsense)
+        with pytest.raises(TableError, match=r"landmarks\.csv: not a CSV in UTF-8"):
+            read_names(tmp_path)
 
 
 def test_landmarks_that_nothing_can_answer() -> None:
