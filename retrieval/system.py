@@ -150,7 +150,7 @@ class System:
                 " anew with these"
             )
         describer = Describer.load(folder, extractor, config.whitening is not None)
-        gallery, rows = load_gallery(folder, settled, record["index"]["descriptors"])
+        gallery, rows = load_gallery(folder, settled, record["index"].get("descriptors"))
         return cls(
             run=folder,
             config=config,
@@ -294,13 +294,14 @@ def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
         ) from None
 
 
-def load_gallery(folder: Path, device: str, made_from: str) -> tuple[Gallery, pd.DataFrame]:
+def load_gallery(folder: Path, device: str, made_from: str | None) -> tuple[Gallery, pd.DataFrame]:
     """The gallery of a run, its descriptors memory-mapped, and its rows.
 
     Args:
         folder: of the run.
         device: ``cpu`` or ``cuda``.
-        made_from: checksum of the descriptors that the index was made from.
+        made_from: checksum of the descriptors that the index was made from; ``None`` for a run
+            of the version that did not keep it yet, and is not compared.
 
     Raises:
         RunError: missing, damaged, or parts of different builds.
