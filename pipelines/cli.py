@@ -325,6 +325,9 @@ def data_gldv2(
     base_url: Annotated[
         str | None, typer.Option(help="Where the archive lies, if not at its own place.")
     ] = None,
+    keep_archives: Annotated[
+        bool, typer.Option("--keep-archives", help="Keep the tars, below OUT/archives.")
+    ] = False,
     allow_private: AllowPrivate = False,
 ) -> None:
     """Download Google Landmarks v2's own tars, checked and unpacked. A killed run goes on."""
@@ -332,7 +335,7 @@ def data_gldv2(
 
     with progress_bar("downloading", None) as progress:
         summary = download_gldv2(
-            split, shards, out, base_url=base_url or GLDV2,
+            split, shards, out, base_url=base_url or GLDV2, keep_archives=keep_archives,
             fetch=_fetch_config(allow_private=allow_private), progress=progress,
         )  # fmt: skip
     console.print(str(summary), highlight=False)
