@@ -97,7 +97,7 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def make_gallery(folder: Path, rows: int) -> None:
-    """Write gallery.npy block by block, codes.npy, queries.npy and bank.npy."""
+    """Write gallery.npy block by block, codes.npy, queries.npy, query_codes.npy and bank.npy."""
     rng = np.random.default_rng(0)
     centres = noise(rng, LANDMARKS)
     # Sizes as uneven as real ones: a log-normal's, most landmarks with few photographs.
@@ -109,7 +109,9 @@ def make_gallery(folder: Path, rows: int) -> None:
         gallery[start : start + BLOCK] = around(rng, centres[codes[start : start + BLOCK]])
     gallery.flush()
     np.save(folder / "codes.npy", codes)
-    np.save(folder / "queries.npy", around(rng, centres[codes[rng.choice(rows, QUERIES)]]))
+    asked = codes[rng.choice(rows, QUERIES)]
+    np.save(folder / "query_codes.npy", asked)
+    np.save(folder / "queries.npy", around(rng, centres[asked]))
     np.save(folder / "bank.npy", noise(rng, BANK))
 
 

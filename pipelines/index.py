@@ -127,6 +127,9 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
         describer, made_from, known = _fitted_describer(config, extractor, table, run)
         parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
         # What was added since the last build is described as the rest is.
+        if added:
+            count = sum(map(len, added.values()))
+            log.info("%s: the %d photographs that were added to it stay in it", run, count)
         parts += [
             _describe_part(run, name, rows, describer, made_from) for name, rows in added.items()
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +19,7 @@ from retrieval.errors import DescribeError, PhotographError, failure
 from retrieval.extractors.base import Extractor, Features, Photograph, Vectors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.whitening import Whitening, WhiteningConfig
-from retrieval.index.store import OK, Shard, ShardStore, fingerprint
+from retrieval.index.store import OK, Shard, ShardStore
 from retrieval.photographs.table import STRING
 
 Progress = Callable[[int, int], None]
@@ -130,16 +132,13 @@ class Described:
 
 def table_digest(table: pd.DataFrame) -> str:
     """A fingerprint of a table's photographs: ids, and their files' sizes and times."""
-
-    def facts(source: str) -> tuple[int, int]:
+    digest = hashlib.sha256()
+    for name, source in zip(table["id"], table["source"], strict=True):
         path = Path(source)
-        if not path.is_file():
-            return (0, 0)
-        stat = path.stat()
-        return (stat.st_size, stat.st_mtime_ns)
-
-    rows = zip(table["id"], table["source"], strict=True)
-    return fingerprint([(name, *facts(source)) for name, source in rows])
+        stat = path.stat() if path.is_file() else None
+        facts = [name, stat.st_size, stat.st_mtime_ns] if stat else [name]
+        digest.update(json.dumps(facts).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 class KnownFeatures(Mapping[int, Outcome]):
