@@ -55,9 +55,10 @@ def run_demo(
     build_run(config, load_data_set(folder), run, device)
     system = System.load(run, device)
     figures = evaluate_run(system, folder / "test.csv", run / "evaluation")
-    predictions = _classify_urls(system, folder, run)
+    tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
+    predictions = _classify_urls(system, tests, folder, run)
     console.print(figures_table(figures))
-    console.print(_summary(predictions, folder), highlight=False)
+    console.print(_summary(predictions, tests), highlight=False)
     for what, path in (
         ("photographs", folder),
         ("report", run / "evaluation" / "report.html"),
@@ -67,9 +68,8 @@ def run_demo(
     return figures
 
 
-def _classify_urls(system: System, folder: Path, run: Path) -> pd.DataFrame:
+def _classify_urls(system: System, tests: pd.DataFrame, folder: Path, run: Path) -> pd.DataFrame:
     """Classify URLs of some of the test photographs, one of them dead."""
-    tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
     chosen = tests.iloc[:: max(1, len(tests) // QUERIES)].head(QUERIES)
     out = run / "predictions.csv"
     with serve(folder) as address:
@@ -85,9 +85,8 @@ def _classify_urls(system: System, folder: Path, run: Path) -> pd.DataFrame:
     return pd.read_csv(out, dtype=str, keep_default_na=False)
 
 
-def _summary(predictions: pd.DataFrame, folder: Path) -> str:
-    tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False).set_index("id")
-    truth = tests["landmark_id"].reindex(predictions["id"])
+def _summary(predictions: pd.DataFrame, tests: pd.DataFrame) -> str:
+    truth = tests.set_index("id")["landmark_id"].reindex(predictions["id"])
     ok = (predictions["status"] == "ok").to_numpy()
     right = int((truth.to_numpy()[ok] == predictions["landmark"].to_numpy()[ok]).sum())
     return (

@@ -8,6 +8,7 @@ killed at any moment goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import platform
@@ -504,8 +505,6 @@ def _require_same_extractor(run: Path, record: Mapping[str, Any], extractor: Ext
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
     """Keep two commands from writing one run at a time; the lock goes with the process."""
-    import fcntl
-
     path = run / ".lock"
     with path.open("w") as file:
         try:

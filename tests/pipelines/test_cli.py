@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -21,19 +20,11 @@ from pipelines.config import config_names
 from retrieval.errors import LandmarksError
 from tests.photographs import view, write_csv, write_data_set, write_photograph
 
+pytestmark = pytest.mark.usefixtures("root_logger")
+
 SMALL = ["--set", "extractor.side=64", "--set", "extractor.cell=16",
          "--set", "whitening.dimension=16"]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """The command sets logging up; the next test finds it as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,9 @@ from retrieval.photographs.table import load_data_set
 from tests.photographs import write_data_set
 from tests.pipelines.test_index import config_of
 
+pytestmark = pytest.mark.usefixtures("root_logger")
+
 Say = Callable[..., str]
-
-
-@pytest.fixture(autouse=True)
-def root_logger() -> Iterator[None]:
-    """The command sets logging up; the next test finds it as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture
