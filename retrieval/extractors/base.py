@@ -28,21 +28,17 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Extractor(Protocol):
-    """Photographs to unit descriptors.
+class FeatureMaker(Protocol):
+    """The costly half: photographs to features, with nothing to learn.
 
     Attributes:
-        dimension: numbers in a descriptor (before whitening).
         longest_side: photographs are to be decoded at most this large, in pixels.
         batched: whether ``features`` runs best on dense batches of one shape (a network) rather
             than on one photograph at a time (the classical ones).
         batch: photographs of a batch, at most.
         threaded: whether ``features`` may run in several threads at once (not on a GPU).
-        fitted: whether ``aggregate`` may be called.
     """
 
-    @property
-    def dimension(self) -> int: ...
     @property
     def longest_side(self) -> int: ...
     @property
@@ -51,11 +47,9 @@ class Extractor(Protocol):
     def batch(self) -> int: ...
     @property
     def threaded(self) -> bool: ...
-    @property
-    def fitted(self) -> bool: ...
 
     def shape(self, photograph: Photograph) -> tuple[int, int]:
-        """The (height, width) at which the extractor sees a photograph."""
+        """The (height, width) at which the photograph is seen."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -63,15 +57,7 @@ class Extractor(Protocol):
         ...
 
     def features(self, photographs: Sequence[Photograph]) -> list[Features]:
-        """The costly half: (h, w, 3) uint8 RGB each, of one shape if the extractor is batched."""
-        ...
-
-    def fit(self, features: Sequence[Features], seed: int) -> Self:
-        """A new extractor that has learnt what ``aggregate`` needs."""
-        ...
-
-    def aggregate(self, features: Sequence[Features]) -> Vectors:
-        """(n, dimension) float32 unit rows; a photograph without any feature gives zeros."""
+        """(h, w, 3) uint8 RGB each, of one shape if ``batched``."""
         ...
 
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
@@ -80,6 +66,28 @@ class Extractor(Protocol):
 
     def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
         """The inverse of ``pack``."""
+        ...
+
+
+class Extractor(FeatureMaker, Protocol):
+    """Photographs to unit descriptors.
+
+    Attributes:
+        dimension: numbers in a descriptor (before whitening).
+        fitted: whether ``aggregate`` may be called.
+    """
+
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def fitted(self) -> bool: ...
+
+    def fit(self, features: Sequence[Features], seed: int) -> Self:
+        """A new extractor that has learnt what ``aggregate`` needs."""
+        ...
+
+    def aggregate(self, features: Sequence[Features]) -> Vectors:
+        """(n, dimension) float32 unit rows; a photograph without any feature gives zeros."""
         ...
 
     def save(self, folder: Path) -> None:

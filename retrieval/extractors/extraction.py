@@ -23,7 +23,7 @@ import torch
 
 from retrieval.devices import cores
 from retrieval.errors import DecodeError, PhotographError
-from retrieval.extractors.base import Extractor, Features, Photograph
+from retrieval.extractors.base import FeatureMaker, Features, Photograph
 from retrieval.photographs.decoding import read_photograph, shrink
 
 # One photograph a thread is all the parallelism there is to use; OpenCV's own threads would only
@@ -48,7 +48,7 @@ def worker_pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 def extract(
     windows: Iterable[Sequence[str | Photograph]],
-    extractor: Extractor,
+    extractor: FeatureMaker,
     threads: int | None = None,
 ) -> Iterator[list[Outcome]]:
     """Features of each window of photographs, one list a window, in order.
@@ -87,7 +87,7 @@ def extract(
 
 
 def _finish(
-    extractor: Extractor, futures: list[Future[Outcome]], pool: ThreadPoolExecutor
+    extractor: FeatureMaker, futures: list[Future[Outcome]], pool: ThreadPoolExecutor
 ) -> list[Outcome]:
     outcomes = [future.result() for future in futures]
     if not extractor.batched:
@@ -98,7 +98,7 @@ def _finish(
 
 
 def _in_batches(
-    extractor: Extractor, photographs: Sequence[Photograph], pool: ThreadPoolExecutor
+    extractor: FeatureMaker, photographs: Sequence[Photograph], pool: ThreadPoolExecutor
 ) -> list[Features]:
     """Describe in batches of one shape, those of a shape together in their order."""
     batches = _batches([extractor.shape(p) for p in photographs], extractor.batch)

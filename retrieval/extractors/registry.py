@@ -7,17 +7,16 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from retrieval.extractors import cnn, hog
-from retrieval.extractors.aggregation import vlad
+from retrieval.extractors import aggregated, cnn, hog
 from retrieval.extractors.base import Extractor
 
 ExtractorConfig = Annotated[
-    cnn.CnnConfig | vlad.SiftVladConfig | hog.HogConfig, Field(discriminator="kind")
+    cnn.CnnConfig | aggregated.AggregatedConfig | hog.HogConfig, Field(discriminator="kind")
 ]
 
 BUILDERS: Final[dict[str, Callable[[Any, str, int], Extractor]]] = {
     "cnn": cnn.build,
-    "sift-vlad": lambda config, device, seed: vlad.SiftVladExtractor(config, device),
+    "aggregated": lambda config, device, seed: aggregated.build(config, device),
     "hog": lambda config, device, seed: hog.HogExtractor(config),
 }
 

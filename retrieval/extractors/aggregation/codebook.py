@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,10 @@ from retrieval.index.faiss_index import train_kmeans
 
 SAMPLES_PER_WORD: Final = 1_000
 """Local descriptors that k-means sees for each word: more changes little and costs memory."""
+MOST_SAMPLES: Final = 500_000
+"""Local descriptors that a codebook is learnt from at most (256 MB of 128 floats) …"""
+LEAST_PER_WORD: Final = 30
+"""… unless that leaves a word with fewer than this."""
 
 
 def learn_codebook(
@@ -27,13 +32,51 @@ def learn_codebook(
     Raises:
         ConfigError: there are fewer local features than words.
     """
-    descriptors = sample_descriptors(features, words * SAMPLES_PER_WORD, seed)
+    wanted = min(words * SAMPLES_PER_WORD, max(MOST_SAMPLES, words * LEAST_PER_WORD))
+    descriptors = sample_descriptors(features, wanted, seed)
+    require_enough(descriptors, words)
+    return train_kmeans(descriptors, words, seed=seed, device=device)
+
+
+def require_enough(descriptors: NDArray[np.float32], words: int) -> None:
+    """Refuse to learn more words than there are local features.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
     if len(descriptors) < words:
         raise ConfigError(
             f"a codebook of {words} words needs at least as many local features; the photographs"
             f" gave {len(descriptors)}: take fewer words or more photographs"
         )
-    return train_kmeans(descriptors, words, seed=seed, device=device)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Local descriptors on their leading principal directions.
+
+    Attributes:
+        mean: (d,) float32.
+        axes: (d, k) float32, orthonormal columns, the one of the largest variance first.
+    """
+
+    mean: NDArray[np.float32]
+    axes: NDArray[np.float32]
+
+    def apply(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, d) descriptors to (n, k)."""
+        projected: NDArray[np.float32] = (descriptors - self.mean) @ self.axes
+        return projected
+
+
+def learn_projection(descriptors: NDArray[np.float32], dimension: int) -> Projection:
+    """The PCA of (n, d) descriptors to ``dimension`` numbers, at most d; signs are settled."""
+    mean = descriptors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = descriptors - mean
+    covariance = (centred.T @ centred).astype(np.float64) / max(len(centred), 1)
+    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :dimension]
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return Projection(mean, np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32))
 
 
 def sample_descriptors(

@@ -9,8 +9,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-CODE_SCALE: Final = 512.0
-"""Unit descriptors are kept as bytes: value * 512, clipped; RootSIFT's values rarely pass 0.5."""
+UNSIGNED_SCALE: Final = 512.0
+"""Histograms of unit length are kept as uint8, value * 512: RootSIFT's rarely pass 0.5."""
+SIGNED_SCALE: Final = 256.0
+"""Unit descriptors with negative values are kept as int8, value * 256."""
+
+Codes = NDArray[np.uint8] | NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,14 @@ class LocalFeatures:
         points: (n, 2) float32, x and y in pixels of the photograph as decoded.
         scales: (n,) float32, diameter in pixels.
         angles: (n,) float32, radians.
-        codes: (n, d) uint8, unit descriptors times :data:`CODE_SCALE`.
+        codes: (n, d) unit descriptors as bytes; see :func:`encode`.
         size: (height, width) of the photograph as decoded.
     """
 
     points: NDArray[np.float32]
     scales: NDArray[np.float32]
     angles: NDArray[np.float32]
-    codes: NDArray[np.uint8]
+    codes: Codes
     size: tuple[int, int]
 
     def __len__(self) -> int:
@@ -37,22 +41,30 @@ class LocalFeatures:
     @property
     def descriptors(self) -> NDArray[np.float32]:
         """(n, d) float32, of about unit length."""
-        values: NDArray[np.float32] = self.codes.astype(np.float32) / np.float32(CODE_SCALE)
-        return values
+        return decode(self.codes)
 
 
-def encode(descriptors: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Non-negative unit descriptors (n, d) as bytes."""
-    codes: NDArray[np.uint8] = np.minimum(np.rint(descriptors * CODE_SCALE), 255).astype(np.uint8)
+def encode(descriptors: NDArray[np.float32], signed: bool = False) -> Codes:
+    """Unit descriptors (n, d) as a byte a number: uint8, or int8 where some may be negative."""
+    if signed:
+        codes: Codes = np.clip(np.rint(descriptors * SIGNED_SCALE), -127, 127).astype(np.int8)
+    else:
+        codes = np.minimum(np.rint(descriptors * UNSIGNED_SCALE), 255).astype(np.uint8)
     return codes
 
 
-def no_features(dimension: int, size: tuple[int, int]) -> LocalFeatures:
+def decode(codes: Codes) -> NDArray[np.float32]:
+    """The inverse of :func:`encode`, but for rounding and clipping."""
+    scale = SIGNED_SCALE if codes.dtype == np.int8 else UNSIGNED_SCALE
+    values: NDArray[np.float32] = codes.astype(np.float32) / np.float32(scale)
+    return values
+
+
+def no_features(dimension: int, size: tuple[int, int], signed: bool = False) -> LocalFeatures:
     """The features of a photograph in which no keypoint was found."""
     empty = np.zeros(0, dtype=np.float32)
-    return LocalFeatures(
-        np.zeros((0, 2), dtype=np.float32), empty, empty, np.zeros((0, dimension), np.uint8), size
-    )
+    codes = encode(np.zeros((0, dimension), dtype=np.float32), signed)
+    return LocalFeatures(np.zeros((0, 2), dtype=np.float32), empty, empty, codes, size)
 
 
 def pack(features: Sequence[LocalFeatures]) -> dict[str, NDArray[Any]]:

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Any, Final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.extractors.base import Photograph, StrictModel
+from retrieval.extractors.base import Classical, Photograph, StrictModel, unit_rows
+from retrieval.extractors.local.base import Local
 from retrieval.extractors.local.features import LocalFeatures, encode, no_features
 
 DIMENSION: Final = 128
@@ -34,12 +37,33 @@ class SiftConfig(StrictModel):
         upright: take every keypoint as upright, as buildings mostly are, rather than turning its
             patch to its main gradient: more distinctive, not invariant to rotation.
         contrast: OpenCV's contrast threshold; lower finds more keypoints in flat photographs.
+        root: RootSIFT rather than SIFT descriptors.
     """
 
+    kind: Literal["sift"] = "sift"
     size: int = Field(512, ge=MIN_SIDE, le=8192)
     keypoints: int = Field(800, ge=1, le=100_000)
     upright: bool = True
     contrast: float = Field(0.02, ge=0.0, le=1.0)
+    root: bool = True
+
+
+@dataclass(frozen=True)
+class SiftDetector(Classical, Local):
+    """See :class:`SiftConfig`."""
+
+    config: SiftConfig
+    dimension = DIMENSION
+
+    @property
+    def longest_side(self) -> int:
+        return self.config.size
+
+    def identity(self) -> dict[str, Any]:
+        return self.config.model_dump()
+
+    def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
+        return [detect(photograph, self.config) for photograph in photographs]
 
 
 _detectors = threading.local()
@@ -62,7 +86,12 @@ def detect(photograph: Photograph, config: SiftConfig) -> LocalFeatures:
         keypoints, raw = detector.detectAndCompute(grey, None)
     if raw is None or not len(keypoints):
         return no_features(DIMENSION, size)
-    return _sorted(keypoints, np.asarray(raw, dtype=np.float32), config.keypoints, size)
+    return _sorted(keypoints, np.asarray(raw, dtype=np.float32), config, size)
+
+
+def normalised(raw: NDArray[np.float32], root: bool) -> NDArray[np.float32]:
+    """(n, 128) SIFT descriptors as OpenCV gives them, to unit SIFT or RootSIFT rows."""
+    return root_sift(raw) if root else unit_rows(raw)
 
 
 def root_sift(raw: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,14 +127,14 @@ def _strength(keypoint: Any) -> tuple[float, float, float, float]:
 
 
 def _sorted(
-    keypoints: Any, raw: NDArray[np.float32], wanted: int, size: tuple[int, int]
+    keypoints: Any, raw: NDArray[np.float32], config: SiftConfig, size: tuple[int, int]
 ) -> LocalFeatures:
-    order = sorted(range(len(keypoints)), key=lambda i: _strength(keypoints[i]))[:wanted]
+    order = sorted(range(len(keypoints)), key=lambda i: _strength(keypoints[i]))[: config.keypoints]
     chosen = [keypoints[i] for i in order]
     return LocalFeatures(
         points=np.array([keypoint.pt for keypoint in chosen], dtype=np.float32),
         scales=np.array([keypoint.size for keypoint in chosen], dtype=np.float32),
         angles=np.array([math.radians(keypoint.angle) for keypoint in chosen], dtype=np.float32),
-        codes=encode(root_sift(raw[order])),
+        codes=encode(normalised(raw[order], config.root)),
         size=size,
     )

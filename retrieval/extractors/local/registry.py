@@ -1,0 +1,22 @@
+"""Which detectors of local features there are: a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from retrieval.extractors.local import sift
+from retrieval.extractors.local.base import Detector
+
+DetectorConfig = Annotated[sift.SiftConfig, Field(discriminator="kind")]
+
+DETECTORS: Final[dict[str, Callable[[Any, str], Detector]]] = {
+    "sift": lambda config, device: sift.SiftDetector(config),
+}
+
+
+def build_detector(config: DetectorConfig, device: str) -> Detector:
+    """The detector that a config describes, on a device ("cpu" or "cuda")."""
+    return DETECTORS[config.kind](config, device)
