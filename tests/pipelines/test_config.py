@@ -48,12 +48,12 @@ def test_what_is_printed_is_read_again(path: Path, tmp_path: Path) -> None:
 def test_overrides_are_yaml_by_dotted_keys() -> None:
     config = load_config(
         "rootsift-vlad",
-        ["whitening.dimension=32", "extractor.sift.upright=false", "seed=7",
+        ["whitening.dimension=32", "extractor.local.upright=false", "seed=7",
          "whitening.power=-0.25", "description=a = b"],
     )  # fmt: skip
     assert config.whitening is not None
     assert (config.whitening.dimension, config.whitening.power) == (32, -0.25)
-    assert config.extractor.model_dump()["sift"]["upright"] is False
+    assert config.extractor.model_dump()["local"]["upright"] is False
     assert (config.seed, config.description) == (7, "a = b")
     assert load_config("rootsift-vlad", ["whitening=null"]).whitening is None
 
@@ -62,8 +62,10 @@ def test_overrides_are_yaml_by_dotted_keys() -> None:
     ("override", "message"),
     [
         ("whitening.dimenson=3", "whitening.dimenson: no such key; did you mean dimension?"),
-        ("extractor.wrds=3", "extractor.wrds: no such key; did you mean words?"),
-        ("extractor.sift.contrst=3", "extractor.sift.contrst: no such key; did you mean contrast?"),
+        ("extractor.aggregation.wrds=3",
+         "extractor.aggregation.wrds: no such key; did you mean words?"),
+        ("extractor.local.contrst=3",
+         "extractor.local.contrst: no such key; did you mean contrast?"),
         ("clasifiers={}", "clasifiers: no such key; did you mean classifiers?"),
         ("zzz=1", "zzz: no such key"),
         ("extractor.kind=hgo", "extractor.kind: 'hgo' is none of "),
@@ -73,8 +75,8 @@ def test_overrides_are_yaml_by_dotted_keys() -> None:
          "whitening.dimension: Input should be greater than or equal to 1, found 0"),
         ("whitening.dimension=many",
          "whitening.dimension: Input should be a valid integer, found 'many'"),
-        ("extractor.sift.upright=maybe",
-         "extractor.sift.upright: Input should be a valid boolean, found 'maybe'"),
+        ("extractor.local.upright=maybe",
+         "extractor.local.upright: Input should be a valid boolean, found 'maybe'"),
         ("extractor={kind: hog, side: 32}", "extractor: side must hold at least one block"),
         ("answer=centroid", "answer: 'centroid' is not auto nor a classifier (knn, svm)"),
         ("classifiers={}", "classifiers: name at least one"),

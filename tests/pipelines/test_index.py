@@ -31,9 +31,9 @@ from tests.pipelines.dying_build import WINDOW
 ROOT = Path(__file__).parents[2]
 # By name of the shipped config: what makes it small.
 SMALL = {
-    "hog": ["extractor.side=64", "extractor.cell=16", "whitening.dimension=16"],
-    "rootsift-vlad": ["extractor.sift.size=128", "extractor.sift.keypoints=60",
-                      "extractor.words=4", "whitening.dimension=16"],
+    "hog": ["extractor.side=64", "extractor.cells=[16]", "whitening.dimension=16"],
+    "rootsift-vlad": ["extractor.local.size=128", "extractor.local.keypoints=60",
+                      "extractor.aggregation.words=4", "whitening.dimension=16"],
 }  # fmt: skip
 # Files that tell of the time of day.
 CLOCKS = (".lock", "timings.json")
@@ -430,7 +430,7 @@ def test_a_run_keeps_some_of_its_gallery(run: Path, data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["whitening/whitening.safetensors", "extractor/codebook.safetensors"]
+    "file", ["whitening/whitening.safetensors", "extractor/codebooks.safetensors"]
 )
 @pytest.mark.parametrize("damage", ["missing", "cut", "another"])
 def test_what_was_learnt_is_learnt_anew_where_it_is_damaged(

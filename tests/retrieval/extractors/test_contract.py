@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter
 
-from retrieval.extractors.aggregation.vlad import SiftVladConfig
+from retrieval.extractors.aggregated import AggregatedConfig
+from retrieval.extractors.aggregation.fisher import FisherConfig
+from retrieval.extractors.aggregation.registry import AGGREGATORS
+from retrieval.extractors.aggregation.vlad import VladConfig
 from retrieval.extractors.base import Extractor
 from retrieval.extractors.cnn import CnnConfig
 from retrieval.extractors.describer import Describer
 from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
+from retrieval.extractors.local.registry import DETECTORS
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.registry import BUILDERS, ExtractorConfig, build_extractor
 from retrieval.extractors.whitening import WhiteningConfig
@@ -26,23 +31,70 @@ from retrieval.index.store import Shard, ShardStore
 from retrieval.photographs.decoding import shrink
 from tests.photographs import blank, features_of, picture
 
-SMALL: dict[str, Any] = {
-    "cnn": CnnConfig(trunk="squeezenet1_1", weights="none", size=128, precision="float32", batch=3),
-    "sift-vlad": SiftVladConfig(sift=SiftConfig(size=128, keypoints=80), words=4),
-    "hog": HogConfig(side=64, cell=16),
+
+@dataclass(frozen=True)
+class Example:
+    """An extractor to be held to its contract, of photographs of 128 pixels.
+
+    Attributes:
+        config: a small one.
+        changes: another value for every field that the costly half sees, by dotted name.
+        aggregate: likewise for the fields that decide nothing of the costly half.
+        tolerance: rounding of a batched network; one photograph at a time there is none.
+    """
+
+    config: BaseModel
+    changes: dict[str, Any]
+    aggregate: dict[str, Any] = field(default_factory=dict)
+    tolerance: float = 0.0
+
+
+# A detector, or an aggregation: its small config, and another value for each of its fields.
+Part = tuple[BaseModel, dict[str, Any]]
+LOCAL: dict[str, Part] = {
+    "sift": (
+        SiftConfig(size=128, keypoints=80),
+        {"size": 100, "keypoints": 9, "upright": False, "contrast": 0.2, "root": False},
+    ),
 }
-# For each kind: every field of its config, with another value. Those under "aggregate" decide
-# nothing of the costly half.
-CHANGES: dict[str, dict[str, Any]] = {
-    "cnn": {"trunk": "squeezenet1_0", "layer": "features.3", "weights": None, "size": 100, "p": 2.0,
-            "precision": "bfloat16", "batch": 2},
-    "sift-vlad": {"sift.size": 100, "sift.keypoints": 9, "sift.upright": False,
-                  "sift.contrast": 0.2},
-    "hog": {"side": 80, "cell": 8, "block": 1, "orientations": 5},
+AGGREGATION: dict[str, Part] = {
+    "vlad": (
+        VladConfig(words=4),
+        {"words": 8, "codebooks": 2, "residual": True, "intra": False, "power": 1.0},
+    ),
+    "fisher": (
+        FisherConfig(words=4, projected=8),
+        {"words": 8, "projected": 9, "deviations": False, "power": 1.0},
+    ),
+}
+
+
+def aggregated(local: str, aggregation: str) -> Example:
+    """A detector met by an aggregation."""
+    (detector, changes), (aggregator, others) = LOCAL[local], AGGREGATION[aggregation]
+    config = AggregatedConfig.model_validate({"local": detector, "aggregation": aggregator})
+    return Example(
+        config,
+        {f"local.{name}": value for name, value in changes.items()},
+        {f"aggregation.{name}": value for name, value in others.items()},
+    )
+
+
+EXAMPLES: dict[str, Example] = {
+    "cnn": Example(
+        CnnConfig(
+            trunk="squeezenet1_1", weights="none", size=128, precision="float32", batch=3
+        ),
+        {"trunk": "squeezenet1_0", "layer": "features.3", "weights": None, "size": 100, "p": 2.0,
+         "precision": "bfloat16", "batch": 2},
+        tolerance=2e-5,
+    ),
+    "hog": Example(
+        HogConfig(side=64, cell=16), {"side": 80, "cell": 8, "block": 1, "orientations": 5}
+    ),
+    "sift-vlad": aggregated("sift", "vlad"),
+    "sift-fisher": aggregated("sift", "fisher"),
 }  # fmt: skip
-AGGREGATE: dict[str, set[str]] = {"cnn": set(), "sift-vlad": {"words", "power"}, "hog": set()}
-# Rounding of a batched network; one photograph at a time there is none.
-TOLERANCE = {"cnn": 2e-5, "sift-vlad": 0.0, "hog": 0.0}
 PHOTOGRAPHS = [picture(seed) for seed in range(6)]
 ANY_SIZE = {
     "portrait": picture(1, 128, 90),
@@ -53,21 +105,21 @@ ANY_SIZE = {
     "low": picture(6, 5, 300),
 }
 
-kinds = pytest.mark.parametrize("kind", sorted(BUILDERS))
+examples = pytest.mark.parametrize("name", EXAMPLES)
 
 
 @cache
-def extractor(kind: str) -> Extractor:
-    return build_extractor(SMALL[kind], "cpu", 0)
+def extractor(name: str) -> Extractor:
+    return build_extractor(EXAMPLES[name].config, "cpu", 0)
 
 
 @cache
-def fitted(kind: str) -> Extractor:
-    return extractor(kind).fit(features_of(extractor(kind), PHOTOGRAPHS), 0)
+def fitted(name: str) -> Extractor:
+    return extractor(name).fit(features_of(extractor(name), PHOTOGRAPHS), 0)
 
 
-def described(kind: str, photographs: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    return fitted(kind).aggregate(features_of(extractor(kind), photographs))
+def described(name: str, photographs: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    return fitted(name).aggregate(features_of(extractor(name), photographs))
 
 
 def packed(one: Extractor) -> dict[str, NDArray[Any]]:
@@ -75,70 +127,79 @@ def packed(one: Extractor) -> dict[str, NDArray[Any]]:
     return one.pack(features)
 
 
-def fields(config: type[BaseModel], prefix: str = "") -> set[str]:
-    """The dotted names of a config's fields."""
-    found: set[str] = set()
-    for name, field in config.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found |= fields(inner, f"{prefix}{name}.")
-        else:
-            found.add(prefix + name)
-    return found
+def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The dotted names of a dumped config's fields, with their values; parts of a list by place."""
+    if isinstance(values, list) and any(isinstance(value, dict) for value in values):
+        values = {str(place): value for place, value in enumerate(values)}
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from leaves(value, f"{prefix}.{name}" if prefix else name)
+    else:
+        yield prefix, values
 
 
-def changed(config: BaseModel, field: str, value: Any) -> Any:
-    values = config.model_dump()
-    *outer, last = field.split(".")
-    place = values
-    for name in outer:
-        place = place[name]
+def changed(config: BaseModel, name: str, value: Any) -> Any:
+    """A config with another value at a dotted name."""
+    values = config.model_dump(mode="json")
+    *outer, last = name.split(".")
+    place: Any = values
+    for step in outer:
+        place = place[int(step) if isinstance(place, list) else step]
     place[last] = value
-    return type(config).model_validate(values)
+    return type(config).model_validate_json(json.dumps(values))
 
 
 def test_every_kind_is_held_to_its_contract() -> None:
-    assert set(SMALL) == set(CHANGES) == set(BUILDERS)
+    kinds: dict[str, set[str]] = {}
+    for example in EXAMPLES.values():
+        for name, value in leaves(example.config.model_dump(mode="json")):
+            outer, _, last = name.rpartition(".")
+            if last == "kind":
+                kinds.setdefault(outer.rpartition(".")[2], set()).add(value)
+    assert kinds[""] == set(BUILDERS)
+    assert kinds["local"] == set(DETECTORS)
+    assert kinds["aggregation"] == set(AGGREGATORS)
 
 
-@kinds
-def test_a_config_says_of_which_kind_it_is(kind: str) -> None:
+@examples
+def test_a_config_says_of_which_kind_it_is(name: str) -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(ExtractorConfig)
-    assert adapter.validate_python(SMALL[kind].model_dump()) == SMALL[kind]
-    assert type(adapter.validate_python({"kind": kind})) is type(SMALL[kind])
+    config = EXAMPLES[name].config
+    # As YAML gives it: lists for tuples, and nothing but plain values.
+    assert adapter.validate_python(config.model_dump(mode="json")) == config
 
 
-@kinds
-def test_rows_are_of_unit_length(kind: str) -> None:
-    rows = described(kind, PHOTOGRAPHS)
-    assert rows.shape == (6, extractor(kind).dimension)
+@examples
+def test_rows_are_of_unit_length(name: str) -> None:
+    rows = described(name, PHOTOGRAPHS)
+    assert rows.shape == (6, extractor(name).dimension)
     assert rows.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     likeness = rows @ rows.T
     assert (likeness[~np.eye(6, dtype=bool)] < 0.9999).all()
 
 
-@kinds
-def test_the_same_config_gives_the_same_bytes(kind: str) -> None:
-    again = build_extractor(SMALL[kind], "cpu", 0)
+@examples
+def test_the_same_config_gives_the_same_bytes(name: str) -> None:
+    again = build_extractor(EXAMPLES[name].config, "cpu", 0)
     features = features_of(again, PHOTOGRAPHS)
-    assert again.identity() == extractor(kind).identity()
+    assert again.identity() == extractor(name).identity()
     rows = again.fit(features, 0).aggregate(features)
-    np.testing.assert_array_equal(rows, described(kind, PHOTOGRAPHS))
+    np.testing.assert_array_equal(rows, described(name, PHOTOGRAPHS))
 
 
-@kinds
-def test_a_batch_is_its_photographs_one_by_one(kind: str) -> None:
+@examples
+def test_a_batch_is_its_photographs_one_by_one(name: str) -> None:
     mixed = [PHOTOGRAPHS[0], ANY_SIZE["portrait"], *PHOTOGRAPHS[1:], ANY_SIZE["landscape"]]
-    alone = np.concatenate([described(kind, [photograph]) for photograph in mixed])
-    np.testing.assert_allclose(described(kind, mixed), alone, rtol=0, atol=TOLERANCE[kind])
+    alone = np.concatenate([described(name, [photograph]) for photograph in mixed])
+    np.testing.assert_allclose(described(name, mixed), alone, rtol=0, atol=EXAMPLES[name].tolerance)
 
 
-@kinds
+@examples
 @pytest.mark.parametrize("size", sorted(ANY_SIZE))
-def test_photographs_of_any_size(kind: str, size: str) -> None:
-    rows = described(kind, [ANY_SIZE[size]])
-    assert rows.shape == (1, extractor(kind).dimension)
+def test_photographs_of_any_size(name: str, size: str) -> None:
+    rows = described(name, [ANY_SIZE[size]])
+    assert rows.shape == (1, extractor(name).dimension)
     norm = float(np.linalg.norm(rows))
     # No keypoint may be a row of zeros; anything in between is neither.
     assert norm == 0.0 or norm == pytest.approx(1.0, abs=1e-5)
@@ -146,12 +207,12 @@ def test_photographs_of_any_size(kind: str, size: str) -> None:
         assert norm > 0
 
 
-@kinds
-def test_a_blank_photograph_goes_through(kind: str) -> None:
-    rows = described(kind, [blank(), PHOTOGRAPHS[0]])
+@examples
+def test_a_blank_photograph_goes_through(name: str) -> None:
+    rows = described(name, [blank(), PHOTOGRAPHS[0]])
     assert np.isfinite(rows).all()
     learnt = Describer.fit(
-        extractor(kind), features_of(extractor(kind), [*PHOTOGRAPHS, blank()]),
+        extractor(name), features_of(extractor(name), [*PHOTOGRAPHS, blank()]),
         WhiteningConfig(dimension=4), 0,
     )  # fmt: skip
     norms = np.linalg.norm(learnt.describe([blank(), PHOTOGRAPHS[0]]), axis=1)
@@ -159,74 +220,88 @@ def test_a_blank_photograph_goes_through(kind: str) -> None:
     assert norms[1] == pytest.approx(1, abs=1e-5)
 
 
-@kinds
-def test_features_survive_a_shard(kind: str, tmp_path: Path) -> None:
+@examples
+def test_features_survive_a_shard(name: str, tmp_path: Path) -> None:
     photographs = [PHOTOGRAPHS[0], blank(), ANY_SIZE["tiny"], PHOTOGRAPHS[1]]
-    features = features_of(extractor(kind), photographs)
+    features = features_of(extractor(name), photographs)
     store = ShardStore(tmp_path, {})
-    store.write(0, Shard(extractor(kind).pack(features), ["ok"] * 4, [""] * 4))
-    unpacked = extractor(kind).unpack(store.read(0).arrays)
+    store.write(0, Shard(extractor(name).pack(features), ["ok"] * 4, [""] * 4))
+    unpacked = extractor(name).unpack(store.read(0).arrays)
     assert len(unpacked) == 4
     np.testing.assert_array_equal(
-        fitted(kind).aggregate(unpacked), fitted(kind).aggregate(features)
+        fitted(name).aggregate(unpacked), fitted(name).aggregate(features)
     )
 
 
-@kinds
-def test_no_features_survive_a_shard(kind: str, tmp_path: Path) -> None:
+@examples
+def test_no_features_survive_a_shard(name: str, tmp_path: Path) -> None:
     store = ShardStore(tmp_path, {})
-    store.write(0, Shard(extractor(kind).pack([]), ["decode_failed"], ["empty file"]))
-    assert extractor(kind).unpack(store.read(0).arrays) == []
+    store.write(0, Shard(extractor(name).pack([]), ["decode_failed"], ["empty file"]))
+    assert extractor(name).unpack(store.read(0).arrays) == []
 
 
-@kinds
-def test_what_was_learnt_is_restored(kind: str, tmp_path: Path) -> None:
-    fitted(kind).save(tmp_path)
-    restored = build_extractor(SMALL[kind], "cpu", 0).restored(tmp_path)
+@examples
+def test_what_was_learnt_is_restored(name: str, tmp_path: Path) -> None:
+    fitted(name).save(tmp_path)
+    restored = build_extractor(EXAMPLES[name].config, "cpu", 0).restored(tmp_path)
     assert restored.fitted
     features = features_of(restored, PHOTOGRAPHS)
-    np.testing.assert_array_equal(restored.aggregate(features), described(kind, PHOTOGRAPHS))
+    np.testing.assert_array_equal(restored.aggregate(features), described(name, PHOTOGRAPHS))
 
 
-@kinds
-def test_larger_photographs_are_shrunk(kind: str) -> None:
+@examples
+def test_larger_photographs_are_shrunk(name: str) -> None:
     whole = picture(1, 300, 400)
-    small = shrink(whole, extractor(kind).longest_side)
+    small = shrink(whole, extractor(name).longest_side)
     assert small.shape == (96, 128, 3)
-    expected = described(kind, [small])
-    (features,) = extract([[whole]], extractor(kind))
-    np.testing.assert_array_equal(fitted(kind).aggregate(features), expected)
-    np.testing.assert_array_equal(described(kind, [whole]), expected)
+    expected = described(name, [small])
+    (features,) = extract([[whole]], extractor(name))
+    np.testing.assert_array_equal(fitted(name).aggregate(features), expected)
+    np.testing.assert_array_equal(described(name, [whole]), expected)
 
 
-@kinds
-def test_the_identity_is_json(kind: str) -> None:
-    identity = extractor(kind).identity()
+@examples
+def test_the_identity_is_json(name: str) -> None:
+    identity = extractor(name).identity()
     assert json.loads(json.dumps(identity)) == identity
 
 
-@kinds
-def test_the_identity_tells_apart_what_gives_other_features(kind: str, tmp_path: Path) -> None:
-    config = SMALL[kind]
-    assert set(CHANGES[kind]) | AGGREGATE[kind] | {"kind"} == fields(type(config))
-    plain = packed(extractor(kind))
-    for field, value in CHANGES[kind].items():
-        if field == "weights":  # other random ones, by another seed
-            other = build_extractor(config, "cpu", 1)
+@examples
+def test_every_field_has_another_value(name: str) -> None:
+    example = EXAMPLES[name]
+    found = {
+        at
+        for at, _ in leaves(example.config.model_dump(mode="json"))
+        if at.rpartition(".")[2] != "kind"
+    }
+    assert {*example.changes, *example.aggregate} == found
+    assert not set(example.changes) & set(example.aggregate)
+
+
+@examples
+def test_the_identity_tells_apart_what_gives_other_features(name: str) -> None:
+    plain = packed(extractor(name))
+    for at, value in EXAMPLES[name].changes.items():
+        if at.endswith("weights") and value is None:  # other random ones, by another seed
+            other = build_extractor(EXAMPLES[name].config, "cpu", 1)
         else:
-            other = build_extractor(changed(config, field, value), "cpu", 0)
-        assert other.identity() != extractor(kind).identity(), field
-        if field != "batch":  # which changes rounding alone, and not everywhere
+            other = build_extractor(changed(EXAMPLES[name].config, at, value), "cpu", 0)
+        assert other.identity() != extractor(name).identity(), at
+        if not at.endswith("batch"):  # which changes rounding alone, and not everywhere
             arrays = packed(other)
             assert any(
-                plain[name].shape != arrays[name].shape or (plain[name] != arrays[name]).any()
-                for name in plain
-            ), field
+                plain[part].shape != arrays[part].shape or (plain[part] != arrays[part]).any()
+                for part in plain
+            ), at
 
 
-@kinds
-def test_the_identity_keeps_out_what_the_costly_half_does_not_see(kind: str) -> None:
+@examples
+def test_the_identity_keeps_out_what_the_costly_half_does_not_see(name: str) -> None:
     """Or another codebook would mean that all keypoints are looked for again."""
-    for field in AGGREGATE[kind]:
-        other = changed(SMALL[kind], field, {"words": 8, "power": 1.0}[field])
-        assert build_extractor(other, "cpu", 0).identity() == extractor(kind).identity()
+    features = features_of(extractor(name), PHOTOGRAPHS)
+    rows = fitted(name).aggregate(features)
+    for at, value in EXAMPLES[name].aggregate.items():
+        other = build_extractor(changed(EXAMPLES[name].config, at, value), "cpu", 0)
+        assert other.identity() == extractor(name).identity(), at
+        others = other.fit(features, 0).aggregate(features)
+        assert rows.shape != others.shape or (rows != others).any(), at

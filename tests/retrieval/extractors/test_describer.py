@@ -13,7 +13,8 @@ import pytest
 from retrieval.errors import ConfigError
 from retrieval.extractors import describer as module
 from retrieval.extractors import extraction
-from retrieval.extractors.aggregation.vlad import SiftVladConfig
+from retrieval.extractors.aggregated import AggregatedConfig
+from retrieval.extractors.aggregation.vlad import VladConfig
 from retrieval.extractors.base import Extractor
 from retrieval.extractors.describer import (
     NO_FEATURES,
@@ -32,7 +33,7 @@ from retrieval.index.store import ShardStore
 from retrieval.photographs.table import make_table
 from tests.photographs import blank, features_of, picture, write_photograph
 
-SIFT = SiftVladConfig(sift=SiftConfig(size=128, keypoints=60), words=4)
+SIFT = AggregatedConfig(local=SiftConfig(size=128, keypoints=60), aggregation=VladConfig(words=4))
 BROKEN, BLANK = 5, 9
 ROWS = 14
 

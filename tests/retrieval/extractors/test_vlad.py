@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,10 +14,10 @@ from retrieval.extractors.aggregation.codebook import (
     nearest_words,
     sample_descriptors,
 )
-from retrieval.extractors.aggregation.vlad import SiftVladConfig, SiftVladExtractor, vlad
+from retrieval.extractors.aggregation.vlad import Vlad, VladConfig, vlad
 from retrieval.extractors.base import unit_rows
 from retrieval.extractors.local.features import LocalFeatures, encode, no_features, pack, unpack
-from retrieval.extractors.local.sift import SiftConfig
+from retrieval.extractors.local.sift import SiftConfig, detect
 from tests.oracles import descriptors as oracle
 from tests.photographs import picture
 
@@ -49,7 +47,7 @@ def local_features(n: int, d: int = 8, seed: int = 0) -> LocalFeatures:
 )
 def test_against_three_loops(n: int, words: int, d: int, power: float, seed: int) -> None:
     seen, codebook = descriptors(n, d, seed), descriptors(words, d, seed + 1)
-    found = vlad(seen, codebook, power)
+    found = vlad(seen, codebook, VladConfig(power=power))
     assert found.shape == (words * d,)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, oracle.vlad(seen, codebook, power), atol=2e-3)
@@ -57,7 +55,7 @@ def test_against_three_loops(n: int, words: int, d: int, power: float, seed: int
 
 def test_no_features_give_zeros() -> None:
     codebook = descriptors(3, 8, 0)
-    found = vlad(np.zeros((0, 8), np.float32), codebook)
+    found = vlad(np.zeros((0, 8), np.float32), codebook, VladConfig())
     np.testing.assert_array_equal(found, np.zeros(24, np.float32))
 
 
@@ -66,7 +64,10 @@ def test_a_repeated_window_does_not_drown_the_rest() -> None:
     seen, codebook = descriptors(9, 8, 0), descriptors(3, 8, 1)
     one = seen[nearest_words(seen, codebook) == nearest_words(seen[:1], codebook)[0]]
     often = np.concatenate([seen, *[one] * 100])
-    np.testing.assert_allclose(vlad(often, codebook), vlad(seen, codebook), atol=1e-4)
+    config = VladConfig()
+    np.testing.assert_allclose(
+        vlad(often, codebook, config), vlad(seen, codebook, config), atol=1e-4
+    )
 
 
 def test_the_nearest_word_is_the_first_of_equals() -> None:
@@ -130,16 +131,17 @@ def test_codes_keep_descriptors_to_a_five_hundredth() -> None:
     np.testing.assert_allclose(features.descriptors, given_, atol=0.5 / 512 + 1e-7)
 
 
-def test_fit_makes_another_extractor(tmp_path: Path) -> None:
-    config = SiftVladConfig(sift=SiftConfig(size=96, keypoints=50), words=4)
-    extractor = SiftVladExtractor(config, "cpu")
-    features = extractor.features([picture(1), picture(2)])
+def test_fit_makes_another() -> None:
+    config = VladConfig(words=4)
+    features = [detect(picture(seed), SiftConfig(size=96, keypoints=50)) for seed in (1, 2)]
+    bare = Vlad(config, 128)
     with pytest.raises(RuntimeError, match="call fit first"):
-        extractor.aggregate(features)
-    fitted = extractor.fit(features, seed=0)
-    assert (extractor.fitted, fitted.fitted) == (False, True)
+        bare.aggregate(features)
+    fitted = bare.fit(features, 0, "cpu")
+    assert (bare.fitted, fitted.fitted) == (False, True)
+    assert fitted.codebooks is not None
     np.testing.assert_allclose(
         fitted.aggregate(features)[0],
-        vlad(features[0].descriptors, fitted.codebook, config.power),
+        vlad(features[0].descriptors, fitted.codebooks[0], config),
     )
     assert fitted.aggregate([]).shape == (0, 512)
