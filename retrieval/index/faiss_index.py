@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -52,6 +52,7 @@ _CACHED_BYTES = 1 << 22  # of the gallery, in an exact search
 _TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
 _LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
 _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a factory key on
+_CELLS_PROBED = 16  # of a WordFinder
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
 
@@ -397,6 +398,54 @@ def assign(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArr
     points = _checked(points, centroids.shape[1], 0)
     _, nearest = faiss.knn(points, np.ascontiguousarray(centroids), 1)
     return np.asarray(nearest[:, 0], dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class WordFinder:
+    """The nearest of many visual words, by an inverted list of the words themselves.
+
+    With thousands of words, comparing each descriptor with each word costs more than finding its
+    keypoint did. Words are gathered in √w coarse cells, and those of the :data:`_CELLS_PROBED`
+    nearest cells are compared.
+
+    Attributes:
+        centroids: (w, d) float32 words.
+        coarse: (c, d) float32 cells' centres.
+    """
+
+    NAMES: ClassVar[tuple[str, ...]] = ("centroids", "coarse")
+    centroids: NDArray[np.float32]
+    coarse: NDArray[np.float32]
+
+    @classmethod
+    def build(cls, centroids: NDArray[np.float32], seed: int) -> WordFinder:
+        """Arrange (w, d) words, learnt by :func:`train_kmeans`, for finding."""
+        cells = max(1, round(len(centroids) ** 0.5))
+        return cls(centroids, train_kmeans(centroids, cells, seed))
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """What it is made from, to be saved."""
+        return {name: getattr(self, name) for name in self.NAMES}
+
+    def nearest(self, points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+        """The k nearest words of each of (n, d) points, nearest first; -1 pads."""
+        if not len(points):
+            return np.zeros((0, k), dtype=np.int64)
+        points = _checked(points, self.centroids.shape[1], 0)
+        _, found = self._index.search(points, k)
+        return np.asarray(found, dtype=np.int64)
+
+    @functools.cached_property
+    def _index(self) -> Any:
+        dimension = self.centroids.shape[1]
+        quantiser = faiss.IndexFlatL2(dimension)
+        quantiser.add(np.ascontiguousarray(self.coarse))
+        index = faiss.IndexIVFFlat(quantiser, dimension, len(self.coarse), faiss.METRIC_L2)
+        index.quantizer_of_python = quantiser  # or it would be freed under the index
+        index.is_trained = True
+        index.add(np.ascontiguousarray(self.centroids))
+        index.nprobe = min(_CELLS_PROBED, len(self.coarse))
+        return index
 
 
 class _Rows:

@@ -65,18 +65,19 @@ class Projection:
 
     def apply(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, d) descriptors to (n, k)."""
-        projected: NDArray[np.float32] = (descriptors - self.mean) @ self.axes
-        return projected
+        return np.asarray((descriptors - self.mean) @ self.axes, dtype=np.float32)
 
 
 def learn_projection(descriptors: NDArray[np.float32], dimension: int) -> Projection:
     """The PCA of (n, d) descriptors to ``dimension`` numbers, at most d; signs are settled."""
-    mean = descriptors.mean(axis=0, dtype=np.float64).astype(np.float32)
-    centred = descriptors - mean
-    covariance = (centred.T @ centred).astype(np.float64) / max(len(centred), 1)
-    axes = np.linalg.eigh(covariance)[1][:, ::-1][:, :dimension]
+    mean = descriptors.mean(axis=0, dtype=np.float64)
+    centred = descriptors - mean.astype(np.float32)
+    covariance = (centred.T @ centred) / np.float32(max(len(centred), 1))
+    axes = np.linalg.eigh(covariance.astype(np.float64))[1][:, ::-1][:, :dimension]
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return Projection(mean, np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32))
+    return Projection(
+        mean.astype(np.float32), np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)
+    )
 
 
 def sample_descriptors(

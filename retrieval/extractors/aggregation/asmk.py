@@ -1,0 +1,120 @@
+"""ASMK*: a binary code for each visual word of a photograph.
+
+Tolias, Avrithis and Jégou, "To aggregate or not to aggregate: selective match kernels for image
+search" (ICCV 2013), section 4: for each word, the residuals of all the descriptors assigned to it
+are summed, so that repeated structures count once, and the sum is kept as the signs of its numbers.
+The kernel that compares two photographs is in :mod:`retrieval.index.inverted`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import save
+
+from retrieval.extractors.aggregation.codebook import learn_codebook
+from retrieval.extractors.aggregation.words import Words
+from retrieval.extractors.base import StrictModel
+from retrieval.extractors.local.features import LocalFeatures
+from retrieval.index.faiss_index import WordFinder
+from retrieval.index.store import atomic_write, read_tensors
+
+FILE: Final = "asmk.safetensors"
+BITS: Final = 64
+"""Signs in one number of a code."""
+
+
+class AsmkConfig(StrictModel):
+    """The kernel's constants.
+
+    Attributes:
+        words: size of the codebook, learnt on the gallery and the bank.
+        assignments: words that each descriptor of a query is assigned to; the gallery's go to one.
+        alpha: power of a word's similarity.
+        threshold: a word whose similarity (−1 to 1) is not above it does not count.
+        idf: weigh words by how rare they are in the gallery.
+    """
+
+    kind: Literal["asmk"] = "asmk"
+    words: int = Field(8192, ge=1, le=1_000_000)
+    assignments: int = Field(5, ge=1, le=64)
+    alpha: float = Field(3.0, gt=0.0, le=10.0)
+    threshold: float = Field(0.0, ge=-1.0, lt=1.0)
+    idf: bool = True
+
+
+@dataclass(frozen=True)
+class Asmk:
+    """Local features to words with binary codes; ``finder`` is ``None`` until ``fit``."""
+
+    config: AsmkConfig
+    finder: WordFinder | None = field(default=None, repr=False)
+
+    @property
+    def fitted(self) -> bool:
+        return self.finder is not None
+
+    def fit(self, features: Sequence[LocalFeatures], seed: int, device: str) -> Asmk:
+        """A new one whose codebook is learnt from a sample of the features."""
+        codebook = learn_codebook(features, self.config.words, seed, device)
+        return replace(self, finder=WordFinder.build(codebook, seed))
+
+    def words(self, features: Sequence[LocalFeatures], assignments: int = 1) -> Words:
+        """The words of each photograph with their codes, (m, ⌈d / 64⌉) uint64.
+
+        Args:
+            features: of n photographs; one without a keypoint has no words.
+            assignments: words that each descriptor is assigned to.
+        """
+        if self.finder is None:
+            raise RuntimeError("the codebook is not learnt yet: call fit first")
+        empty = Words(
+            np.zeros(1, np.int64),
+            np.zeros(0, np.int32),
+            np.zeros((0, -(-self.finder.centroids.shape[1] // BITS)), np.uint64),
+        )
+        return Words.of(
+            [binarised(one.descriptors, self.finder, assignments) for one in features], empty
+        )
+
+    def save(self, folder: Path) -> None:
+        assert self.finder is not None
+        atomic_write(folder / FILE, save(self.finder.arrays()))
+
+    def restored(self, folder: Path) -> Asmk:
+        return replace(self, finder=WordFinder(**read_tensors(folder / FILE, WordFinder.NAMES)))
+
+
+def binarised(
+    descriptors: NDArray[np.float32], finder: WordFinder, assignments: int
+) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+    """One photograph's words, ascending, and the signs of their aggregated residuals.
+
+    Args:
+        descriptors: (n, d); n may be 0.
+        finder: of the words.
+        assignments: words for each descriptor.
+
+    Returns:
+        (u,) words and (u, ⌈d / 64⌉) codes; bits beyond d are nought.
+    """
+    nearest = finder.nearest(descriptors, assignments)
+    owners, flat = np.nonzero(nearest >= 0)[0], nearest[nearest >= 0]
+    order = np.argsort(flat, kind="stable")
+    words, begins = np.unique(flat[order], return_index=True)
+    width = -(-finder.centroids.shape[1] // BITS)
+    if not len(words):
+        return np.zeros(0, np.int32), np.zeros((0, width), np.uint64)
+    sums = np.add.reduceat(descriptors[owners[order]], begins, axis=0)
+    counts = np.diff(begins, append=len(flat))[:, None].astype(np.float32)
+    signs = sums > counts * finder.centroids[words]
+    padded = np.zeros((len(words), width * BITS), np.bool_)
+    padded[:, : signs.shape[1]] = signs
+    codes = np.packbits(padded, axis=1, bitorder="little").view("<u8")
+    return words.astype(np.int32), codes.astype(np.uint64)
