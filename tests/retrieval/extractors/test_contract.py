@@ -90,7 +90,7 @@ EXAMPLES: dict[str, Example] = {
         tolerance=2e-5,
     ),
     "hog": Example(
-        HogConfig(side=64, cell=16), {"side": 80, "cell": 8, "block": 1, "orientations": 5}
+        HogConfig(side=64, cells=(16,)), {"side": 80, "cells": [8], "block": 1, "orientations": 5}
     ),
     "sift-vlad": aggregated("sift", "vlad"),
     "sift-fisher": aggregated("sift", "fisher"),

@@ -96,7 +96,7 @@ def test_a_window_may_hold_nothing_good_or_nothing_at_all(tmp_path: Path) -> Non
     assert list(extract([], Means(True))) == []
 
 
-@pytest.mark.parametrize("config", [CNN, HogConfig(side=64, cell=16)], ids=["cnn", "hog"])
+@pytest.mark.parametrize("config", [CNN, HogConfig(side=64, cells=(16,))], ids=["cnn", "hog"])
 def test_timing_changes_no_byte(
     config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
