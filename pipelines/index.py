@@ -251,7 +251,7 @@ def _describer_fields(config: SystemConfig, extractor: Extractor) -> dict[str, A
     whitening = config.whitening.model_dump() if config.whitening else None
     fields = {
         "code": CODE,
-        "extractor": {**extractor.identity(), **_extractor_fields(config)},
+        "extractor": {**_extractor_fields(config), **extractor.identity()},
         "whitening": whitening,
         "seed": config.seed,
         "fit_photographs": config.fit_photographs,
@@ -261,7 +261,15 @@ def _describer_fields(config: SystemConfig, extractor: Extractor) -> dict[str, A
 
 def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
     # A path of weights is no field: the weights' checksum is, within the identity.
-    return config.extractor.model_dump(exclude={"weights", "precision", "layer"})
+    inner: dict[str, Any] = {
+        "weights": True,
+        "precision": True,
+        "layer": True,
+        "local": {"weights"},
+    }
+    return config.extractor.model_dump(
+        exclude={**inner, "parts": {"__all__": {"extractor": inner}}}
+    )
 
 
 def _sample(rows: int, wanted: int, seed: int) -> NDArray[np.int64]:

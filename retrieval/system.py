@@ -19,11 +19,9 @@ from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.extractors.base import Photograph, StrictModel, Vectors
-from retrieval.extractors.cnn import CnnConfig
 from retrieval.extractors.describer import Describer, descriptor_arrays
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
-from retrieval.extractors.registry import ExtractorConfig, build_extractor
-from retrieval.extractors.trunks import find_weights
+from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.store import OK, read_json
@@ -80,16 +78,14 @@ class SystemConfig(StrictModel):
         return max(getattr(one, "k", 1) for one in self.classifiers.values())
 
     def with_weights(self, given: Path | None) -> SystemConfig:
-        """The config with its trunk's weights settled by ``--weights``.
+        """The config with its networks' weights settled by ``--weights``.
 
         Raises:
             WeightsError: what was given is not there.
         """
-        if not isinstance(self.extractor, CnnConfig) or given is None:
+        if given is None:
             return self
-        weights = find_weights(self.extractor.trunk, self.extractor.weights, given)
-        extractor = self.extractor.model_copy(update={"weights": weights})
-        return self.model_copy(update={"extractor": extractor})
+        return self.model_copy(update={"extractor": located(self.extractor, given)})
 
 
 @dataclass(frozen=True)
@@ -131,7 +127,7 @@ class System:
         Args:
             run: its folder.
             device: ``auto``, ``cpu`` or ``cuda``.
-            weights: where the trunk's weights lie now, if not where they lay at the build.
+            weights: where the networks' weights lie now, if not where they lay at the build.
 
         Raises:
             RunError: missing, unfinished or damaged.
@@ -144,7 +140,7 @@ class System:
         settled = choose_device(device)
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor, settled, config.seed)
-        if record["describer"]["extractor"].get("weights") != extractor.identity().get("weights"):
+        if _weights(record["describer"]["extractor"]) != _weights(extractor.identity()):
             raise RunError(
                 f"{folder} was built with other weights: give those (--weights), or build the run"
                 " anew with these"
@@ -273,6 +269,12 @@ class System:
         known = np.asarray(self.landmarks, dtype=object)[np.maximum(best, 0)]
         answered: NDArray[np.object_] = np.where(judged.accepted & (best >= 0), known, "")
         return answered
+
+
+def _weights(identity: Mapping[str, Any]) -> list[Any]:
+    """The checksums of an extractor's networks, those of its parts among them."""
+    inner = [one for part in identity.get("several", []) for one in _weights(part)]
+    return [identity.get("weights"), *inner]
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import cv2
@@ -15,7 +16,7 @@ from pydantic import Field
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
 from retrieval.extractors.pooling import first_tensor, gem, tokens_to_map
-from retrieval.extractors.trunks import Colour, Trunk, load_trunk
+from retrieval.extractors.trunks import Colour, Trunk, find_weights, load_trunk
 
 MIN_SIDE: Final = 80
 """Narrower photographs are enlarged to this, so that every trunk has a map left to pool."""
@@ -104,6 +105,16 @@ def _normaliser(
     spread = torch.tensor(std, device=device).view(1, 3, 1, 1)
     centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
     return 1.0 / (255.0 * spread), -centre / spread
+
+
+def located(config: CnnConfig, given: Path) -> CnnConfig:
+    """The config with its weights as ``--weights`` gives them, a file or a folder.
+
+    Raises:
+        WeightsError: what was given is not there.
+    """
+    weights = find_weights(config.trunk, config.weights, given)
+    return config.model_copy(update={"weights": weights})
 
 
 def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:

@@ -99,8 +99,13 @@ def shrink(photograph: NDArray[np.uint8], longest_side: int) -> NDArray[np.uint8
     Raises:
         DecodeError: it has too few pixels, as :func:`decode` says of a file.
     """
+    _refuse_tiny(photograph.shape[0], photograph.shape[1])
+    return shrink_further(photograph, longest_side)
+
+
+def shrink_further(photograph: NDArray[np.uint8], longest_side: int | None) -> NDArray[np.uint8]:
+    """:func:`shrink` for what was decoded already: shrunk, it may be a single pixel across."""
     height, width = photograph.shape[:2]
-    _refuse_tiny(height, width)
     target = shrunk_size(height, width, longest_side)
     if target == (height, width):
         return photograph

@@ -20,9 +20,11 @@ from retrieval.extractors.aggregation.registry import AGGREGATORS
 from retrieval.extractors.aggregation.vlad import VladConfig
 from retrieval.extractors.base import Extractor
 from retrieval.extractors.cnn import CnnConfig
+from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.describer import Describer
 from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
+from retrieval.extractors.hough import HoughConfig
 from retrieval.extractors.local.registry import DETECTORS
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.registry import BUILDERS, ExtractorConfig, build_extractor
@@ -80,6 +82,28 @@ def aggregated(local: str, aggregation: str) -> Example:
     )
 
 
+def combination(*names: str) -> Example:
+    """Examples side by side, all but the last whitened."""
+    parts, changes, aggregate = [], {}, {}
+    for i, name in enumerate(names):
+        part, at = EXAMPLES[name], f"parts.{i}"
+        whitening = {"dimension": 4, "power": -0.3} if i < len(names) - 1 else None
+        extractor = part.config.model_dump(mode="json")
+        parts.append({"weight": 0.5 + i, "extractor": extractor, "whitening": whitening})
+        changes |= {f"{at}.extractor.{name}": value for name, value in part.changes.items()}
+        aggregate |= {f"{at}.extractor.{name}": value for name, value in part.aggregate.items()}
+        aggregate[f"{at}.weight"] = 3.0
+        if whitening is None:
+            aggregate[f"{at}.whitening"] = {"dimension": 3}
+        else:
+            others = {"dimension": 3, "power": -0.5, "shrinkage": 0.5}
+            aggregate |= {f"{at}.whitening.{name}": value for name, value in others.items()}
+    # Rounding of the whitenings' products.
+    return Example(
+        CombinationConfig.model_validate({"parts": parts}), changes, aggregate, tolerance=1e-5
+    )
+
+
 EXAMPLES: dict[str, Example] = {
     "cnn": Example(
         CnnConfig(
@@ -92,9 +116,19 @@ EXAMPLES: dict[str, Example] = {
     "hog": Example(
         HogConfig(side=64, cells=(16,)), {"side": 80, "cells": [8], "block": 1, "orientations": 5}
     ),
+    "hog-cells": Example(
+        HogConfig(side=64, cells=(8, 16)),
+        {"side": 80, "cells": [8, 32], "block": 1, "orientations": 5},
+    ),
+    "hough": Example(
+        HoughConfig(size=128, angles=9, offsets=7, grid=2),
+        {"size": 100, "shortest": 0.1, "segments": 5, "angles": 8, "offsets": 6, "grid": 3,
+         "power": 1.0},
+    ),
     "sift-vlad": aggregated("sift", "vlad"),
     "sift-fisher": aggregated("sift", "fisher"),
 }  # fmt: skip
+EXAMPLES["combination"] = combination("sift-vlad", "sift-fisher", "hog")
 PHOTOGRAPHS = [picture(seed) for seed in range(6)]
 ANY_SIZE = {
     "portrait": picture(1, 128, 90),
@@ -289,7 +323,7 @@ def test_the_identity_tells_apart_what_gives_other_features(name: str) -> None:
         assert other.identity() != extractor(name).identity(), at
         if not at.endswith("batch"):  # which changes rounding alone, and not everywhere
             arrays = packed(other)
-            assert any(
+            assert plain.keys() != arrays.keys() or any(
                 plain[part].shape != arrays[part].shape or (plain[part] != arrays[part]).any()
                 for part in plain
             ), at

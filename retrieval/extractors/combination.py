@@ -1,0 +1,182 @@
+"""Several extractors side by side, as one descriptor.
+
+Each part is whitened by itself and brought to unit length, so that none outweighs another by its
+size or its scale; the similarity of two photographs is then the parts' mean similarity, each
+counted with its weight squared. Jégou and Chum (ECCV 2012) join several vocabularies in this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from retrieval.extractors.base import (
+    Extractor,
+    Features,
+    Photograph,
+    StrictModel,
+    Vectors,
+    unit_rows,
+)
+from retrieval.extractors.describer import Describer
+from retrieval.extractors.several import Several
+from retrieval.extractors.whitening import WhiteningConfig
+
+if TYPE_CHECKING:
+    from retrieval.extractors.registry import PartExtractorConfig
+
+
+class PartConfig(StrictModel):
+    """One of a combination's extractors.
+
+    Attributes:
+        weight: its rows are this long before all are brought to unit length together.
+        extractor: photographs to raw descriptors; any but another combination.
+        whitening: of these descriptors alone, or ``None``.
+    """
+
+    weight: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    # The registry knows the extractors, this one among them, and settles the name.
+    extractor: PartExtractorConfig
+    whitening: WhiteningConfig | None = None
+
+
+class CombinationConfig(StrictModel):
+    """Extractors whose descriptors are concatenated.
+
+    Attributes:
+        parts: the extractors; those that start from the same features share them.
+    """
+
+    kind: Literal["combination"] = "combination"
+    # YAML and JSON know lists alone.
+    parts: tuple[PartConfig, ...] = Field(min_length=1, strict=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """See :class:`PartConfig`; the describer has its whitening once it is fitted."""
+
+    weight: float
+    whitening: WhiteningConfig | None
+    describer: Describer
+
+    @property
+    def fitted(self) -> bool:
+        learnt = self.whitening is None or self.describer.whitening is not None
+        return learnt and self.describer.extractor.fitted
+
+    @property
+    def dimension(self) -> int:
+        if self.whitening is None or self.describer.whitening is not None:
+            return self.describer.dimension
+        return min(self.whitening.dimension, self.describer.dimension)
+
+    def fit(self, features: Sequence[Features], seed: int) -> Part:
+        extractor = self.describer.extractor
+        return replace(self, describer=Describer.fit(extractor, features, self.whitening, seed))
+
+    def restored(self, folder: Path) -> Part:
+        extractor, whitened = self.describer.extractor, self.whitening is not None
+        return replace(self, describer=Describer.load(folder, extractor, whitened))
+
+
+@dataclass(frozen=True)
+class Combination:
+    """See :class:`CombinationConfig`."""
+
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def several(self) -> Several:
+        return Several(tuple(part.describer.extractor for part in self.parts))
+
+    @property
+    def longest_side(self) -> int:
+        return self.several.longest_side
+
+    @property
+    def batched(self) -> bool:
+        return self.several.batched
+
+    @property
+    def batch(self) -> int:
+        return self.several.batch
+
+    @property
+    def threaded(self) -> bool:
+        return self.several.threaded
+
+    @property
+    def dimension(self) -> int:
+        """At most this many before it is fitted: whitening keeps no more than it has seen."""
+        return sum(part.dimension for part in self.parts)
+
+    @property
+    def fitted(self) -> bool:
+        return all(part.fitted for part in self.parts)
+
+    def shape(self, photograph: Photograph) -> tuple[int, int]:
+        return self.several.shape(photograph)
+
+    def identity(self) -> dict[str, Any]:
+        return self.several.identity()
+
+    def features(self, photographs: Sequence[Photograph]) -> list[Features]:
+        return self.several.features(photographs)
+
+    def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
+        return self.several.pack(features)
+
+    def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
+        return self.several.unpack(arrays)
+
+    def fit(self, features: Sequence[Features], seed: int) -> Combination:
+        """Each part learns from its own features.
+
+        Raises:
+            ConfigError: as :meth:`Whitening.fit`.
+        """
+        return Combination(
+            tuple(part.fit(_column(features, i), seed) for i, part in enumerate(self.parts))
+        )
+
+    def aggregate(self, features: Sequence[Features]) -> Vectors:
+        """(n, dimension) unit rows; zeros in the place of a part that has nothing."""
+        rows = [
+            part.weight * part.describer.finish(_column(features, i))
+            for i, part in enumerate(self.parts)
+        ]
+        return unit_rows(np.hstack(rows))
+
+    def save(self, folder: Path) -> None:
+        for i, part in enumerate(self.parts):
+            part.describer.save(folder / str(i))
+
+    def restored(self, folder: Path) -> Combination:
+        return Combination(
+            tuple(part.restored(folder / str(i)) for i, part in enumerate(self.parts))
+        )
+
+
+def _column(features: Sequence[Features], part: int) -> list[Features]:
+    return [row[part] for row in features]
+
+
+def build(
+    config: CombinationConfig, build_part: Callable[[PartExtractorConfig], Extractor]
+) -> Combination:
+    """The extractor that a config describes, not yet fitted."""
+    return Combination(
+        tuple(
+            Part(part.weight, part.whitening, Describer(build_part(part.extractor), None))
+            for part in config.parts
+        )
+    )

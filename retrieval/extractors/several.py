@@ -1,0 +1,103 @@
+"""Several makers of features looking at the same photographs: each photograph is decoded once.
+
+A combination of global descriptors, or a system that needs a global descriptor and local features
+too. Makers of one identity give the same features, so those are computed, and stored, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.extractors.base import FeatureMaker, Features, Photograph
+from retrieval.photographs.decoding import shrink_further, shrunk_size
+
+
+@dataclass(frozen=True)
+class Several:
+    """Makers side by side: a photograph's features are a tuple, an entry for each maker.
+
+    Photographs come at the largest size that any maker wants, and each maker gets them shrunk to
+    its own. Networks among them are fed in dense batches, and the others along with them.
+
+    Attributes:
+        makers: at least one.
+    """
+
+    makers: tuple[FeatureMaker, ...]
+
+    @cached_property
+    def firsts(self) -> tuple[int, ...]:
+        """For each maker, the place of the first that has its identity: itself, mostly."""
+        identities = [maker.identity() for maker in self.makers]
+        return tuple(identities.index(identity) for identity in identities)
+
+    @property
+    def longest_side(self) -> int:
+        return max(maker.longest_side for maker in self.makers)
+
+    @property
+    def batched(self) -> bool:
+        return any(maker.batched for maker in self.makers)
+
+    @property
+    def batch(self) -> int:
+        return min((maker.batch for maker in self.makers if maker.batched), default=1)
+
+    @property
+    def threaded(self) -> bool:
+        return all(maker.threaded for maker in self.makers)
+
+    def shape(self, photograph: Photograph) -> tuple[int, int]:
+        """The (height, width) by which photographs share a batch.
+
+        That of the batched maker where there is one; several may each see photographs in shapes of
+        their own, which all agree where the photographs' own size does.
+        """
+        size = photograph.shape[0], photograph.shape[1]
+        networks = [maker for place, maker in self._distinct() if maker.batched]
+        if len(networks) != 1:
+            return size
+        # Only the size is asked for: no pixel needs to be resized for it.
+        shrunk = shrunk_size(*size, networks[0].longest_side)
+        return networks[0].shape(np.broadcast_to(np.uint8(0), (*shrunk, 3)))
+
+    def identity(self) -> dict[str, Any]:
+        return {"several": [maker.identity() for maker in self.makers]}
+
+    def features(self, photographs: Sequence[Photograph]) -> list[Features]:
+        """A tuple for each photograph."""
+        columns = {
+            place: maker.features([shrink_further(one, maker.longest_side) for one in photographs])
+            for place, maker in self._distinct()
+        }
+        return self._rows(columns)
+
+    def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
+        """The makers' arrays, each name prefixed with its maker's place."""
+        return {
+            f"{place}.{name}": array
+            for place, maker in self._distinct()
+            for name, array in maker.pack([row[place] for row in features]).items()
+        }
+
+    def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
+        columns = {}
+        for place, maker in self._distinct():
+            start = f"{place}."
+            own = {n.removeprefix(start): a for n, a in arrays.items() if n.startswith(start)}
+            columns[place] = maker.unpack(own)
+        return self._rows(columns)
+
+    def _distinct(self) -> list[tuple[int, FeatureMaker]]:
+        """The makers whose features are computed, with their places."""
+        return [(place, self.makers[place]) for place in sorted(set(self.firsts))]
+
+    def _rows(self, columns: Mapping[int, Sequence[Features]]) -> list[Features]:
+        """Features by distinct maker to a tuple a photograph."""
+        return list(zip(*(columns[first] for first in self.firsts), strict=True))
