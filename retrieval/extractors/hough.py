@@ -49,7 +49,8 @@ class HoughConfig(StrictModel):
     Attributes:
         size: longest side of the photograph in pixels.
         shortest: segments shorter than this share of the photograph's diagonal are left out.
-        segments: the longest this many vote; their pairs grow with the square.
+        segments: the longest this many vote.
+        paired: the longest this many vote in pairs; the pairs grow with its square.
         angles: bins over half a turn, of lines and of vanishing directions.
         offsets: bins of a line's distance from the middle, and of a direction's steepness.
         grid: cells along each side of the photograph.
@@ -58,10 +59,11 @@ class HoughConfig(StrictModel):
 
     kind: Literal["hough"] = "hough"
     size: int = Field(480, ge=MIN_SIDE, le=4096)
-    shortest: float = Field(0.02, ge=0.0, lt=1.0)
-    segments: int = Field(300, ge=2, le=2000)
-    angles: int = Field(18, ge=4, le=180)
-    offsets: int = Field(15, ge=2, le=100)
+    shortest: float = Field(0.01, ge=0.0, lt=1.0)
+    segments: int = Field(500, ge=1, le=10_000)
+    paired: int = Field(150, ge=2, le=1000)
+    angles: int = Field(12, ge=2, le=180)
+    offsets: int = Field(9, ge=2, le=100)
     grid: int = Field(4, ge=1, le=16)
     power: float = Field(0.5, gt=0.0, le=1.0)
 
@@ -94,7 +96,7 @@ class HoughExtractor(Classical, VectorExtractor):
         blocks = [
             line_votes(segments, config.angles, config.offsets),
             place_votes(segments, (height, width), config.angles, config.grid),
-            vanishing_votes(segments, config.angles, config.offsets),
+            vanishing_votes(segments[: config.paired], config.angles, config.offsets),
         ]
         return np.concatenate(
             [unit_rows(block.reshape(1, -1) ** config.power)[0] for block in blocks]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,17 @@ from retrieval.extractors.describer import Describer
 from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.hough import HoughConfig
+from retrieval.extractors.local.dense import DenseConfig
+from retrieval.extractors.local.harris import HarrisConfig
+from retrieval.extractors.local.learned import AlikedConfig
 from retrieval.extractors.local.registry import DETECTORS
 from retrieval.extractors.local.sift import SiftConfig
+from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import BUILDERS, ExtractorConfig, build_extractor
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.store import Shard, ShardStore
 from retrieval.photographs.decoding import shrink
+from tests.networks import random_aliked
 from tests.photographs import blank, features_of, picture
 
 
@@ -51,12 +57,36 @@ class Example:
     tolerance: float = 0.0
 
 
+@cache
+def weights(seed: int) -> str:
+    """A file of random parameters for ALIKED, there while these tests run."""
+    return str(random_aliked(Path(FOLDER.name) / f"{seed}.pth", seed))
+
+
+FOLDER = TemporaryDirectory()
 # A detector, or an aggregation: its small config, and another value for each of its fields.
 Part = tuple[BaseModel, dict[str, Any]]
 LOCAL: dict[str, Part] = {
     "sift": (
         SiftConfig(size=128, keypoints=80),
         {"size": 100, "keypoints": 9, "upright": False, "contrast": 0.2, "root": False},
+    ),
+    "dense": (
+        DenseConfig(size=128, keypoints=300),
+        {"size": 100, "step": 9, "scales": [20.0], "keypoints": 9, "upright": False,
+         "min_contrast": 12.0},
+    ),
+    "harris": (
+        HarrisConfig(size=128, keypoints=80),
+        {"size": 100, "keypoints": 9, "upright": False, "threshold": 1e-4, "levels": 3},
+    ),
+    "surf": (
+        SurfConfig(size=128, keypoints=80),
+        {"size": 100, "keypoints": 9, "threshold": 200.0},
+    ),
+    "aliked": (
+        AlikedConfig(size=128, keypoints=80, weights=weights(0)),
+        {"size": 100, "keypoints": 9, "threshold": 0.6, "weights": weights(1)},
     ),
 }
 AGGREGATION: dict[str, Part] = {
@@ -122,13 +152,16 @@ EXAMPLES: dict[str, Example] = {
     ),
     "hough": Example(
         HoughConfig(size=128, angles=9, offsets=7, grid=2),
-        {"size": 100, "shortest": 0.1, "segments": 5, "angles": 8, "offsets": 6, "grid": 3,
-         "power": 1.0},
+        {"size": 100, "shortest": 0.1, "segments": 5, "paired": 4, "angles": 8,
+         "offsets": 6, "grid": 3, "power": 1.0},
     ),
     "sift-vlad": aggregated("sift", "vlad"),
-    "sift-fisher": aggregated("sift", "fisher"),
+    "dense-fisher": aggregated("dense", "fisher"),
+    "harris-vlad": aggregated("harris", "vlad"),
+    "surf-vlad": aggregated("surf", "vlad"),
+    "aliked-vlad": replace(aggregated("aliked", "vlad"), tolerance=1e-6),
 }  # fmt: skip
-EXAMPLES["combination"] = combination("sift-vlad", "sift-fisher", "hog")
+EXAMPLES["combination"] = combination("sift-vlad", "dense-fisher", "hog")
 PHOTOGRAPHS = [picture(seed) for seed in range(6)]
 ANY_SIZE = {
     "portrait": picture(1, 128, 90),
