@@ -58,3 +58,27 @@ def rejection_auc(confidence: Sequence[float], has_landmark: Sequence[bool]) -> 
         if not other
     ]
     return sum(pairs) / len(pairs)
+
+
+def trapezoidal_average_precision(hits: Sequence[bool], relevant: int) -> float:
+    """The area between neighbouring points of the precision-recall curve, each hit a step."""
+    area, found = 0.0, 0
+    for rank, hit in enumerate(hits):
+        if hit:
+            left = 1.0 if rank == 0 else found / rank
+            found += 1
+            right = found / (rank + 1)
+            area += (left + right) / 2 / relevant
+    return area
+
+
+def holidays_map(numbers: Sequence[int], rankings: dict[int, list[int]]) -> float:
+    """Over rankings of numbers, by query."""
+    found = []
+    for query in numbers:
+        group = [one for one in numbers if one // 100 == query // 100 and one != query]
+        if query % 100 == 0 and group:
+            others = [one for one in rankings[query] if one != query]
+            hits = [one in group for one in others]
+            found.append(trapezoidal_average_precision(hits, len(group)))
+    return sum(found) / len(found)

@@ -1,0 +1,121 @@
+"""Published protocols: which photographs are queries, what counts as right, and the figure.
+
+INRIA Holidays (Jegou, Douze and Schmid, "Hamming embedding and weak geometric consistency", ECCV
+2008): photographs are named by numbers, hundreds are groups of one scene, and the first of a group
+is its query. The query is taken out of its own ranking, and the average precision is the area
+under the precision-recall curve by the trapezoid rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import TableError
+
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Reals = NDArray[np.floating[Any]]
+
+GROUP = 100
+"""Numbers of a group of Holidays: 100400 to 100499 are one, and 100400 is its query."""
+
+
+@dataclass(frozen=True)
+class Holidays:
+    """The queries among n photographs of Holidays.
+
+    Attributes:
+        groups: (n,) int64, the group of every photograph.
+        queries: (q,) int64 ascending positions of the queries: those with others in their group.
+    """
+
+    groups: Integers
+    queries: Integers
+
+    @property
+    def relevant(self) -> Integers:
+        """(q,) how many other photographs are in the query's group."""
+        sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
+        counts: Integers = sizes[2][sizes[1][self.queries]] - 1
+        return counts
+
+
+def holidays_groups(ids: Sequence[str]) -> Holidays:
+    """Queries and groups from file names without their extension, such as "100401".
+
+    Any part of the data set will do: a query that is alone is no query, and a group whose first
+    photograph is not there has none.
+
+    Raises TableError for an id that is no number.
+    """
+    wrong = next((one for one in ids if not (one.isascii() and one.isdigit())), None)
+    if wrong is not None:
+        raise TableError(f'"{wrong}" is no number, as the ids of Holidays are: 100401, for example')
+    numbers = np.array([int(one) for one in ids], dtype=np.int64)
+    groups = numbers // GROUP
+    _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return Holidays(groups, np.flatnonzero((numbers % GROUP == 0) & (sizes[inverse] > 1)))
+
+
+def rankings_of(similarities: Reals) -> Integers:
+    """(q, n) columns by falling similarity, ties by column."""
+    return np.argsort(-similarities, axis=1, kind="stable")
+
+
+def trapezoidal_average_precision(hits: Flags, relevant: Integers) -> NDArray[np.float64]:
+    """Area under each query's precision-recall curve, by the trapezoid rule.
+
+    A hit adds the mean of the precision just before it and at it; before the first rank that is 1.
+    Holidays, INSTRE and revisited Oxford and Paris are rated so; it is a little below the sum of
+    precisions at hits (:func:`retrieval.evaluation.metrics.average_precisions`).
+
+    Args:
+        hits: (q, r) whether the result at each rank is relevant.
+        relevant: (q,) how many relevant results there are, found or not.
+
+    Returns:
+        (q,) of 0 to 1; 0 where nothing is relevant.
+    """
+    ranks = np.arange(1, hits.shape[1] + 1)
+    found = np.cumsum(hits, axis=1)
+    here = found / ranks
+    before = np.where(ranks == 1, 1.0, (found - hits) / np.maximum(ranks - 1, 1))
+    average: NDArray[np.float64] = ((here + before) / 2 * hits).sum(axis=1)
+    return average / np.maximum(relevant, 1)
+
+
+def holidays_average_precisions(ids: Sequence[str], rankings: Integers) -> NDArray[np.float64]:
+    """(q,) average precision of the queries of :func:`holidays_groups`, in its order.
+
+    Args:
+        ids: (n,) of the photographs.
+        rankings: (q, r) positions among them, best first, -1 where there is none. The query itself
+            may be among them or not: it is passed over, and what follows moves up.
+
+    Raises:
+        TableError: see :func:`holidays_groups`.
+        ValueError: as many rankings as queries are needed, each without repeats.
+    """
+    holidays = holidays_groups(ids)
+    if len(rankings) != len(holidays.queries):
+        raise ValueError(f"{len(rankings)} rankings for {len(holidays.queries)} queries")
+    ordered = np.sort(rankings, axis=1)
+    if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+        raise ValueError("a ranking has a photograph twice")
+    own = rankings == holidays.queries[:, None]
+    others = np.take_along_axis(rankings, np.argsort(own, axis=1, kind="stable"), axis=1)
+    group = holidays.groups[holidays.queries][:, None]
+    hits = (others >= 0) & (holidays.groups[others] == group)
+    hits &= others != holidays.queries[:, None]
+    return trapezoidal_average_precision(hits, holidays.relevant)
+
+
+def holidays_map(ids: Sequence[str], rankings: Integers) -> float:
+    """Mean of :func:`holidays_average_precisions`; NaN without queries."""
+    found = holidays_average_precisions(ids, rankings)
+    return float(found.mean()) if len(found) else float("nan")
