@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_constraints_pin_everything_that_is_needed() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
     todo = [
         (Requirement(text), "landmark-retrieval")
-        for text in [*PROJECT["project"]["dependencies"], *extras["dev"]]
+        for text in [*PROJECT["project"]["dependencies"], *chain(*extras.values())]
     ]
     seen = set()
     while todo:
@@ -252,7 +253,12 @@ def test_package_holds_its_modules_and_data() -> None:
 
 def test_every_import_of_the_package_is_a_dependency() -> None:
     brought = metadata.packages_distributions()
-    wanted = {canonicalize_name(Requirement(t).name) for t in PROJECT["project"]["dependencies"]}
+    extras = PROJECT["project"]["optional-dependencies"]
+    optional = chain(*(texts for extra, texts in extras.items() if extra != "dev"))
+    wanted = {
+        canonicalize_name(Requirement(text).name)
+        for text in [*PROJECT["project"]["dependencies"], *optional]
+    }
     imports = re.compile(r"^\s*(?:import|from) ([a-zA-Z_]\w*)", re.MULTILINE)
     for top in ("retrieval", "pipelines"):
         for module in (ROOT / top).rglob("*.py"):

@@ -7,13 +7,24 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from retrieval.extractors.local import sift
+from retrieval.extractors.local import dense, harris, learned, sift, surf
 from retrieval.extractors.local.base import Detector
 
-DetectorConfig = Annotated[sift.SiftConfig, Field(discriminator="kind")]
+DetectorConfig = Annotated[
+    sift.SiftConfig
+    | dense.DenseConfig
+    | harris.HarrisConfig
+    | surf.SurfConfig
+    | learned.AlikedConfig,
+    Field(discriminator="kind"),
+]
 
 DETECTORS: Final[dict[str, Callable[[Any, str], Detector]]] = {
+    "aliked": learned.build,
+    "dense": lambda config, device: dense.DenseDetector(config),
+    "harris": lambda config, device: harris.HarrisDetector(config),
     "sift": lambda config, device: sift.SiftDetector(config),
+    "surf": lambda config, device: surf.SurfDetector(config),
 }
 
 

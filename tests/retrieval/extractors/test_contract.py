@@ -73,15 +73,21 @@ LOCAL: dict[str, Part] = {
     ),
     "dense": (
         DenseConfig(size=128, keypoints=300),
-        {"size": 100, "step": 9, "scales": [20.0], "keypoints": 9, "upright": False,
-         "min_contrast": 12.0},
+        {
+            "size": 100,
+            "step": 9,
+            "scales": [20.0],
+            "keypoints": 9,
+            "upright": False,
+            "min_contrast": 12.0,
+        },
     ),
     "harris": (
         HarrisConfig(size=128, keypoints=80),
         {"size": 100, "keypoints": 9, "upright": False, "threshold": 1e-4, "levels": 3},
     ),
     "surf": (
-        SurfConfig(size=128, keypoints=80),
+        SurfConfig(size=128, keypoints=80, threshold=0.5),
         {"size": 100, "keypoints": 9, "threshold": 200.0},
     ),
     "aliked": (
