@@ -85,7 +85,11 @@ def _keys(location: Sequence[str | int], values: Any) -> list[str]:
     """The keys that a user wrote on the way to a fault: pydantic puts each ``kind`` between."""
     keys = []
     for part in location:
-        if isinstance(values, dict) and part in values:
+        if isinstance(values, dict):
+            known = part in values
+        else:
+            known = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if known:
             keys.append(str(part))
             values = values[part]
     return keys

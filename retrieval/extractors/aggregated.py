@@ -13,6 +13,7 @@ from retrieval.extractors.aggregation.base import Aggregator
 from retrieval.extractors.aggregation.registry import AggregationConfig, build_aggregator
 from retrieval.extractors.aggregation.vlad import VladConfig
 from retrieval.extractors.base import Photograph, StrictModel, Vectors
+from retrieval.extractors.local import learned
 from retrieval.extractors.local.base import Detector
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.extractors.local.registry import DetectorConfig, build_detector
@@ -90,6 +91,17 @@ class AggregatedExtractor:
 
     def restored(self, folder: Path) -> AggregatedExtractor:
         return replace(self, aggregator=self.aggregator.restored(folder))
+
+
+def located(config: AggregatedConfig, given: Path) -> AggregatedConfig:
+    """The config whose detector, if it is a network, takes its weights from ``--weights``.
+
+    Raises:
+        WeightsError: what was given is not there.
+    """
+    if not isinstance(config.local, learned.AlikedConfig):
+        return config
+    return config.model_copy(update={"local": learned.located(config.local, given)})
 
 
 def build(config: AggregatedConfig, device: str) -> AggregatedExtractor:

@@ -46,6 +46,8 @@ def located(config: ExtractorConfig, given: Path) -> ExtractorConfig:
     match config:
         case cnn.CnnConfig():
             return cnn.located(config, given)
+        case aggregated.AggregatedConfig():
+            return aggregated.located(config, given)
         case combination.CombinationConfig():
             parts = tuple(
                 part.model_copy(update={"extractor": located(part.extractor, given)})

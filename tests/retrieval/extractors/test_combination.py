@@ -134,13 +134,18 @@ def test_parts_that_cannot_be_are_refused(parts: list[dict[str, Any]], said: str
 
 
 def test_weights_are_given_to_the_networks_within(tmp_path: Path) -> None:
-    (tmp_path / "squeezenet1_1.safetensors").touch()
-    config = config_of(part(HOG), part(NETWORK, 2.0, {"dimension": 8}))
-    found = located(config, tmp_path)
-    weights = str(tmp_path / "squeezenet1_1.safetensors")
-    assert found == config_of(
-        part(HOG), part({**NETWORK, "weights": weights}, 2.0, {"dimension": 8})
+    paths = [tmp_path / name for name in ("squeezenet1_1.safetensors", "aliked-n16rot.pth")]
+    trunk, detector = (str(path) for path in paths)
+    for path in paths:
+        path.touch()
+    learned = {**VLAD, "local": {"kind": "aliked"}}
+    config = config_of(part(HOG), part(NETWORK, 2.0, {"dimension": 8}), part(learned), part(VLAD))
+    assert located(config, tmp_path) == config_of(
+        part(HOG),
+        part({**NETWORK, "weights": trunk}, 2.0, {"dimension": 8}),
+        part({**learned, "local": {"kind": "aliked", "weights": detector}}),
+        part(VLAD),
     )
-    assert located(CnnConfig(trunk="squeezenet1_1"), tmp_path).weights == weights
+    assert located(CnnConfig(trunk="squeezenet1_1"), tmp_path).weights == trunk
     with pytest.raises(WeightsError, match=r"alexnet\.safetensors: no such weights file"):
         located(config_of(part({**NETWORK, "trunk": "alexnet"})), tmp_path)
