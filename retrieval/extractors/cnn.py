@@ -113,7 +113,7 @@ def located(config: CnnConfig, given: Path) -> CnnConfig:
     Raises:
         WeightsError: what was given is not there.
     """
-    weights = find_weights(config.trunk, config.weights, given)
+    weights = find_weights(config.trunk, given)
     return config.model_copy(update={"weights": weights})
 
 

@@ -125,14 +125,12 @@ def last_map(name: str) -> str:
     raise ConfigError(f"trunk {name!r}: say where to cut it (extractor.layer)")
 
 
-def find_weights(trunk: str, configured: str, given: Path | None) -> str:
+def find_weights(trunk: str, given: Path) -> str:
     """Settle the weights: ``--weights`` (a file, or a folder holding ``<trunk>.safetensors``).
 
     Raises:
         WeightsError: what was given is not there.
     """
-    if given is None:
-        return configured
     path = given / f"{trunk}.safetensors" if given.is_dir() else given
     if not path.is_file():
         raise WeightsError(

@@ -177,11 +177,10 @@ def test_random_weights_hang_on_the_seed_alone() -> None:
 
 
 def test_weights_are_found_in_a_folder_by_the_trunk_s_name(weights: Path) -> None:
-    assert find_weights(NORMED, "DEFAULT", None) == "DEFAULT"
-    assert find_weights(NORMED, "DEFAULT", weights) == str(weights)
-    assert find_weights(NORMED, "DEFAULT", weights.parent) == str(weights)
+    assert find_weights(NORMED, weights) == str(weights)
+    assert find_weights(NORMED, weights.parent) == str(weights)
     with pytest.raises(WeightsError, match=r"resnet50\.safetensors: no such weights file"):
-        find_weights("resnet50", "DEFAULT", weights.parent)
+        find_weights("resnet50", weights.parent)
 
 
 FAMILIES = (
