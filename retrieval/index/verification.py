@@ -178,9 +178,7 @@ def rerank(neighbours: Neighbours, inliers: Integers, config: VerificationConfig
     beyond = np.maximum(inliers[:, :columns] - config.min_inliers + 1, 0).astype(np.float32)
     scores = neighbours.similarities.copy()
     scores[:, :columns] += np.float32(config.weight) * beyond / (beyond + np.float32(config.half))
-    missing = neighbours.rows < 0
-    scores[missing] = -np.inf
-    order = np.lexsort((neighbours.rows, -scores, missing), axis=1)
+    order = np.lexsort((neighbours.rows, -scores, neighbours.rows < 0), axis=1)
     return Neighbours(
         np.take_along_axis(neighbours.rows, order, axis=1),
         np.take_along_axis(scores, order, axis=1),

@@ -174,6 +174,15 @@ def test_few_inliers_among_many_outliers_are_held_together_by_their_scales() -> 
     assert only(query, without, config()).inliers < 12
 
 
+def test_shrinking_everything_to_a_spot_gathers_no_inliers() -> None:
+    """Wrong matches that all end in one small place, with scales to fit, against fewer right."""
+    query = scattered(60)
+    gallery = seen_through(SHIFT, query)
+    spot = np.array([[200 + 2 * (i % 7), 100 + 2 * (i // 7)] for i in range(40)])
+    gallery.points[20:], gallery.scales[20:] = spot, 0.01
+    assert set(range(20)) <= set(only(query, gallery, config()).pairs[:, 0].tolist())
+
+
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_the_same_bits_in_any_thread_and_company(estimator: str) -> None:
     options = config(estimator)
@@ -227,7 +236,8 @@ def test_a_place_counts_once(estimator: str, places: int) -> None:
     assert len(match(query, query, config(estimator))) == places
     assert only(query, query, config(estimator)).inliers == 0
     # Many places on one side only.
-    assert only(query, scattered(100), config(estimator)).inliers == 0
+    for one, other in ((query, scattered(100)), (scattered(100), query)):
+        assert len(match(one, other, config(estimator))) == places
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
