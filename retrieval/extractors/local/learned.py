@@ -3,6 +3,7 @@
 Zhao et al., "ALIKED: A lighter keypoint and descriptor extraction network via deformable
 transformation" (IEEE Transactions on Instrumentation and Measurement 2023), by kornia, which is an
 optional part of the installation. Its weights are a file that the user has: nothing is downloaded.
+Keypoints have neither a scale nor a direction; the descriptors bear turns of up to some 60 degrees.
 """
 
 from __future__ import annotations

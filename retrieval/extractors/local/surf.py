@@ -1,7 +1,8 @@
 """SURF: blobs found and described with box filters on an integral image.
 
 Bay, Ess, Tuytelaars and Van Gool, "Speeded-up robust features (SURF)" (CVIU 2008), by mahotas. Its
-keypoints are always turned to their main direction: mahotas knows no upright SURF.
+keypoints are always turned to their main direction: mahotas knows no upright SURF. They follow a
+change of scale less well than SIFT's.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.extractors.local.sift import SiftConfig, detect, root_sift
 from tests.photographs import blank, picture
+from tests.warps import following
 
 CONFIG = SiftConfig(keypoints=60)
 
@@ -119,3 +120,18 @@ def test_a_lower_contrast_finds_more() -> None:
         for contrast in (0.005, 0.02, 0.2)
     ]
     assert counts[0] > counts[1] > counts[2]
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(30, 1.0), (90, 1.0), (0, 0.6)])
+def test_turned_keypoints_follow(degrees: float, scale: float) -> None:
+    followed = following(lambda one: detect(one, SiftConfig(upright=False)), degrees, scale)
+    assert followed.found > 0.7
+    assert followed.right > 0.9
+    assert followed.ratio == pytest.approx(scale, rel=0.05)
+    assert followed.turn == pytest.approx(-degrees, abs=3)
+
+
+def test_upright_keypoints_do_not_survive_a_quarter_turn() -> None:
+    followed = following(lambda one: detect(one, SiftConfig()), 90, 1.0)
+    assert followed.found > 0.7
+    assert followed.right < 0.05
