@@ -53,7 +53,7 @@ class HarrisConfig(StrictModel):
     size: int = Field(512, ge=MIN_SIDE, le=8192)
     keypoints: int = Field(800, ge=1, le=100_000)
     upright: bool = True
-    threshold: float = Field(1e-7, ge=0.0, le=1.0)
+    threshold: float = Field(1e-8, ge=0.0, le=1.0)
     levels: int = Field(10, ge=1, le=24)
 
 

@@ -72,7 +72,7 @@ def test_the_strongest_come_first() -> None:
     assert len(fewer) == 40 < len(more)
     np.testing.assert_array_equal(fewer.points, more.points[:40])
     np.testing.assert_array_equal(fewer.codes, more.codes[:40])
-    points, _, strength = corners(np.ascontiguousarray(textured(2)[:, :, 0]), 1e-7, 10)
+    points, _, strength = corners(np.ascontiguousarray(textured(2)[:, :, 0]), 1e-8, 10)
     by_place = {tuple(point): one for point, one in zip(points, strength, strict=True)}
     order = [by_place[tuple(point)] for point in more.points]
     assert order == sorted(order, reverse=True)
