@@ -86,7 +86,9 @@ def following(detect: Detect, degrees: float, scale: float, seed: int = 0) -> Fo
         found=float(found),
         right=len(right) / max(mutual.sum(), 1),
         matches=len(right),
-        ratio=float(np.median(after.scales[nearest[right]] / before.scales[right])),
+        ratio=float(np.median(after.scales[nearest[right]] / before.scales[right]))
+        if len(right)
+        else float("nan"),
         turn=float(np.degrees(np.angle(np.exp(1j * turns).sum()))),
     )
 
