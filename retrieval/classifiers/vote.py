@@ -31,6 +31,7 @@ from retrieval.classifiers.base import (
 )
 from retrieval.errors import RunError
 from retrieval.extractors.base import StrictModel
+from retrieval.index.expansion import without_self
 from retrieval.index.faiss_index import Neighbours
 
 FILE: Final = "knn.safetensors"
@@ -249,18 +250,6 @@ def bank_similarity(queries: Vectors, bank_index: SearchIndex | None, n: int) ->
         near = bank_index.search(block, n)
         similarity[start : start + ROWS] = near.similarities.mean(axis=1, dtype=np.float64)
     return similarity
-
-
-def without_self(found: Neighbours, own: Integers) -> Neighbours:
-    """Take each query's own row out of its (q, k + 1) neighbours, which leaves k.
-
-    The own row need not come first, since a copy of the photograph is as similar, nor be there at
-    all, with more copies than neighbours or an approximate index; then the last column goes.
-    """
-    keep = found.rows != own[:, None]
-    keep[keep.all(axis=1), -1] = False
-    shape = (len(own), found.rows.shape[1] - 1)
-    return Neighbours(found.rows[keep].reshape(shape), found.similarities[keep].reshape(shape))
 
 
 def mean_without(near: Neighbours, places: Integers, own: Integers, n: int) -> Vectors:

@@ -150,8 +150,6 @@ def test_a_copy_in_the_gallery_is_no_photograph_of_itself() -> None:
     held_out = VoteClassifier.held_out(VoteConfig(k=2, power=1.0), gallery)
     assert held_out.correct.all()
     assert held_out.gallery.confidence.tolist() == [1.0, 2.0, 2.0, 2.0, 2.0, 1.0]
-    found = Neighbours(np.array([[2, 4, 3], [0, 1, 2]]), np.full((2, 3), 0.5, np.float32))
-    assert vote.without_self(found, np.array([4, 7])).rows.tolist() == [[2, 3], [0, 1]]
 
 
 def test_a_landmarks_only_photograph_is_not_held_out() -> None:
