@@ -325,7 +325,7 @@ def rerank_by_label(
             # The k nearest are enough: as many of them are new as the ranking has room for.
             near = index.search(np.asarray(queries[here]), rows.shape[1])
             near = Neighbours(np.where(near.rows < 0, -1, own[near.rows]), near.similarities)
-            shown = (rows[here] >= 0) & (members.codes[rows[here]] == landmark)
+            shown = members.codes[rows[here]] == landmark  # rows of -1 drop out later
             ranked = _landmark_first(_at(neighbours, here), shown, near)
             rows[here], similarities[here] = ranked.rows, ranked.similarities
     return Neighbours(rows, similarities)

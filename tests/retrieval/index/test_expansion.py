@@ -205,16 +205,21 @@ def test_a_photograph_is_not_found_through_those_that_took_it_in() -> None:
 
 def test_leaves_out_in_blocks_and_the_same_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = rows_of(40, 24, 0)
-    augmentation = Augmentation.of(gallery, index_of(gallery), ExpansionConfig(gallery=4))
+    augmentation = Augmentation.of(
+        gallery, index_of(gallery), ExpansionConfig(queries=3, gallery=4)
+    )
     index = index_of(augmentation.rows())
     own = np.array([7, 3, 7, 39])
     whole = augmentation.search_without(index, gallery[own], own, 6)
+    enriched = augmentation.expand_without(gallery[own], own, whole)
     monkeypatch.setattr(expansion, "NUMBERS", 60)
     monkeypatch.setattr(expansion, "QUERIES", 3)
     parts = augmentation.search_without(index, gallery[own], own, 6)
     assert parts.rows.tolist() == whole.rows.tolist()
     assert np.allclose(parts.similarities, whole.similarities, atol=1e-6)
     assert whole.rows[0].tolist() == whole.rows[2].tolist()
+    again = augmentation.expand_without(gallery[own], own, whole)
+    assert again.tobytes() == enriched.tobytes()
 
 
 def test_asks_no_more_of_a_gpu_than_it_can_do() -> None:
