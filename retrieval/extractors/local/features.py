@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 UNSIGNED_SCALE: Final = 512.0
 """Histograms of unit length are kept as uint8, value * 512: RootSIFT's rarely pass 0.5."""
-SIGNED_SCALE: Final = 256.0
-"""Unit descriptors with negative values are kept as int8, value * 256."""
+SIGNED_SCALE: Final = 127.0
+"""Unit descriptors with negative values are kept as int8, value * 127: SURF's reach 1."""
 
 Codes = NDArray[np.uint8] | NDArray[np.int8]
 
