@@ -9,16 +9,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.devices import CPU
 from retrieval.errors import ConfigError
 from retrieval.extractors.local.features import LocalFeatures
-from retrieval.index.faiss_index import train_kmeans
+from retrieval.index.faiss_index import train_kmeans, train_many_words
 
 SAMPLES_PER_WORD: Final = 1_000
 """Local descriptors that k-means sees for each word: more changes little and costs memory."""
-MOST_SAMPLES: Final = 500_000
-"""Local descriptors that a codebook is learnt from at most (256 MB of 128 floats) …"""
+MOST_SAMPLES: Final = 150_000
+"""Local descriptors that a codebook is learnt from at most (77 MB of 128 floats) …"""
 LEAST_PER_WORD: Final = 30
 """… unless that leaves a word with fewer than this."""
+MANY_WORDS: Final = 1_000
+"""Codebooks of more words, whose k-means is slow on a CPU, are learnt by an approximate one."""
 
 
 def learn_codebook(
@@ -35,6 +38,8 @@ def learn_codebook(
     wanted = min(words * SAMPLES_PER_WORD, max(MOST_SAMPLES, words * LEAST_PER_WORD))
     descriptors = sample_descriptors(features, wanted, seed)
     require_enough(descriptors, words)
+    if words > MANY_WORDS and device == CPU:
+        return train_many_words(descriptors, words, seed)
     return train_kmeans(descriptors, words, seed=seed, device=device)
 
 
