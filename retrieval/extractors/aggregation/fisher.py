@@ -10,6 +10,7 @@ is brought to unit length.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from retrieval.extractors.aggregation.codebook import (
@@ -159,7 +161,10 @@ def learn_mixture(rows: NDArray[np.float32], words: int, seed: int, device: str)
         reg_covar=1e-5,
         random_state=seed,
     )
-    model.fit(rows)
+    with warnings.catch_warnings():
+        # max_iter is where it is meant to stop: the last changes are of no use to the vectors.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows)
     return Mixture(
         model.weights_.astype(np.float32),
         model.means_.astype(np.float32),
