@@ -12,7 +12,7 @@ that K(X, X) = 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,10 @@ from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, read_tensors
 
 FILE: Final = "inverted.safetensors"
-ENTRIES: Final = 1 << 20
-"""Postings looked at in one go: about 50 MB of working memory."""
+ENTRIES: Final = 1 << 15
+"""Postings looked at in one go: their working memory stays in the processor's cache."""
+QUERIED: Final = 1 << 25
+"""Similarities held at one time: 128 MB, and their order twice that."""
 
 WordsConfig = AsmkConfig | BowConfig
 
@@ -89,7 +91,7 @@ class InvertedFile:
         return len(self.scales)
 
     def similarities(self, queries: Words) -> NDArray[np.float32]:
-        """(q, n) similarities of q photographs to all rows, 0 to 1."""
+        """(q, n) similarities of q photographs to all rows, at most 1."""
         scales = _scales(queries, self.weights, self.bits)
 
         def one(query: int) -> NDArray[np.float32]:
@@ -107,7 +109,7 @@ class InvertedFile:
     def search(self, queries: Words, k: int) -> Neighbours:
         """The k most similar rows of each query; memory is bounded by blocks of queries."""
         k = min(k, len(self))
-        step = max(1, (1 << 25) // max(len(self), 1))
+        step = max(1, QUERIED // max(len(self), 1))
         rows = [np.zeros((0, k), np.int64)]
         similarities = [np.zeros((0, k), np.float32)]
         for start in range(0, len(queries), step):
@@ -140,13 +142,18 @@ class InvertedFile:
     def _sums(self, words: NDArray[np.int32], values: NDArray[Any]) -> NDArray[np.float64]:
         """(n,) similarities of one photograph's words, before they are normalised."""
         sums = np.zeros(len(self))
+        weights = self.weights[words]
+        kernel = self._kernel()
         for block in self._blocks(words):
             begins = self.starts[words[block]]
             counts = self.starts[words[block] + 1] - begins
             entries = ranges(begins, counts)
-            shared = self._shared(np.repeat(values[block], counts, axis=0), self.values[entries])
-            shared *= np.repeat(self.weights[words[block]], counts)
-            sums += np.bincount(self.rows[entries], weights=shared, minlength=len(self))
+            query = np.repeat(values[block], counts, axis=0)
+            # "clip", as no entry lies outside: the check that raises costs more than the taking.
+            shared = kernel(query, self.values.take(entries, axis=0, mode="clip"))
+            shared *= np.repeat(weights[block], counts)
+            rows = self.rows.take(entries, mode="clip")
+            sums += np.bincount(rows, weights=shared, minlength=len(self))
         return sums
 
     def _blocks(self, words: NDArray[np.int32]) -> Iterator[slice]:
@@ -159,19 +166,31 @@ class InvertedFile:
             yield slice(start, stop)
             start = stop
 
-    def _shared(self, query: NDArray[Any], entry: NDArray[Any]) -> NDArray[np.float32]:
-        """(e,) what each posting adds, before the word's weight."""
+    def _kernel(self) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]:
+        """What tells what a posting adds, before the word's weight: of (e,) or (e, b) values."""
         if not self.bits or isinstance(self.config, BowConfig):
-            product: NDArray[np.float32] = query * entry
-            return product
-        distances = np.bitwise_count(query ^ entry).sum(axis=1, dtype=np.int32)
+            return np.multiply
         u = 1.0 - 2.0 * np.arange(self.bits + 1) / self.bits
         selected = np.where(u > self.config.threshold, np.abs(u) ** self.config.alpha, 0.0)
-        added: NDArray[np.float32] = (np.sign(u) * selected).astype(np.float32)[distances]
-        return added
+        table = (np.sign(u) * selected).astype(np.float32)
+
+        def selective(query: NDArray[Any], entry: NDArray[Any]) -> NDArray[np.float32]:
+            added: NDArray[np.float32] = table.take(_distances(query, entry), mode="clip")
+            return added
+
+        return selective
 
 
 ARRAYS: Final = ("starts", "rows", "values", "weights", "scales")
+
+
+def _distances(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """(e,) Hamming distances of (e, b) codes."""
+    counts = np.bitwise_count(one ^ other)
+    distances: NDArray[np.intp] = counts[:, 0].astype(np.intp)
+    for column in counts.T[1:]:  # b is 2 mostly, too few for NumPy to sum over quickly
+        distances += column
+    return distances
 
 
 def _scales(words: Words, weights: NDArray[np.float32], bits: int) -> NDArray[np.float32]:

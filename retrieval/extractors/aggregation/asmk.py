@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
+from scipy.sparse import csr_array
 
 from retrieval.extractors.aggregation.codebook import learn_codebook
 from retrieval.extractors.aggregation.words import Words
@@ -105,16 +106,17 @@ def binarised(
         (u,) words and (u, ⌈d / 64⌉) codes; bits beyond d are nought.
     """
     nearest = finder.nearest(descriptors, assignments)
-    owners, flat = np.nonzero(nearest >= 0)[0], nearest[nearest >= 0]
+    owners, places = np.nonzero(nearest >= 0)
+    flat = nearest[owners, places]
     order = np.argsort(flat, kind="stable")
     words, begins = np.unique(flat[order], return_index=True)
-    width = -(-finder.centroids.shape[1] // BITS)
-    if not len(words):
-        return np.zeros(0, np.int32), np.zeros((0, width), np.uint64)
-    sums = np.add.reduceat(descriptors[owners[order]], begins, axis=0)
-    counts = np.diff(begins, append=len(flat))[:, None].astype(np.float32)
-    signs = sums > counts * finder.centroids[words]
-    padded = np.zeros((len(words), width * BITS), np.bool_)
+    ends = np.append(begins, len(flat))
+    # A sparse product, which needs no copy of the descriptors for each of their words.
+    ones = np.ones(len(flat), dtype=np.float32)
+    member = csr_array((ones, owners[order], ends), shape=(len(words), len(descriptors)))
+    counts = np.diff(ends)[:, None].astype(np.float32)
+    signs = member @ descriptors > counts * finder.centroids[words]
+    padded = np.zeros((len(words), -(-signs.shape[1] // BITS) * BITS), np.bool_)
     padded[:, : signs.shape[1]] = signs
     codes = np.packbits(padded, axis=1, bitorder="little").view("<u8")
     return words.astype(np.int32), codes.astype(np.uint64)
