@@ -22,9 +22,13 @@ def gem(feature_map: NDArray[np.float64], p: float, eps: float = 1e-6) -> list[f
 
 
 def vlad(
-    descriptors: NDArray[np.float32], codebook: NDArray[np.float32], power: float
+    descriptors: NDArray[np.float32],
+    codebook: NDArray[np.float32],
+    power: float,
+    intra: bool = True,
+    residual: bool = False,
 ) -> list[float]:
-    """Sums of residuals by word, each normalised, powered, normalised as a whole."""
+    """Sums of (unit) residuals by word, each brought to unit length or not, powered, normalised."""
     words, dimension = codebook.shape
     sums = [[0.0] * dimension for _ in range(words)]
     for descriptor in descriptors:
@@ -33,11 +37,13 @@ def vlad(
             for word in codebook
         ]
         nearest = distances.index(min(distances))
+        away = [float(descriptor[i]) - float(codebook[nearest][i]) for i in range(dimension)]
+        length = math.sqrt(sum(value**2 for value in away)) if residual else 1.0
         for i in range(dimension):
-            sums[nearest][i] += float(descriptor[i]) - float(codebook[nearest][i])
+            sums[nearest][i] += away[i] / length if length > 0 else 0.0
     flat: list[float] = []
     for one in sums:
-        norm = math.sqrt(sum(value**2 for value in one))
+        norm = math.sqrt(sum(value**2 for value in one)) if intra else 1.0
         flat += [value / norm if norm > 0 else 0.0 for value in one]
     powered = [math.copysign(abs(value) ** power, value) for value in flat]
     norm = math.sqrt(sum(value**2 for value in powered))
@@ -55,3 +61,97 @@ def whiten(
     softened = (1 - shrinkage) * eigenvalues + shrinkage * average
     projected = centred @ rows.T[:, :dimension] * softened[:dimension] ** power
     return projected / np.linalg.norm(projected, axis=1, keepdims=True)
+
+
+Mixture = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+
+def fisher(
+    rows: NDArray[np.float32], mixture: Mixture, power: float, deviations: bool
+) -> list[float]:
+    """The Fisher vector of rows under a mixture: weights (w,), means and deviations (w, d).
+
+    Perronnin et al. 2010: the gradients by the means and by the deviations, each over the root of
+    its Fisher information, then the signed power and the unit length.
+    """
+    weights, means, spreads = (one.astype(np.float64).tolist() for one in mixture)
+    words, dimension = len(weights), len(means[0])
+    by_means = [[0.0] * dimension for _ in range(words)]
+    by_deviations = [[0.0] * dimension for _ in range(words)]
+    for row in rows.astype(np.float64).tolist():
+        logs = []
+        for i in range(words):
+            log = math.log(weights[i])
+            for j in range(dimension):
+                log -= math.log(spreads[i][j] * math.sqrt(2 * math.pi))
+                log -= (row[j] - means[i][j]) ** 2 / (2 * spreads[i][j] ** 2)
+            logs.append(log)
+        most = max(logs)
+        total = sum(math.exp(log - most) for log in logs)
+        for i in range(words):
+            share = math.exp(logs[i] - most) / total
+            for j in range(dimension):
+                away = (row[j] - means[i][j]) / spreads[i][j]
+                by_means[i][j] += share * away
+                by_deviations[i][j] += share * (away**2 - 1)
+    flat = []
+    for i in range(words):
+        flat += [value / (len(rows) * math.sqrt(weights[i])) for value in by_means[i]]
+    if deviations:
+        for i in range(words):
+            flat += [value / (len(rows) * math.sqrt(2 * weights[i])) for value in by_deviations[i]]
+    powered = [math.copysign(abs(value) ** power, value) for value in flat]
+    norm = math.sqrt(sum(value**2 for value in powered))
+    return [value / norm if norm > 0 else 0.0 for value in powered]
+
+
+def nearest(
+    descriptor: NDArray[np.float32], codebook: NDArray[np.float32], count: int
+) -> list[int]:
+    """The nearest words of one descriptor, nearest first."""
+    distances = [float(((descriptor.astype(float) - word) ** 2).sum()) for word in codebook]
+    return sorted(range(len(codebook)), key=lambda word: distances[word])[:count]
+
+
+def signs(
+    descriptors: NDArray[np.float32], codebook: NDArray[np.float32], assignments: int
+) -> dict[int, list[int]]:
+    """For each word of a photograph, the signs (1 or -1) of its summed residuals."""
+    residuals: dict[int, list[NDArray[np.float64]]] = {}
+    for descriptor in descriptors:
+        for word in nearest(descriptor, codebook, assignments):
+            residuals.setdefault(word, []).append(descriptor.astype(float) - codebook[word])
+    return {
+        word: [1 if value > 0 else -1 for value in sum(each)] for word, each in residuals.items()
+    }
+
+
+def asmk(
+    one: dict[int, list[int]],
+    other: dict[int, list[int]],
+    weights: dict[int, float],
+    alpha: float,
+    threshold: float,
+) -> float:
+    """ASMK* of two photographs' signs (Tolias et al. 2013); a word of neither weight counts 0."""
+
+    def match(x: dict[int, list[int]], y: dict[int, list[int]]) -> float:
+        total = 0.0
+        for word in x:
+            if word in y:
+                differing = sum(a != b for a, b in zip(x[word], y[word], strict=True))
+                u = 1 - 2 * differing / len(x[word])
+                if u > threshold:
+                    total += weights[word] * math.copysign(abs(u) ** alpha, u)
+        return total
+
+    norms = math.sqrt(match(one, one)) * math.sqrt(match(other, other))
+    return match(one, other) / norms if norms > 0 else 0.0
+
+
+def bag(one: dict[int, int], other: dict[int, int], idf: dict[int, float], power: float) -> float:
+    """The cosine of two photographs' tf-idf weights; they are given as how often each word is."""
+    x, y = ({word: n**power * idf[word] for word, n in bag.items()} for bag in (one, other))
+    product = sum(x[word] * y[word] for word in x if word in y)
+    norms = math.sqrt(sum(v**2 for v in x.values())) * math.sqrt(sum(v**2 for v in y.values()))
+    return product / norms if norms > 0 else 0.0

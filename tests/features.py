@@ -1,0 +1,26 @@
+"""Local features out of a random number generator, for tests that need no photograph."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.extractors.base import unit_rows
+from retrieval.extractors.local.features import LocalFeatures, encode
+
+
+def descriptors(n: int, d: int, seed: int) -> NDArray[np.float32]:
+    """(n, d) unit rows without negative numbers, as RootSIFT's."""
+    return unit_rows(np.random.default_rng(seed).random((n, d)))
+
+
+def local_features(n: int, d: int = 8, seed: int = 0) -> LocalFeatures:
+    """Of one photograph of 50 by 40 + ``seed`` pixels."""
+    random = np.random.default_rng(seed)
+    return LocalFeatures(
+        points=random.random((n, 2), dtype=np.float32),
+        scales=random.random(n, dtype=np.float32),
+        angles=random.random(n, dtype=np.float32),
+        codes=encode(descriptors(n, d, seed)) if n else np.zeros((0, d), np.uint8),
+        size=(40 + seed, 50),
+    )
