@@ -23,6 +23,7 @@ from pipelines.journal import Item, Journal, ahead, chunks
 from pipelines.rows import digest
 from retrieval.devices import cores
 from retrieval.errors import FetchError, PhotographError, RunError
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.store import OK
 from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
 from retrieval.photographs.fetching import FetchConfig, Fetcher
@@ -41,8 +42,8 @@ class Describes(Protocol):
     @property
     def longest_side(self) -> int: ...
 
-    def describe(self, photographs: Sequence[Photograph]) -> NDArray[np.float32]:
-        """(n, d) descriptors of RGB photographs (h, w, 3)."""
+    def describe(self, photographs: Sequence[Photograph]) -> Descriptors:
+        """Of RGB photographs (h, w, 3)."""
         ...
 
 
@@ -55,7 +56,7 @@ class Answers(Protocol):
     @property
     def describer(self) -> Describes: ...
 
-    def predictions(self, ids: Sequence[str], descriptors: NDArray[np.float32]) -> pd.DataFrame:
+    def predictions(self, ids: Sequence[str], descriptors: Descriptors) -> pd.DataFrame:
         """One row a descriptor, with the columns of the output."""
         ...
 

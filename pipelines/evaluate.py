@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -32,6 +32,7 @@ from retrieval.evaluation.metrics import (
     recognition_metrics,
 )
 from retrieval.extractors.describer import describe_table, read_described
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
@@ -54,8 +55,8 @@ class Described(Protocol):
         """Columns id, source, landmark, status, reason, in input order."""
 
     @property
-    def descriptors(self) -> NDArray[np.float32]:
-        """(n_ok, d) unit rows of the rows whose status is "ok", in order."""
+    def descriptors(self) -> Descriptors:
+        """Of the n_ok rows whose status is "ok", in order."""
 
     @property
     def seconds_per_image(self) -> float:
@@ -68,7 +69,7 @@ class Labelled(Protocol):
     @property
     def codes(self) -> NDArray[np.int64]: ...
     @property
-    def bank(self) -> NDArray[np.float32]: ...
+    def bank(self) -> Sized: ...
 
 
 class Judge(Protocol):
@@ -88,9 +89,9 @@ class Judge(Protocol):
     def rejections(self) -> Mapping[str, Any]: ...
     @property
     def answer(self) -> str: ...
-    def neighbours(self, descriptors: NDArray[np.float32], k: int | None = None) -> Neighbours: ...
+    def neighbours(self, descriptors: Descriptors, k: int | None = None) -> Neighbours: ...
     def judge(
-        self, descriptors: NDArray[np.float32], neighbours: Neighbours | None = None
+        self, descriptors: Descriptors, neighbours: Neighbours | None = None
     ) -> dict[str, Judgement]: ...
 
 
@@ -173,7 +174,7 @@ def measure(
         _result(name, system, _everywhere(judged, rows, len(ids)), ids, truth_codes, map100)
         for name, judged in answers.judged.items()
     ]
-    dimension = int(store.descriptors.shape[1])
+    dimension = int(store.descriptors.vectors.shape[1])
     return Measured(
         config=config,
         answer=system.answer,
@@ -287,7 +288,7 @@ def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
             table, system.describer, out / "descriptors", made_from, progress,
             clock=out / "timings.json",
         )  # fmt: skip
-    described = read_described(table, store, system.describer.dimension)
+    described = read_described(table, store, system.describer)
     return evaluate(
         system,
         table,
@@ -363,9 +364,7 @@ class _Answers:
     average_precision: NDArray[np.float64]
 
 
-def _answers(
-    system: Judge, descriptors: NDArray[np.float32], truth_codes: NDArray[np.int64]
-) -> _Answers:
+def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.int64]) -> _Answers:
     """Judge the described rows in batches, so that memory holds a few figures a row."""
     gallery_codes = np.asarray(system.gallery.codes)
     wanted = max(classifier.neighbours for classifier in system.classifiers.values())
@@ -374,7 +373,7 @@ def _answers(
     similarities = [np.empty((0, NEIGHBOURS), np.float32)]
     precision = [np.empty(0)]
     for start in range(0, len(descriptors), BATCH):
-        block = np.ascontiguousarray(descriptors[start : start + BATCH], dtype=np.float32)
+        block = descriptors[start : start + BATCH]
         near = system.neighbours(block, max(RANKED, wanted))
         # One search serves both; the classifiers see what they would have asked for.
         for name, judgement in system.judge(block, _first(near, wanted)).items():
@@ -465,7 +464,7 @@ def _spread(values: NDArray[Any], rows: NDArray[np.int64], n: int, empty: Any) -
     return every
 
 
-def _check(test: pd.DataFrame, table: pd.DataFrame, descriptors: NDArray[np.float32]) -> None:
+def _check(test: pd.DataFrame, table: pd.DataFrame, descriptors: Descriptors) -> None:
     """The described rows are the ones that were asked for.
 
     Raises:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import logging
 import platform
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,18 +33,24 @@ from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
-from retrieval.extractors.base import Extractor, Features
+from retrieval.extractors.base import Extractor
+from retrieval.extractors.companion import Companion
 from retrieval.extractors.describer import (
     Describer,
     KnownFeatures,
     describe_table,
     extract_table,
+    feature_maker,
     table_digest,
     with_status,
 )
+from retrieval.extractors.descriptors import KEPT, VECTORS, Descriptors
 from retrieval.extractors.extraction import Outcome
+from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits
+from retrieval.index.expansion import Augmentation
+from retrieval.index.faiss_index import FaissIndex, check_limits
+from retrieval.index.inverted import InvertedFile
 from retrieval.index.store import (
     MANIFEST,
     OK,
@@ -50,25 +59,31 @@ from retrieval.index.store import (
     checksum,
     fingerprint,
     first_difference,
+    read_arrays,
     read_json,
+    write_arrays,
     write_json,
 )
 from retrieval.photographs.table import STRING, DataSet
 from retrieval.system import (
+    AUGMENTED,
     AUTO,
     BANK,
     GALLERY,
     ROWS,
     RUN,
     SystemConfig,
+    companion_of,
     index_device,
+    keep_nothing,
+    keep_one,
     load_gallery,
     read_run,
 )
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 1
+CODE: Final = 2
 """Version of the code that decides the bytes of a run: raised when they change."""
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"
@@ -124,8 +139,7 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
         _refuse_added(run, table, added)
-        extractor = build_extractor(config.extractor, device, config.seed)
-        describer, made_from, known = _fitted_describer(config, extractor, table, run)
+        describer, made_from, known = _fitted_describer(config, device, table, run)
         parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
         # What was added since the last build is described as the rest is.
         if added:
@@ -135,7 +149,7 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
             _describe_part(run, name, rows, describer, made_from) for name, rows in added.items()
         ]
         origin = Origin(str(data.folder), data.names)
-        return _finish(config, made_from, origin, parts, run, device)
+        return _finish(config, made_from, origin, parts, run, device, describer.companion)
 
 
 def add_photographs(
@@ -166,9 +180,8 @@ def add_photographs(
                 f"id {again[0]!r} was taken out of {run} and cannot come back under the same id"
             )
         located = config.with_weights(weights)
-        extractor = build_extractor(located.extractor, device, config.seed)
-        _require_same_extractor(run, record, extractor)
-        describer = Describer.load(run, extractor, config.whitening is not None)
+        describer = _load_describer(located, device, run)
+        _require_same_extractor(run, record, describer)
         made_from = record["describer"]
         parts = [
             _open_part(run, old)
@@ -176,7 +189,7 @@ def add_photographs(
             else _describe_part(run, name, table, describer, made_from)
             for old in sorted({*rows, name}, key=int)
         ]
-        return _finish(config, made_from, _data_of(record), parts, run, device)
+        return _finish(config, made_from, _data_of(record), parts, run, device, describer.companion)
 
 
 def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, Any]:
@@ -197,46 +210,53 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
         if not any(_gallery_rows(part, gone).any() for part in parts):
             raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
         write_json(run / "descriptors" / REMOVED, sorted(gone))
-        return _finish(config, record["describer"], _data_of(record), parts, run, device)
+        companion = companion_of(config, device)
+        if companion is not None:
+            companion = companion.restored(run)
+        return _finish(config, record["describer"], _data_of(record), parts, run, device, companion)
 
 
 def _fitted_describer(
-    config: SystemConfig, extractor: Extractor, table: pd.DataFrame, run: Path
+    config: SystemConfig, device: str, table: pd.DataFrame, run: Path
 ) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
     """The describer, learnt from a sample of the table.
 
     Returns:
         the describer, what it was made from, and the sample's features by position.
     """
-    fields = _describer_fields(config, extractor)
-    if extractor.fitted and config.whitening is None:
+    extractor = build_extractor(config.extractor, device, config.seed)
+    companion = companion_of(config, device)
+    fields = _describer_fields(config, extractor, companion)
+    if extractor.fitted and config.whitening is None and companion is None:
         return Describer(extractor, None), fields, {}
+    maker = feature_maker(extractor, companion)
     positions = _sample(len(table), config.fit_photographs, config.seed)
     sample = table.iloc[positions]
     store = ShardStore(
         run / "features",
-        {"code": CODE, "extractor": extractor.identity(), "table": table_digest(sample)},
+        {"code": CODE, "extractor": maker.identity(), "table": table_digest(sample)},
         run / TIMINGS,
     )
     with progress_bar("extracting", len(sample)) as progress:
-        extract_table(sample, extractor, store, lambda f: _packed(extractor, f), progress)
-    known = KnownFeatures(extractor, store, positions)
+        extract_table(sample, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
+    known = KnownFeatures(maker, store, positions)
     recipe = {**fields, "taught_by": store.digest}
     note = run / "extractor" / "fitted.json"
     before = read_json(note) if note.exists() else None
     if before == recipe:
         try:
-            return Describer.load(run, extractor, config.whitening is not None), recipe, known
+            return _load_describer(config, device, run), recipe, known
         except RunError as error:
             log.warning("%s: learnt anew", str(error).partition(":")[0])
     elif before is not None:
         log.info("%s changed: codebook and whitening are learnt anew",
                  first_difference(before, recipe))  # fmt: skip
-    features = [one for one in known.values() if not isinstance(one, PhotographError)]
+    features = known.good
     if len(features) < 2:
         reason = next((str(one) for one in known.values() if isinstance(one, PhotographError)), "")
         raise TableError(f"fewer than two photographs could be read ({reason})")
-    describer = Describer.fit(extractor, features, config.whitening, config.seed)
+    log.info("learning codebook and whitening from %d photographs", len(features))
+    describer = Describer.fit(extractor, features, config.whitening, config.seed, companion)
     # From here the run's index is another describer's.
     if (run / RUN).exists():
         write_json(run / RUN, {"finished": False})
@@ -246,7 +266,16 @@ def _fitted_describer(
     return describer, recipe, known
 
 
-def _describer_fields(config: SystemConfig, extractor: Extractor) -> dict[str, Any]:
+def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:
+    """The run's describer, for the device."""
+    extractor = build_extractor(config.extractor, device, config.seed)
+    whitened = config.whitening is not None
+    return Describer.load(run, extractor, whitened, companion_of(config, device))
+
+
+def _describer_fields(
+    config: SystemConfig, extractor: Extractor, companion: Companion | None
+) -> dict[str, Any]:
     """The fields of a config that decide descriptors."""
     whitening = config.whitening.model_dump() if config.whitening else None
     fields = {
@@ -256,6 +285,12 @@ def _describer_fields(config: SystemConfig, extractor: Extractor) -> dict[str, A
         "seed": config.seed,
         "fit_photographs": config.fit_photographs,
     }
+    if config.local is not None and companion is not None:
+        fields["local"] = {
+            **config.local.model_dump(exclude={"detector"}),
+            "detector": companion.detector.identity(),
+            "stored": config.search.stored,
+        }
     return dict(json.loads(json.dumps(fields)))
 
 
@@ -280,10 +315,6 @@ def _sample(rows: int, wanted: int, seed: int) -> NDArray[np.int64]:
     return np.sort(chosen)
 
 
-def _packed(extractor: Extractor, features: list[Features]) -> tuple[Mapping[str, Any], list[str]]:
-    return extractor.pack(features), [""] * len(features)
-
-
 def _describe_part(
     run: Path,
     name: str,
@@ -296,7 +327,10 @@ def _describe_part(
     rows = table[["id", "source", "landmark", "row"]].reset_index(drop=True)
     atomic_write(folder / PART_ROWS, lambda file: rows.to_parquet(file, index=False))
     with progress_bar("describing", len(table)) as progress:
-        store = describe_table(rows, describer, folder, made_from, progress, known, run / TIMINGS)
+        stored = made_from.get("local", {}).get("stored", True)
+        store = describe_table(
+            rows, describer, folder, made_from, progress, known, run / TIMINGS, stored
+        )
     return Part(name, rows, store)
 
 
@@ -355,6 +389,7 @@ def _finish(
     parts: Sequence[Part],
     run: Path,
     device: str,
+    companion: Companion | None,
 ) -> dict[str, Any]:
     """Index the descriptors, fit the classifiers, write run.json."""
     recipe = {
@@ -380,9 +415,9 @@ def _finish(
     }
     # From here until run.json is written again the run is not whole, and says so.
     write_json(run / RUN, {"finished": False, **described})
-    counts = _gather(parts, set(_removed(run)), run)
-    index = _build_index(config.index, run, config.seed, device)
-    gallery, _ = load_gallery(run, device, index["descriptors"])
+    counts = _gather(parts, set(_removed(run)), run, config, companion)
+    index, augmentation = _build_index(config, run, device, companion)
+    gallery, _ = load_gallery(run, device, index["descriptors"], config, companion, augmentation)
     indexed = time.perf_counter()
     answer = _fit_classifiers(config, gallery, run)
     record = {
@@ -392,7 +427,7 @@ def _finish(
         "answer": answer,
         **counts,
         "landmarks": len(gallery.landmarks),
-        "dimension": int(gallery.descriptors.shape[1]),
+        "dimension": int(gallery.vectors.shape[1]),
         "index": index,
         "device": device,
         "machine": machine(),
@@ -413,7 +448,13 @@ def _seconds_describing(run: Path) -> float:
     return float(sum(sum(shards.values()) for shards in clock.values()))
 
 
-def _gather(parts: Sequence[Part], removed: set[str], run: Path) -> dict[str, int]:
+def _gather(
+    parts: Sequence[Part],
+    removed: set[str],
+    run: Path,
+    config: SystemConfig,
+    companion: Companion | None,
+) -> dict[str, int]:
     """Write the gallery's rows and descriptors, and the bank's, from the parts' shards."""
     tables = [with_status(part.table, part.store) for part in parts]
     usable = [(t["status"] == OK) & ~t["id"].isin(removed) for t in tables]
@@ -426,6 +467,10 @@ def _gather(parts: Sequence[Part], removed: set[str], run: Path) -> dict[str, in
     bank = [keep & t["landmark"].isna() for keep, t in zip(usable, tables, strict=True)]
     _write_descriptors(run / GALLERY, parts, tables, labelled)
     _write_descriptors(run / BANK, parts, tables, bank)
+    if config.search.verification is not None and not config.search.stored:
+        assert companion is not None
+        sources = [str(s) for t, keep in zip(tables, bank, strict=True) for s in t[keep]["source"]]
+        _keep_bank(run, sources, companion)
     _report_failures(tables)
     return {
         "gallery": len(rows),
@@ -441,29 +486,52 @@ def _gallery_rows(part: Part, removed: set[str]) -> pd.Series:
 
 
 def _write_descriptors(
-    path: Path, parts: Sequence[Part], tables: Sequence[pd.DataFrame], keep: Sequence[pd.Series]
+    folder: Path, parts: Sequence[Part], tables: Sequence[pd.DataFrame], keep: Sequence[pd.Series]
 ) -> None:
-    """Copy the kept rows' descriptors, shard by shard, into one array that can be mapped."""
-    total = int(sum(one.sum() for one in keep))
+    """Copy what the kept rows are described by, shard by shard, into arrays that can be mapped."""
 
-    def blocks() -> Iterator[NDArray[np.float32]]:
+    def blocks() -> Iterator[dict[str, NDArray[Any]]]:
         for part, table, wanted in zip(parts, tables, keep, strict=True):
             # Shards hold the rows that went well, in order: so must the mask.
             mask = wanted[table["status"] == OK].to_numpy(dtype=bool)
             start = 0
             for shard in part.store.shards():
-                block = shard.arrays["descriptors"]
-                yield block[mask[start : start + len(block)]]
+                block = Descriptors.from_arrays(shard.arrays)
+                yield block[np.flatnonzero(mask[start : start + len(block)])].arrays()
                 start += len(block)
 
-    def write(file: Any) -> None:
-        dimension = next(parts[0].store.shards()).arrays["descriptors"].shape[1]
-        header = {"descr": "<f4", "fortran_order": False, "shape": (total, dimension)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks():
-            file.write(np.ascontiguousarray(block, dtype="<f4").tobytes())
+    totals: dict[str, int] = {}
+    forms: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    for block in blocks():
+        for name, array in block.items():
+            # Photographs' starts are one more than photographs, once for all of them.
+            many = len(array) - 1 if name.endswith("starts") else len(array)
+            totals[name] = totals.get(name, int(name.endswith("starts"))) + many
+            forms[name] = array.dtype, (totals[name], *array.shape[1:])
+    for path in folder.glob("*.npy"):
+        path.unlink()
+    write_arrays(folder, forms, _joined_starts(blocks()))
 
-    atomic_write(path, write)
+
+def _joined_starts(blocks: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks whose starts go on where the block before ended, and are written once."""
+    ends: dict[str, int] = {}
+    for block in blocks:
+        for name in [name for name in block if name.endswith("starts")]:
+            shifted = block[name] + ends.get(name, 0)
+            block[name] = shifted[1:] if name in ends else shifted
+            ends[name] = int(shifted[-1])
+        yield block
+
+
+def _keep_bank(run: Path, sources: Sequence[str], companion: Companion) -> None:
+    """Keep the bank's local features: held-out scores ask for them, and there are few."""
+    with ThreadPoolExecutor(cores()) as pool:
+        kept = list(pool.map(functools.partial(keep_one, companion), sources))
+    dimension = keep_nothing(companion).codes.shape[1]
+    arrays = LocalRows.of(kept, dimension).arrays(KEPT)
+    forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    write_arrays(run / BANK, forms, [arrays])
 
 
 def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
@@ -475,16 +543,33 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 
 
-def _build_index(config: IndexConfig, run: Path, seed: int, device: str) -> dict[str, Any]:
-    descriptors = np.load(run / GALLERY, mmap_mode="r", allow_pickle=False)
-    index = FaissIndex.build(descriptors, config, index_device(device), seed)
-    made_from = checksum(run / GALLERY)
+def _build_index(
+    config: SystemConfig, run: Path, device: str, companion: Companion | None
+) -> tuple[dict[str, Any], Augmentation | None]:
+    """Index the gallery's vectors, and both its and the bank's words; what run.json says of it."""
+    known = Descriptors.from_arrays(read_arrays(run / GALLERY))
+    indexed, augmentation = run / GALLERY, None
+    shutil.rmtree(run / AUGMENTED, ignore_errors=True)
+    if config.search.expansion.gallery:
+        plain = FaissIndex.build(known.vectors, config.index, index_device(device), config.seed)
+        augmentation = Augmentation.of(known.vectors, plain, config.search.expansion)
+        indexed = run / AUGMENTED
+        form = {VECTORS: (np.dtype(np.float32), known.vectors.shape)}
+        write_arrays(indexed, form, ({VECTORS: block} for block in augmentation.blocks()))
+    rows = read_arrays(indexed)[VECTORS]
+    index = FaissIndex.build(rows, config.index, index_device(device), config.seed)
+    made_from = checksum(indexed / f"{VECTORS}.npy")
     index.save(run / "index", made_from)
-    return {
-        "factory": index.factory,
-        "bytes_per_image": index.bytes_per_row,
-        "descriptors": made_from,
-    }
+    per_image = index.bytes_per_row + (known.kept.bytes_per_row if known.kept else 0.0)
+    if companion is not None and companion.words is not None:
+        bank = Descriptors.from_arrays(read_arrays(run / BANK))
+        for part, folder in ((known, run / GALLERY), (bank, run / BANK)):
+            assert part.words is not None
+            inverted = InvertedFile.build(part.words, companion.words.config, companion.bits)
+            inverted.save(folder)
+            per_image += inverted.bytes_per_row if part is known else 0.0
+    told = {"factory": index.factory, "bytes_per_image": per_image, "descriptors": made_from}
+    return told, augmentation
 
 
 def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
@@ -502,9 +587,14 @@ def _data_of(record: Mapping[str, Any]) -> Origin:
     return Origin(record["data"], record["names"])
 
 
-def _require_same_extractor(run: Path, record: Mapping[str, Any], extractor: Extractor) -> None:
-    now = {**json.loads(json.dumps(extractor.identity()))}
-    before = {key: record["describer"]["extractor"].get(key) for key in now}
+def _require_same_extractor(run: Path, record: Mapping[str, Any], describer: Describer) -> None:
+    """Refuse to add to a run what another extractor or detector describes."""
+    fields = record["describer"]
+    now = dict(json.loads(json.dumps(describer.extractor.identity())))
+    before = {key: fields["extractor"].get(key) for key in now}
+    if describer.companion is not None:
+        now["detector"] = json.loads(json.dumps(describer.companion.detector.identity()))
+        before["detector"] = fields["local"]["detector"]
     changed = first_difference(before, now)
     if changed is not None:
         raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")

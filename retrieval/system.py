@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,21 +20,33 @@ from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.extractors.base import Photograph, StrictModel, Vectors
-from retrieval.extractors.describer import Describer, descriptor_arrays
+from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
+from retrieval.extractors.describer import Describer, complaints
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
+from retrieval.extractors.local import learned
+from retrieval.extractors.local.features import LocalFeatures, no_features
 from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
 from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
-from retrieval.index.store import OK, read_json
+from retrieval.index.inverted import InvertedFile
+from retrieval.index.search import KeptSource, Recomputed, SearchConfig, Searcher
+from retrieval.index.store import OK, read_arrays, read_json
+from retrieval.index.verification import require_estimator
+from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import STRING
 
 log = logging.getLogger(__name__)
 
 RUN: Final = "run.json"
 ROWS: Final = "index/rows.parquet"
-GALLERY: Final = "index/gallery.npy"
-BANK: Final = "index/bank.npy"
+GALLERY: Final = "index/gallery"
+BANK: Final = "index/bank"
+AUGMENTED: Final = "index/augmented"
 AUTO: Final = "auto"
+NONE: Final = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
+"""For classifiers that look at no neighbours."""
 
 
 class SystemConfig(StrictModel):
@@ -45,6 +58,9 @@ class SystemConfig(StrictModel):
         seed: of everything random.
         extractor: photographs to raw descriptors.
         whitening: how they are whitened, or ``None``.
+        local: local features beside the descriptor, for visual words and verification; or
+            ``None``.
+        search: how neighbours are found besides by the index.
         fit_photographs: at most this many of gallery and bank teach codebook and whitening; their
             features are kept on disk and taken up again.
         index: how descriptors are searched.
@@ -58,6 +74,8 @@ class SystemConfig(StrictModel):
     seed: int = Field(0, ge=0, lt=2**31)
     extractor: ExtractorConfig
     whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
+    local: CompanionConfig | None = None
+    search: SearchConfig = Field(default_factory=SearchConfig)
     fit_photographs: int = Field(10_000, ge=2)
     index: IndexConfig = Field(default_factory=IndexConfig)
     classifiers: dict[str, Annotated[ClassifierConfig, Field(discriminator="kind")]]
@@ -70,6 +88,19 @@ class SystemConfig(StrictModel):
         if self.answer != AUTO and self.answer not in self.classifiers:
             known = ", ".join(self.classifiers)
             raise ValueError(f"answer: {self.answer!r} is not auto nor a classifier ({known})")
+        return self
+
+    @model_validator(mode="after")
+    def _verifiable(self) -> SystemConfig:
+        kept = self.local is not None and self.local.kept is not None
+        if self.search.verification is not None:
+            if not kept:
+                raise ValueError("search.verification: needs local.kept, what is verified by")
+            require_estimator(self.search.verification)
+        elif kept:
+            raise ValueError("local.kept: nothing is verified without search.verification")
+        if self.local is not None and self.local.words is None and not kept:
+            raise ValueError("local: give words to search by, or kept to verify by")
         return self
 
     @property
@@ -85,7 +116,11 @@ class SystemConfig(StrictModel):
         """
         if given is None:
             return self
-        return self.model_copy(update={"extractor": located(self.extractor, given)})
+        changes: dict[str, Any] = {"extractor": located(self.extractor, given)}
+        if self.local is not None and isinstance(self.local.detector, learned.AlikedConfig):
+            detector = learned.located(self.local.detector, given)
+            changes["local"] = self.local.model_copy(update={"detector": detector})
+        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
@@ -145,8 +180,11 @@ class System:
                 f"{folder} was built with other weights: give those (--weights), or build the run"
                 " anew with these"
             )
-        describer = Describer.load(folder, extractor, config.whitening is not None)
-        gallery, rows = load_gallery(folder, settled, record["index"].get("descriptors"))
+        companion = companion_of(config, settled)
+        describer = Describer.load(folder, extractor, config.whitening is not None, companion)
+        gallery, rows = load_gallery(
+            folder, settled, record["index"].get("descriptors"), config, describer.companion
+        )
         return cls(
             run=folder,
             config=config,
@@ -171,46 +209,51 @@ class System:
         """Landmark ids; a landmark's place is its code."""
         return self.gallery.landmarks
 
-    def neighbours(self, descriptors: Vectors, k: int | None = None) -> Neighbours:
-        """The nearest gallery photographs of (q, d) descriptors; as many as the classifiers ask."""
-        wanted = k or max(classifier.neighbours for classifier in self.classifiers.values())
+    def neighbours(self, descriptors: Descriptors | Vectors, k: int | None = None) -> Neighbours:
+        """The nearest gallery photographs of q photographs; as many as the classifiers ask."""
+        wanted = k or max(1, *(one.neighbours for one in self.classifiers.values()))
         return self.gallery.index.search(descriptors, wanted)
 
     def judge(
-        self, descriptors: Vectors, neighbours: Neighbours | None = None
+        self, descriptors: Descriptors | Vectors, neighbours: Neighbours | None = None
     ) -> dict[str, Judgement]:
-        """What every classifier says of (q, d) descriptors."""
+        """What every classifier says of q photographs."""
         found = neighbours or self.neighbours(descriptors)
         return {
             name: self.rejections[name].judge(classifier.scores(descriptors, found))
             for name, classifier in self.classifiers.items()
         }
 
-    def answers(self, descriptors: Vectors) -> Judgement:
-        """What the classifier whose answer counts says of (q, d) descriptors."""
+    def answers(self, descriptors: Descriptors | Vectors) -> Judgement:
+        """What the classifier whose answer counts says of q photographs."""
         classifier = self.classifiers[self.answer]
-        scores = classifier.scores(descriptors, self.neighbours(descriptors))
+        near = (
+            self.neighbours(descriptors, classifier.neighbours) if classifier.neighbours else NONE
+        )
+        scores = classifier.scores(descriptors, near)
         return self.rejections[self.answer].judge(scores)
 
-    def predictions(self, ids: Sequence[str], descriptors: Vectors) -> pd.DataFrame:
+    def predictions(self, ids: Sequence[str], descriptors: Descriptors | Vectors) -> pd.DataFrame:
         """The answers as a frame.
 
         Args:
             ids: (q,) one a photograph.
-            descriptors: (q, d); a row of zeros had nothing to describe and becomes a failed row.
+            descriptors: of q photographs; a row of zeros had nothing to describe and becomes a
+                failed row.
 
         Returns:
             columns ``id, landmark, name, probability, status, reason``; landmark and name are
             empty where no landmark is shown, and the probability is then that of the best
             candidate.
         """
-        _, complaints = descriptor_arrays(descriptors)
-        statuses = [OK if not reason else DescribeError.status for reason in complaints]
+        described = Descriptors.of(descriptors)
+        reasons = complaints(described)
+        statuses = [OK if not reason else DescribeError.status for reason in reasons]
         good = np.array([status == OK for status in statuses], dtype=bool)
         landmark = np.full(len(ids), "", dtype=object)
         probability = np.full(len(ids), np.nan, dtype=np.float64)
         if good.any():
-            judged = self.answers(descriptors[good])
+            judged = self.answers(described[np.flatnonzero(good)])
             landmark[good] = self._answered(judged)
             probability[good] = judged.probability
         frame = pd.DataFrame(
@@ -220,7 +263,7 @@ class System:
                 "name": [self.name(one) for one in landmark],
                 "probability": probability,
                 "status": statuses,
-                "reason": complaints,
+                "reason": reasons,
             }
         )
         return frame.astype(dict.fromkeys(("id", "landmark", "name", "status", "reason"), STRING))
@@ -246,9 +289,9 @@ class System:
                for i, one in enumerate(photographs)]  # fmt: skip
         sources = [str(one) if isinstance(one, Path) else one for one in photographs]
         windows = [sources[i : i + WINDOW] for i in range(0, len(sources), WINDOW)]
-        extracted = enumerate(extract(windows, self.describer.extractor))
+        extracted = enumerate(extract(windows, self.describer.maker))
         frames = [self._outcome_rows(ids[i * WINDOW :], outcomes) for i, outcomes in extracted]
-        empty = self.predictions([], np.zeros((0, self.describer.dimension), np.float32))
+        empty = self.predictions([], self.describer.finish([]))
         return pd.concat(frames, ignore_index=True) if frames else empty
 
     def _outcome_rows(self, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
@@ -296,7 +339,19 @@ def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
         ) from None
 
 
-def load_gallery(folder: Path, device: str, made_from: str | None) -> tuple[Gallery, pd.DataFrame]:
+def companion_of(config: SystemConfig, device: str) -> Companion | None:
+    """What a system makes of local features, not yet fitted; ``None`` if nothing."""
+    return None if config.local is None else build_companion(config.local, device)
+
+
+def load_gallery(
+    folder: Path,
+    device: str,
+    made_from: str | None,
+    config: SystemConfig,
+    companion: Companion | None,
+    augmentation: Augmentation | None = None,
+) -> tuple[Gallery, pd.DataFrame]:
     """The gallery of a run, its descriptors memory-mapped, and its rows.
 
     Args:
@@ -304,6 +359,9 @@ def load_gallery(folder: Path, device: str, made_from: str | None) -> tuple[Gall
         device: ``cpu`` or ``cuda``.
         made_from: checksum of the descriptors that the index was made from; ``None`` for a run
             of the version that did not keep it yet, and is not compared.
+        config: of the system.
+        companion: of the system, for gallery photographs whose features are not stored.
+        augmentation: of the index's rows, for held-out scores.
 
     Raises:
         RunError: missing, damaged, or parts of different builds.
@@ -312,18 +370,67 @@ def load_gallery(folder: Path, device: str, made_from: str | None) -> tuple[Gall
         rows = pd.read_parquet(folder / ROWS, dtype_backend="pyarrow").astype(
             {"id": STRING, "source": STRING, "landmark": STRING}
         )
-        descriptors = np.load(folder / GALLERY, mmap_mode="r", allow_pickle=False)
-        bank = np.load(folder / BANK, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
+        bank = Descriptors.from_arrays(read_arrays(folder / BANK))
+        augmented = read_arrays(folder / AUGMENTED).get("descriptors", known.vectors)
+    except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = FaissIndex.load(folder / "index", index_device(device), made_from)
-    bank_index = FaissIndex.build(bank, IndexConfig()) if len(bank) else None
+    index = Searcher(
+        FaissIndex.load(folder / "index", index_device(device), made_from),
+        augmented,
+        _inverted(config, folder / GALLERY),
+        kept_source(config, companion, known, rows),
+        config.search,
+        augmentation,
+    )
+    bank_index = None
+    if len(bank):
+        alone = SearchConfig(share=config.search.share)
+        bank_vectors = FaissIndex.build(bank.vectors, IndexConfig())
+        bank_index = Searcher(
+            bank_vectors, bank.vectors, _inverted(config, folder / BANK), config=alone
+        )
     try:
-        return Gallery(descriptors, codes, landmarks, bank, index, bank_index), rows
+        return Gallery(known, codes, landmarks, bank, index, bank_index), rows
     except ValueError as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
+
+
+def _inverted(config: SystemConfig, folder: Path) -> InvertedFile | None:
+    if config.local is None or config.local.words is None:
+        return None
+    return InvertedFile.load(folder, config.local.words)
+
+
+def kept_source(
+    config: SystemConfig, companion: Companion | None, known: Descriptors, rows: pd.DataFrame
+) -> KeptSource | None:
+    """The gallery's local features: as they are stored, or described again when needed."""
+    if config.search.verification is None or config.search.stored:
+        return known.kept
+    assert companion is not None
+    return Recomputed([str(one) for one in rows["source"]], functools.partial(keep_one, companion))
+
+
+def keep_one(companion: Companion, source: str) -> LocalFeatures:
+    """The features kept of one photograph on disk; none where it cannot be read any more."""
+    detector, keeper = companion.detector, companion.keeper
+    assert keeper is not None
+    try:
+        photograph = read_photograph(source, detector.longest_side)
+    except PhotographError as error:
+        log.warning("%s cannot be verified with: %s", source, error)
+        return keep_nothing(companion)
+    return keeper.keep(detector.features([photograph])).one(0)
+
+
+def keep_nothing(companion: Companion) -> LocalFeatures:
+    """The kept features of a photograph in which none was found."""
+    assert companion.keeper is not None
+    nothing = no_features(companion.detector.dimension, (0, 0))
+    return companion.keeper.keep([nothing]).one(0)
 
 
 def index_device(device: str) -> str:

@@ -9,6 +9,7 @@ has not seen: :class:`HeldOut`.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Protocol, Self
@@ -16,7 +17,9 @@ from typing import ClassVar, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
+from retrieval.index.search import Searcher
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -26,51 +29,60 @@ FOLDS: Final = 10
 """Parts that gallery and bank are dealt into, unless a config says otherwise."""
 
 
-class SearchIndex(Protocol):
-    """What the classifiers ask of an index; :class:`retrieval.index.faiss_index.FaissIndex`."""
-
-    def __len__(self) -> int: ...
-
-    def search(self, queries: Vectors, k: int) -> Neighbours: ...
-
-
 @dataclass(frozen=True)
 class Gallery:
     """The labelled photographs, the bank of photographs without a landmark, and their indices.
 
     Attributes:
-        descriptors: (n, d) float32 unit rows, possibly memory-mapped.
+        descriptors: n photographs, possibly memory-mapped; bare vectors are taken too.
         codes: (n,) int64, each row's landmark as a position in ``landmarks``.
         landmarks: the landmarks' ids, ascending; one may have no row (its photographs removed).
-        bank: (m, d) float32 unit rows of photographs without a landmark; m may be 0.
-        index: an index of ``descriptors``; row ids are positions.
-        bank_index: an index of ``bank``, an exact one unless another is given; None where the
-            bank is empty.
+        bank: m photographs without a landmark; m may be 0.
+        index: searches the gallery; row ids are positions. A bare index of the vectors is taken
+            too.
+        bank_index: searches the bank, an exact one unless another is given; None where the bank
+            is empty.
 
     Raises:
         ValueError: the parts do not belong together.
     """
 
-    descriptors: Vectors
+    descriptors: Descriptors
     codes: Integers
     landmarks: list[str]
-    bank: Vectors
-    index: SearchIndex
-    bank_index: SearchIndex | None = None
+    bank: Descriptors
+    index: Searcher
+    bank_index: Searcher | None = None
 
     def __post_init__(self) -> None:
+        # Frozen for everybody else.
+        settle = functools.partial(object.__setattr__, self)
+        settle("descriptors", Descriptors.of(self.descriptors))
+        settle("bank", Descriptors.of(self.bank))
+        settle("index", Searcher.of(self.index, self.vectors))
         if not len(self.descriptors) == len(self.codes) == len(self.index):
             raise ValueError(
                 f"{len(self.descriptors)} descriptors, {len(self.codes)} codes and an index of "
                 f"{len(self.index)} rows are not one gallery"
             )
         if len(self.bank) and self.bank_index is None:
-            index = FaissIndex.build(self.bank, IndexConfig(factory="Flat"))
-            object.__setattr__(self, "bank_index", index)  # frozen for everybody else
+            settle("bank_index", FaissIndex.build(self.bank_vectors, IndexConfig(factory="Flat")))
+        if self.bank_index is not None:
+            settle("bank_index", Searcher.of(self.bank_index, self.bank_vectors))
         if len(self.bank) != (0 if self.bank_index is None else len(self.bank_index)):
             raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
         if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
             raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
+
+    @property
+    def vectors(self) -> Vectors:
+        """(n, d) float32 unit rows."""
+        return self.descriptors.vectors
+
+    @property
+    def bank_vectors(self) -> Vectors:
+        """(m, d) float32 unit rows."""
+        return self.bank.vectors
 
 
 @dataclass(frozen=True)
@@ -150,8 +162,8 @@ class Classifier(Protocol):
         """How many neighbours ``scores`` looks at; further columns are ignored."""
         ...
 
-    def scores(self, queries: Vectors, neighbours: Neighbours) -> Scores:
-        """Rank landmarks for (q, d) unit rows, whose neighbours in the gallery are given."""
+    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+        """Rank landmarks for q photographs, whose neighbours in the gallery are given."""
         ...
 
     def save(self, folder: Path) -> None:

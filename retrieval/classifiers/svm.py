@@ -52,6 +52,7 @@ from retrieval.classifiers.base import (
 from retrieval.devices import cores
 from retrieval.errors import RunError
 from retrieval.extractors.base import StrictModel, unit_rows
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import Neighbours
 
 FILE: Final = "svm.safetensors"
@@ -112,7 +113,7 @@ class SvmClassifier:
 
     @property
     def neighbours(self) -> int:
-        return 1
+        return 0
 
     @classmethod
     def fit(cls, config: SvmConfig, gallery: Gallery, seed: int = 0) -> Self:
@@ -129,8 +130,8 @@ class SvmClassifier:
         for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
             fitted = cls(config, *_train(config, gallery, *_kept(chosen, gallery, fold), seed))
             for part, own, descriptors in (
-                (scores, chosen.folds == fold, gallery.descriptors[chosen.rows]),
-                (bank_scores, chosen.bank_folds == fold, gallery.bank[chosen.bank_rows]),
+                (scores, chosen.folds == fold, gallery.vectors[chosen.rows]),
+                (bank_scores, chosen.bank_folds == fold, gallery.bank_vectors[chosen.bank_rows]),
             ):
                 found = fitted._rank(np.asarray(descriptors[own]))
                 part.candidates[own], part.values[own] = found.candidates, found.values
@@ -138,7 +139,7 @@ class SvmClassifier:
             chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
         )
 
-    def scores(self, queries: Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by margin.
 
         A candidate's value is its margin m against a soft maximum of what speaks against it: the
@@ -154,7 +155,7 @@ class SvmClassifier:
         Returns:
             (q, min(candidates, landmarks)) candidates.
         """
-        return self._rank(queries)
+        return self._rank(Descriptors.of(queries).vectors)
 
     def save(self, folder: Path) -> None:
         """Write ``svm.safetensors``: scale, weights, biases and the constants behind them."""
@@ -164,7 +165,7 @@ class SvmClassifier:
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
         arrays, config = read_arrays(folder / FILE, SvmConfig)
-        expected = (len(gallery.landmarks) + 1, gallery.descriptors.shape[1])
+        expected = (len(gallery.landmarks) + 1, gallery.vectors.shape[1])
         if arrays["weights"].shape != expected:
             raise RunError(
                 f"{folder / FILE} is of {len(arrays['weights']) - 1} landmarks, the gallery has "
@@ -244,7 +245,7 @@ def _train(
 def _scale(config: SvmConfig, gallery: Gallery, rows: Integers, seed: int) -> Vectors:
     """(d,) float32, at most 1; from at most ``SAMPLE`` rows."""
     sample = np.sort(np.random.default_rng(seed).permutation(rows)[:SAMPLE])
-    deviation = gallery.descriptors[sample].std(axis=0, dtype=np.float64)
+    deviation = gallery.vectors[sample].std(axis=0, dtype=np.float64)
     if not deviation.any():  # one photograph, or copies of one
         return np.ones(len(deviation), np.float32)
     scale: Vectors = ((deviation / deviation.max()) ** config.emphasis).astype(np.float32)
@@ -259,7 +260,7 @@ def scaled(descriptors: Vectors, scale: Vectors) -> Vectors:
 def _train_on_all(
     config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, scale: Vectors
 ) -> tuple[Vectors, Vectors]:
-    descriptors = np.concatenate([gallery.descriptors[rows], gallery.bank[bank_rows]])
+    descriptors = np.concatenate([gallery.vectors[rows], gallery.bank_vectors[bank_rows]])
     descriptors = scaled(descriptors, scale).astype(np.float64)
     none = len(gallery.landmarks)
     codes = np.concatenate([gallery.codes[rows], np.full(len(bank_rows), none)])
@@ -281,8 +282,8 @@ def _train_on_some(
     rng = np.random.default_rng(seed)
     shared = np.sort(rng.permutation(rows)[: config.random_negatives])
     bank_rows = np.sort(rng.permutation(bank_rows)[: config.bank_negatives])
-    bank = scaled(gallery.bank[bank_rows], scale)
-    descriptors, codes = scaled(gallery.descriptors[shared], scale), gallery.codes[shared]
+    bank = scaled(gallery.bank_vectors[bank_rows], scale)
+    descriptors, codes = scaled(gallery.vectors[shared], scale), gallery.codes[shared]
     shuffled = rng.permutation(rows)
     shuffled = shuffled[np.argsort(gallery.codes[shuffled], kind="stable")]
     bounds = np.searchsorted(gallery.codes[shuffled], np.arange(len(gallery.landmarks) + 1))
@@ -295,7 +296,7 @@ def _train_on_some(
 
     def one(code: int, hard: Integers) -> tuple[NDArray[Any], float]:
         picked = np.concatenate([own[code], np.setdiff1d(hard, shared)])
-        near = scaled(gallery.descriptors[picked], scale)
+        near = scaled(gallery.vectors[picked], scale)
         chosen = [near, descriptors[codes != code], bank]
         parts = np.concatenate(chosen).astype(np.float64)
         return separator(parts, np.arange(len(parts)) < len(own[code]), config.penalty)
@@ -322,12 +323,10 @@ def _hard_negatives(
     if not count:
         return [np.empty(0, np.int64) for _ in block]
     # A landmark without rows has a mean of zeros; what is found for it is not used.
-    means = np.stack(
-        [gallery.descriptors[own[code]].sum(axis=0, dtype=np.float64) for code in block]
-    )
+    means = np.stack([gallery.vectors[own[code]].sum(axis=0, dtype=np.float64) for code in block])
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     # Twice as many as wanted, since the landmark's own rows come first.
-    found = gallery.index.search(means.astype(np.float32), 2 * count).rows
+    found = gallery.index.index.search(means.astype(np.float32), 2 * count).rows
     usable = (found >= 0) & allowed[found] & (gallery.codes[found] != np.array(block)[:, None])
     return [rows[use][:count] for rows, use in zip(found, usable, strict=True)]
 

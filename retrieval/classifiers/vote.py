@@ -25,19 +25,19 @@ from retrieval.classifiers.base import (
     HeldOut,
     Integers,
     Scores,
-    SearchIndex,
     Vectors,
     stratified_folds,
 )
 from retrieval.errors import RunError
 from retrieval.extractors.base import StrictModel
-from retrieval.index.expansion import without_self
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import Neighbours
+from retrieval.index.search import Searcher
 
 FILE: Final = "knn.safetensors"
 BLOCK: Final = 1 << 20
 """Neighbours voted over at a time: about 100 MB of working memory."""
-ROWS: Final = 1 << 16
+ROWS: Final = 1 << 12
 """Rows searched for in the bank at a time."""
 
 
@@ -78,7 +78,7 @@ class VoteClassifier:
     kind: ClassVar[str] = "knn"
     config: VoteConfig
     codes: Integers
-    bank_index: SearchIndex | None
+    bank_index: Searcher | None
     row_corrections: Vectors
 
     @property
@@ -99,8 +99,8 @@ class VoteClassifier:
         itself as bank, neither in its own correction nor in that of the rows voting on it."""
         fitted = cls.fit(config, gallery, seed)
         chosen = stratified_folds(gallery, FOLDS, config.held_out, seed)
-        queries = np.asarray(gallery.descriptors[chosen.rows])
-        found = without_self(gallery.index.search(queries, config.k + 1), chosen.rows)
+        queries = gallery.descriptors[chosen.rows]
+        found = gallery.index.search(queries, config.k, own=chosen.rows)
         scores = fitted._vote(
             found, fitted.row_corrections[found.rows], fitted.row_corrections[chosen.rows]
         )
@@ -109,11 +109,11 @@ class VoteClassifier:
             chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
         )
 
-    def scores(self, queries: Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
         """Let the first k of the given neighbours vote.
 
         Args:
-            queries: (q, d) unit rows, searched for in the bank.
+            queries: q photographs, searched for in the bank.
             neighbours: theirs in the gallery; fewer than k columns are what there is.
 
         Returns:
@@ -144,12 +144,12 @@ class VoteClassifier:
         k, n = self.config.k, self.config.bank_neighbours
         if self.bank_index is None or not len(rows):
             return Scores(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
-        queries = np.asarray(gallery.bank[rows])
+        queries = gallery.bank[rows]
         found = gallery.index.search(queries, k)
         near = self.bank_index.search(queries, n + 1)
         own = mean_without(near, np.arange(len(rows))[:, None], rows, n)[:, 0]
         voters, places = np.unique(np.maximum(found.rows, 0), return_inverse=True)
-        near = self.bank_index.search(np.asarray(gallery.descriptors[voters]), n + 1)
+        near = self.bank_index.search(gallery.descriptors[voters], n + 1)
         corrections = mean_without(near, places.reshape(found.rows.shape), rows, n)
         return self._vote(found, corrections, own)
 
@@ -239,15 +239,14 @@ class Groups:
         return Scores(candidates, ranked)
 
 
-def bank_similarity(queries: Vectors, bank_index: SearchIndex | None, n: int) -> Vectors:
-    """(q,) mean similarity of (q, d) unit rows to their n nearest bank photographs; 0 without."""
+def bank_similarity(queries: Descriptors | Vectors, bank_index: Searcher | None, n: int) -> Vectors:
+    """(q,) mean similarity of q photographs to their n nearest bank photographs; 0 without."""
     similarity = np.zeros(len(queries), np.float32)
     if bank_index is None:
         return similarity
-    n = min(n, len(bank_index))
+    n, asked = min(n, len(bank_index)), Descriptors.of(queries)
     for start in range(0, len(queries), ROWS):
-        block = np.asarray(queries[start : start + ROWS])
-        near = bank_index.search(block, n)
+        near = bank_index.search(asked[start : start + ROWS], n)
         similarity[start : start + ROWS] = near.similarities.mean(axis=1, dtype=np.float64)
     return similarity
 

@@ -26,7 +26,7 @@ from retrieval.extractors.base import (
     unit_rows,
 )
 from retrieval.extractors.describer import Describer
-from retrieval.extractors.several import Several
+from retrieval.extractors.several import Column, Several
 from retrieval.extractors.whitening import WhiteningConfig
 
 if TYPE_CHECKING:
@@ -145,13 +145,13 @@ class Combination:
             ConfigError: as :meth:`Whitening.fit`.
         """
         return Combination(
-            tuple(part.fit(_column(features, i), seed) for i, part in enumerate(self.parts))
+            tuple(part.fit(Column(features, i), seed) for i, part in enumerate(self.parts))
         )
 
     def aggregate(self, features: Sequence[Features]) -> Vectors:
         """(n, dimension) unit rows; zeros in the place of a part that has nothing."""
         rows = [
-            part.weight * part.describer.finish(_column(features, i))
+            part.weight * part.describer.vectors(Column(features, i))
             for i, part in enumerate(self.parts)
         ]
         return unit_rows(np.hstack(rows))
@@ -164,10 +164,6 @@ class Combination:
         return Combination(
             tuple(part.restored(folder / str(i)) for i, part in enumerate(self.parts))
         )
-
-
-def _column(features: Sequence[Features], part: int) -> list[Features]:
-    return [row[part] for row in features]
 
 
 def build(

@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,8 +16,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval.errors import DescribeError, PhotographError, failure
-from retrieval.extractors.base import Extractor, Features, Photograph, Vectors
+from retrieval.extractors.base import Extractor, FeatureMaker, Features, Photograph, Vectors
+from retrieval.extractors.companion import Companion
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
+from retrieval.extractors.local.features import no_features
+from retrieval.extractors.several import Column, Several
 from retrieval.extractors.whitening import Whitening, WhiteningConfig
 from retrieval.index.store import OK, Shard, ShardStore
 from retrieval.photographs.table import STRING
@@ -34,23 +38,30 @@ def no_progress(rows: int, failed: int) -> None:
 
 @dataclass(frozen=True)
 class Describer:
-    """Photographs to unit descriptors.
+    """Photographs to what the index holds of them.
 
     Attributes:
         extractor: fitted.
         whitening: or ``None``, and descriptors stay as the extractor makes them.
+        companion: what is made of local features besides, fitted; or ``None``.
     """
 
     extractor: Extractor
     whitening: Whitening | None
+    companion: Companion | None = None
 
     @property
     def dimension(self) -> int:
         return self.extractor.dimension if self.whitening is None else self.whitening.dimension
 
     @property
+    def maker(self) -> FeatureMaker:
+        """What makes the features that all of it starts from."""
+        return feature_maker(self.extractor, self.companion)
+
+    @property
     def longest_side(self) -> int:
-        return self.extractor.longest_side
+        return self.maker.longest_side
 
     @classmethod
     def fit(
@@ -59,34 +70,55 @@ class Describer:
         features: Sequence[Features],
         whitening: WhiteningConfig | None,
         seed: int,
+        companion: Companion | None = None,
     ) -> Describer:
-        """Learn the extractor's own state, then the whitening, from the same features."""
+        """Learn the extractor's own state, then the whitening, from the same features.
+
+        Args:
+            extractor: not yet fitted.
+            features: of the :func:`feature_maker` of extractor and companion.
+            whitening: how descriptors are whitened.
+            seed: of everything random.
+            companion: not yet fitted.
+        """
+        if companion is not None:
+            companion = companion.fit(Column(features, 1), seed)
+            features = Column(features, 0)
         fitted = extractor.fit(features, seed)
         if whitening is None:
-            return cls(fitted, None)
+            return cls(fitted, None, companion)
         rows = fitted.aggregate(features)
         seen = rows[np.linalg.norm(rows, axis=1) > 0]
-        return cls(fitted, Whitening.fit(seen, whitening, seed))
+        return cls(fitted, Whitening.fit(seen, whitening, seed), companion)
 
-    def describe(self, photographs: Sequence[Photograph]) -> Vectors:
-        """Describe RGB photographs (h, w, 3) of any sizes.
-
-        Returns:
-            (n, dimension) float32 unit rows; zeros for a photograph without any feature.
-        """
-        (outcomes,) = extract([photographs], self.extractor)
+    def describe(self, photographs: Sequence[Photograph]) -> Descriptors:
+        """Describe RGB photographs (h, w, 3) of any sizes; as :meth:`finish_outcomes`."""
+        (outcomes,) = extract([photographs], self.maker)
         return self.finish_outcomes(outcomes)
 
-    def finish_outcomes(self, outcomes: Sequence[Outcome]) -> Vectors:
+    def finish_outcomes(self, outcomes: Sequence[Outcome]) -> Descriptors:
         """:meth:`finish`, with zeros in place of the photographs that failed."""
         good = [i for i, one in enumerate(outcomes) if not isinstance(one, PhotographError)]
-        described = np.zeros((len(outcomes), self.dimension), dtype=np.float32)
-        if good:
-            described[good] = self.finish([outcomes[i] for i in good])
-        return described
+        found = self.finish([outcomes[i] for i in good])
+        if len(good) == len(outcomes):
+            return found
+        # The last row is nobody's: zeros, without words or features.
+        padded = Descriptors.joined([found, self._nothing()])
+        places = np.full(len(outcomes), len(good))
+        places[good] = np.arange(len(good))
+        return padded[places]
 
-    def finish(self, features: Sequence[Features]) -> Vectors:
-        """The cheap half: features to (n, dimension) descriptors."""
+    def finish(self, features: Sequence[Features]) -> Descriptors:
+        """The cheap half: features to descriptors; zeros for a photograph without any feature."""
+        if self.companion is None:
+            return Descriptors(self.vectors(features))
+        words, kept = self.companion.finish(Column(features, 1))
+        return Descriptors(self.vectors(Column(features, 0)), words, kept)
+
+    def vectors(self, features: Sequence[Features]) -> Vectors:
+        """(n, dimension) unit rows of the extractor's own features."""
+        if not len(features):
+            return np.zeros((0, self.dimension), dtype=np.float32)
         rows = self.extractor.aggregate(features)
         if self.whitening is None:
             return rows
@@ -96,16 +128,44 @@ class Describer:
         return described
 
     def save(self, folder: Path) -> None:
-        """Write what was learnt, below ``extractor`` and ``whitening``."""
+        """Write what was learnt, below ``extractor``, ``whitening`` and ``local``."""
         self.extractor.save(folder / "extractor")
         if self.whitening is not None:
             self.whitening.save(folder / "whitening")
+        if self.companion is not None:
+            self.companion.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, extractor: Extractor, whitened: bool) -> Describer:
-        """The inverse of ``save``, for an extractor built from the run's config."""
-        whitening = Whitening.load(folder / "whitening") if whitened else None
-        return cls(extractor.restored(folder / "extractor"), whitening)
+    def load(
+        cls,
+        folder: Path,
+        extractor: Extractor,
+        whitened: bool,
+        companion: Companion | None = None,
+    ) -> Describer:
+        """The inverse of ``save``, for extractor and companion built from the run's config."""
+        return cls(
+            extractor.restored(folder / "extractor"),
+            Whitening.load(folder / "whitening") if whitened else None,
+            None if companion is None else companion.restored(folder),
+        )
+
+    def _nothing(self) -> Descriptors:
+        """One photograph in which nothing was found."""
+        vectors = np.zeros((1, self.dimension), dtype=np.float32)
+        if self.companion is None:
+            return Descriptors(vectors)
+        nothing = no_features(self.companion.detector.dimension, (0, 0))
+        return Descriptors(vectors, *self.companion.finish([nothing]))
+
+
+def feature_maker(extractor: Extractor, companion: Companion | None) -> FeatureMaker:
+    """What makes the features of an extractor, and of a companion beside it where there is one.
+
+    With a companion, a photograph's features are the pair of the extractor's and the local ones;
+    where both start from the same, they are computed once.
+    """
+    return extractor if companion is None else Several((extractor, companion.detector))
 
 
 @dataclass(frozen=True)
@@ -114,13 +174,13 @@ class Described:
 
     Attributes:
         table: the image table, and ``status`` and ``reason`` of each row.
-        descriptors: (ok, d) float32 of the rows whose status is ``ok``, in order.
+        descriptors: of the rows whose status is ``ok``, in order.
         seconds_per_image: the time that describing took, or 0 if none was described.
         digest: fingerprint of all of it.
     """
 
     table: pd.DataFrame
-    descriptors: Vectors
+    descriptors: Descriptors
     seconds_per_image: float
     digest: str
 
@@ -150,11 +210,18 @@ class KnownFeatures(Mapping[int, Outcome]):
         positions: (n,) of the store's rows in the larger table, ascending.
     """
 
-    def __init__(self, extractor: Extractor, store: ShardStore, positions: NDArray[np.int64]):
+    def __init__(self, extractor: FeatureMaker, store: ShardStore, positions: NDArray[np.int64]):
         self._extractor = extractor
         self._store = store
         self._places = {int(position): place for place, position in enumerate(positions)}
         self._shard: tuple[int, list[Outcome]] = (-1, [])
+
+    @property
+    def good(self) -> Sequence[Features]:
+        """The features of the photographs that did not fail, read when they are asked for."""
+        statuses, _ = self._store.verdicts()
+        ok = [status == OK for status in statuses]
+        return _Read(self, [key for key, good in zip(self._places, ok, strict=True) if good])
 
     def __getitem__(self, position: int) -> Outcome:
         number, row = divmod(self._places[position], WINDOW)
@@ -172,7 +239,26 @@ class KnownFeatures(Mapping[int, Outcome]):
         return len(self._places)
 
 
-def _outcomes(extractor: Extractor, shard: Shard) -> list[Outcome]:
+@dataclass(frozen=True)
+class _Read(Sequence[Features]):
+    """Some of a mapping's values as a sequence that holds none of them."""
+
+    source: Mapping[int, Features]
+    keys: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return _Read(self.source, self.keys[place])
+        return self.source[self.keys[place]]
+
+    def __iter__(self) -> Iterator[Features]:
+        return (self.source[key] for key in self.keys)
+
+
+def _outcomes(extractor: FeatureMaker, shard: Shard) -> list[Outcome]:
     """A shard's features, an error in place of each row that failed."""
     good = iter(extractor.unpack(shard.arrays))
     return [
@@ -183,7 +269,7 @@ def _outcomes(extractor: Extractor, shard: Shard) -> list[Outcome]:
 
 def extract_table(
     table: pd.DataFrame,
-    extractor: Extractor,
+    extractor: FeatureMaker,
     store: ShardStore,
     to_arrays: ToArrays,
     progress: Progress = no_progress,
@@ -249,11 +335,21 @@ def _shard(
     return Shard(arrays, statuses, reasons)
 
 
-def descriptor_arrays(descriptors: Vectors) -> tuple[Mapping[str, Any], list[str]]:
-    """A shard's arrays of descriptors: the usable rows, and the reason for each that is not."""
-    norms = np.linalg.norm(descriptors, axis=1)
-    usable = np.isfinite(norms) & (norms > 0.5)
-    return {"descriptors": descriptors[usable]}, ["" if ok else NO_FEATURES for ok in usable]
+def complaints(descriptors: Descriptors) -> list[str]:
+    """Why each photograph is useless, empty for those that are not."""
+    norms = np.linalg.norm(descriptors.vectors, axis=1)
+    return ["" if ok else NO_FEATURES for ok in np.isfinite(norms) & (norms > 0.5)]
+
+
+def descriptor_arrays(
+    descriptors: Descriptors, stored: bool = True
+) -> tuple[Mapping[str, Any], list[str]]:
+    """A shard's arrays of the usable photographs, and the reason for each that is not."""
+    reasons = complaints(descriptors)
+    if not stored:
+        descriptors = replace(descriptors, kept=None)
+    usable = np.array([not reason for reason in reasons], dtype=bool)
+    return descriptors[np.flatnonzero(usable)].arrays(), reasons
 
 
 def describe_table(
@@ -264,6 +360,7 @@ def describe_table(
     progress: Progress = no_progress,
     known: Mapping[int, Outcome] | None = None,
     clock: Path | None = None,
+    stored: bool = True,
 ) -> ShardStore:
     """Describe a table's photographs into ``folder``, going on where a killed run was.
 
@@ -275,34 +372,29 @@ def describe_table(
         progress: told of rows done and failed.
         known: features or errors that are known already, by position in the table.
         clock: as in :class:`ShardStore`.
+        stored: whether the local features kept for verification are.
 
     Returns:
-        the finished store, whose shards hold ``descriptors``.
+        the finished store, whose shards hold :class:`Descriptors`.
     """
     store = ShardStore(folder, {**made_from, "table": table_digest(table)}, clock)
     extract_table(
         table,
-        describer.extractor,
+        describer.maker,
         store,
-        lambda features: descriptor_arrays(_finished(describer, features)),
+        lambda features: descriptor_arrays(describer.finish(features), stored),
         progress,
         known,
     )
     return store
 
 
-def _finished(describer: Describer, features: list[Features]) -> Vectors:
-    if not features:
-        return np.zeros((0, describer.dimension), dtype=np.float32)
-    return describer.finish(features)
-
-
-def read_described(table: pd.DataFrame, store: ShardStore, dimension: int) -> Described:
+def read_described(table: pd.DataFrame, store: ShardStore, describer: Describer) -> Described:
     """A table with its statuses and descriptors, read into memory from a finished store."""
-    blocks = [np.zeros((0, dimension), dtype=np.float32)]
-    blocks += [shard.arrays["descriptors"] for shard in store.shards()]
+    blocks = [describer.finish([])]
+    blocks += [Descriptors.from_arrays(shard.arrays) for shard in store.shards()]
     seconds = store.seconds / len(table) if len(table) else 0.0
-    return Described(with_status(table, store), np.concatenate(blocks), seconds, store.digest)
+    return Described(with_status(table, store), Descriptors.joined(blocks), seconds, store.digest)
 
 
 def with_status(table: pd.DataFrame, store: ShardStore) -> pd.DataFrame:

@@ -6,7 +6,7 @@ too. Makers of one identity give the same features, so those are computed, and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,30 @@ from numpy.typing import NDArray
 
 from retrieval.extractors.base import FeatureMaker, Features, Photograph
 from retrieval.photographs.decoding import shrink_further, shrunk_size
+
+
+@dataclass(frozen=True)
+class Column(Sequence[Features]):
+    """One maker's features out of several makers' tuples, which are read only when asked for.
+
+    Attributes:
+        rows: a tuple a photograph; features that lie on disk may be behind it.
+        place: of the maker.
+    """
+
+    rows: Sequence[Features]
+    place: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, photograph: Any) -> Any:
+        if isinstance(photograph, slice):
+            return Column(self.rows[photograph], self.place)
+        return self.rows[photograph][self.place]
+
+    def __iter__(self) -> Iterator[Features]:
+        return (row[self.place] for row in self.rows)
 
 
 @dataclass(frozen=True)

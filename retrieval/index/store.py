@@ -15,10 +15,10 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,8 @@ Arrays = Mapping[str, NDArray[Any]]
 
 MANIFEST: Final = "manifest.json"
 OK: Final = "ok"
+MAPPED: Final = 1 << 16
+"""Arrays of more bytes are mapped rather than read; an empty one cannot be mapped."""
 
 
 def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -94,6 +96,55 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         raise RunError(
             f"{path} is missing or damaged ({error}): run landmarks index again"
         ) from None
+
+
+def write_arrays(
+    folder: Path,
+    forms: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    blocks: Iterable[Arrays],
+) -> None:
+    """Write arrays that come block by block into one file each, NAME.npy, that can be mapped.
+
+    Args:
+        folder: where they go.
+        forms: each array's type and whole shape.
+        blocks: each with the next rows of every array.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for name, (dtype, shape) in forms.items():
+            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
+            files[name] = stack.enter_context(os.fdopen(handle, "wb")), temporary
+            header = {"fortran_order": False, "shape": shape}
+            header["descr"] = np.lib.format.dtype_to_descr(dtype)
+            np.lib.format.write_array_header_1_0(files[name][0], header)
+        for block in blocks:
+            for name, (file, _) in files.items():
+                file.write(np.ascontiguousarray(block[name], dtype=forms[name][0]).tobytes())
+        for name, (file, temporary) in files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, folder / f"{name}.npy")
+
+
+def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
+    """Every array that :func:`write_arrays` wrote, memory-mapped where there is much of it.
+
+    Raises:
+        RunError: one is damaged.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED else None
+            found[path.name.removesuffix(".npy")] = np.load(
+                path, mmap_mode=mode, allow_pickle=False
+            )
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is damaged ({error}): run landmarks index again") from None
+    return found
 
 
 def fingerprint(*parts: Any) -> str:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.classifiers import svm
-from retrieval.classifiers.base import Gallery, Scores, SearchIndex
+from retrieval.classifiers.base import Gallery, Scores
 from retrieval.classifiers.svm import SvmClassifier, SvmConfig
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.faiss_index import FaissIndex, Neighbours
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
@@ -67,7 +67,7 @@ def test_the_same_again_is_the_same(config: SvmConfig) -> None:
 class Watched:
     """An index that remembers what it was asked."""
 
-    index: SearchIndex
+    index: FaissIndex
     asked: list[tuple[int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ def test_which_rule_is_taken_hangs_on_rows_and_landmarks() -> None:
         (SvmConfig(most_work=239, most_rows=40), 1),
         (SvmConfig(most_work=240, most_rows=39), 1),
     ):
-        index = Watched(gallery.index)
+        index = Watched(gallery.index.index)
         SvmClassifier.fit(config, replace(gallery, index=index))
         assert len(index.asked) == searches
 

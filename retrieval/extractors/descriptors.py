@@ -1,0 +1,85 @@
+"""What is known of photographs once they are described: vectors, and what their local features
+became where a system keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.extractors.aggregation.words import Words
+from retrieval.extractors.base import Vectors
+from retrieval.extractors.local.rows import LocalRows
+
+VECTORS: Final = "descriptors"
+WORDS: Final = "words."
+KEPT: Final = "kept."
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """n photographs, described.
+
+    Attributes:
+        vectors: (n, d) float32 unit rows, possibly memory-mapped; zeros for a photograph in which
+            there was nothing to describe.
+        words: their visual words, or ``None`` where the system has none.
+        kept: their local features, or ``None`` where the system keeps none.
+    """
+
+    vectors: Vectors
+    words: Words | None = None
+    kept: LocalRows | None = None
+
+    def __post_init__(self) -> None:
+        for part in (self.words, self.kept):
+            if part is not None and len(part) != len(self.vectors):
+                raise ValueError(f"{len(part)} photographs beside {len(self.vectors)} vectors")
+
+    @classmethod
+    def of(cls, rows: Descriptors | Vectors) -> Descriptors:
+        """Bare vectors as descriptors; descriptors as they are."""
+        return rows if isinstance(rows, Descriptors) else cls(rows)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Descriptors:
+        """Some of the photographs, in the order asked for, read into memory."""
+        return Descriptors(
+            np.ascontiguousarray(self.vectors[rows], dtype=np.float32),
+            None if self.words is None else self.words[rows],
+            None if self.kept is None else self.kept[rows],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Descriptors]) -> Descriptors:
+        """Photographs after photographs; at least one part."""
+        words = [part.words for part in parts if part.words is not None]
+        kept = [part.kept for part in parts if part.kept is not None]
+        return cls(
+            np.concatenate([part.vectors for part in parts]),
+            Words.joined(words) if words else None,
+            LocalRows.joined(kept) if kept else None,
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """As arrays, for a shard."""
+        found = {VECTORS: np.asarray(self.vectors)}
+        if self.words is not None:
+            found |= self.words.arrays(WORDS)
+        if self.kept is not None:
+            found |= self.kept.arrays(KEPT)
+        return found
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Descriptors:
+        """The inverse of ``arrays``."""
+        return cls(
+            arrays[VECTORS],
+            Words.from_arrays(arrays, WORDS) if f"{WORDS}starts" in arrays else None,
+            LocalRows.from_arrays(arrays, KEPT) if f"{KEPT}starts" in arrays else None,
+        )
