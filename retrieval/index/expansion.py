@@ -196,6 +196,25 @@ class Augmentation:
         near = _first(neighbours, self.config.queries)
         return _expanded(queries, near, self.config.alpha, rows_of)
 
+    def similarities_without(self, queries: Vectors, own: Integers, rows: Integers) -> Vectors:
+        """Similarities of queries to some augmented rows in a gallery without one photograph.
+
+        Args:
+            queries: (q, d) unit rows.
+            own: (q,) for each, the gallery row that is left out.
+            rows: (q, c) others; -1 for none.
+
+        Returns:
+            (q, c) float32; -inf for rows of -1.
+        """
+        similarities = np.full(rows.shape, -np.inf, dtype=np.float32)
+        query, column = np.nonzero(rows >= 0)
+        for here in _blocks(len(query), queries.shape[1]):
+            one, place = query[here], column[here]
+            others = self.rows_without(rows[one, place], own[one])
+            similarities[one, place] = np.einsum("pd,pd->p", queries[one], others)
+        return similarities
+
     def _rows(self, chosen: Integers, near: Neighbours) -> Vectors:
         def rows_of(_: Integers, rows: Integers) -> Vectors:
             return np.asarray(self.descriptors[rows])
@@ -215,7 +234,7 @@ class Augmentation:
         similarities = np.concatenate(
             (
                 np.full((len(own), 1), -np.inf, dtype=np.float32),
-                self._similarities_without(queries, own, takers),
+                self.similarities_without(queries, own, takers),
                 found.similarities,
             ),
             axis=1,
@@ -241,16 +260,6 @@ class Augmentation:
         table = np.full((len(photographs), place.max(initial=-1) + 1), -1, dtype=np.int64)
         table[photograph, place] = taker[order]
         return table[which]
-
-    def _similarities_without(self, queries: Vectors, own: Integers, rows: Integers) -> Vectors:
-        """(q, c) similarities of queries to (q, c) rows without ``own``; -inf for rows of -1."""
-        similarities = np.full(rows.shape, -np.inf, dtype=np.float32)
-        query, column = np.nonzero(rows >= 0)
-        for here in _blocks(len(query), queries.shape[1]):
-            one, place = query[here], column[here]
-            others = self.rows_without(rows[one, place], own[one])
-            similarities[one, place] = np.einsum("pd,pd->p", queries[one], others)
-        return similarities
 
 
 @dataclass(frozen=True)

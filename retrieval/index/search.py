@@ -33,7 +33,9 @@ from retrieval.index.verification import Kept, VerificationConfig, count_inliers
 Integers = NDArray[np.int64]
 
 BLOCK: Final = 256
-"""Queries searched for at a time, where more than FAISS is asked."""
+"""Queries searched for at a time, where more than FAISS is asked …"""
+SIMILARITIES: Final = 1 << 24
+"""… or fewer, lest they have more similarities by words than this: 64 MB, and twice that sorted."""
 CANDIDATES: Final = 100
 """Rows that descriptors and words each propose at least, where both are asked."""
 RECENT: Final = 4096
@@ -113,13 +115,16 @@ class Searcher:
         config = self.config
         if self.inverted is None and config.verification is None and not config.expansion.queries:
             return self._by_vectors(asked.vectors, k, own)
+        step = BLOCK if self.inverted is None else min(BLOCK, SIMILARITIES // len(self) + 1)
         found = [
             self._search(asked[here], k, None if own is None else own[here])
-            for here in (slice(i, i + BLOCK) for i in range(0, max(len(asked), 1), BLOCK))
+            for here in (slice(i, i + step) for i in range(0, max(len(asked), 1), step))
         ]
+        bonuses = [one.bonus for one in found if one.bonus is not None]
         return Neighbours(
             np.concatenate([one.rows for one in found]),
             np.concatenate([one.similarities for one in found]),
+            np.concatenate(bonuses) if bonuses else None,
         )
 
     def _search(self, queries: Descriptors, k: int, own: Integers | None) -> Neighbours:
@@ -133,7 +138,7 @@ class Searcher:
             found = self._by_both(queries, wanted, own)
         if verification is not None:
             found = self._verified(queries, found, own, verification)
-        return Neighbours(found.rows[:, :k], found.similarities[:, :k])
+        return found.first(k)
 
     def _expanded(self, vectors: Vectors, own: Integers | None) -> Vectors:
         near = self._by_vectors(vectors, self.config.expansion.queries, own)
@@ -157,22 +162,30 @@ class Searcher:
         many = min(max(k, CANDIDATES) + 1, len(self))
         proposed = np.argpartition(-by_words, many - 1, axis=1)[:, :many].astype(np.int64)
         if self.config.share < 1.0:
-            near = self.index.search(queries.vectors, many).rows
+            near = self._by_vectors(queries.vectors, many, own).rows
             proposed = np.concatenate([proposed, near], axis=1)
         proposed.sort(axis=1)
         usable = proposed >= 0
         usable[:, 1:] &= proposed[:, 1:] != proposed[:, :-1]
         if own is not None:
             usable &= proposed != own[:, None]
+        proposed = np.where(usable, proposed, -1)
         scores = self.config.share * np.take_along_axis(by_words, np.maximum(proposed, 0), axis=1)
         if self.config.share < 1.0:
-            for query, rows, row_scores in zip(queries.vectors, proposed, scores, strict=True):
-                row_scores += (1.0 - self.config.share) * (np.asarray(self.vectors[rows]) @ query)
-        scores[~usable] = -np.inf
+            scores += (1.0 - self.config.share) * self._similarities(queries.vectors, proposed, own)
+        scores[proposed < 0] = -np.inf
         order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
         ranked = np.take_along_axis(scores, order, axis=1).astype(np.float32)
         rows = np.take_along_axis(proposed, order, axis=1)
         return Neighbours(np.where(np.isfinite(ranked), rows, -1), ranked)
+
+    def _similarities(self, vectors: Vectors, rows: Integers, own: Integers | None) -> Vectors:
+        """(q, c) by descriptors, of queries to (q, c) rows; of no meaning for rows of -1."""
+        if own is not None and self.augmentation is not None:
+            return self.augmentation.similarities_without(vectors, own, rows)
+        pairs = zip(vectors, rows, strict=True)
+        found = [np.asarray(self.vectors[theirs]) @ query for query, theirs in pairs]
+        return np.array(found, dtype=np.float32).reshape(rows.shape)
 
     def _verified(
         self,

@@ -46,3 +46,19 @@ def by_label(
     missed = [row for row in everything if codes[row] == predicted and row not in shown]
     padded = shown + missed + others + [-1] * len(ranking)
     return padded[: len(ranking)]
+
+
+def by_both(
+    query: Vector,
+    gallery: Sequence[Vector],
+    by_words: Sequence[float],
+    share: float,
+    own: int | None,
+) -> list[tuple[int, float]]:
+    """Every row but the query's own by what descriptors and words say of it, ties by row."""
+    similarities = [
+        (row, (1 - share) * float(query @ one) + share * by_words[row])
+        for row, one in enumerate(gallery)
+        if row != own
+    ]
+    return sorted(similarities, key=lambda one: (-one[1], one[0]))
