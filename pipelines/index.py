@@ -394,7 +394,10 @@ def _finish(
     """Index the descriptors, fit the classifiers, write run.json."""
     recipe = {
         "code": CODE,
-        "config": config.model_dump(exclude={"name", "description", "extractor"}),
+        # What detects and describes is told by the describer, whatever folder its weights lie in.
+        "config": config.model_dump(
+            exclude={"name": True, "description": True, "extractor": True, "local": {"detector"}}
+        ),
         "describer": dict(describer),
         "descriptors": [part.store.digest for part in parts],
         "removed": _removed(run),
@@ -508,8 +511,7 @@ def _write_descriptors(
             many = len(array) - 1 if name.endswith("starts") else len(array)
             totals[name] = totals.get(name, int(name.endswith("starts"))) + many
             forms[name] = array.dtype, (totals[name], *array.shape[1:])
-    for path in folder.glob("*.npy"):
-        path.unlink()
+    shutil.rmtree(folder, ignore_errors=True)  # what another config kept there
     write_arrays(folder, forms, _joined_starts(blocks()))
 
 

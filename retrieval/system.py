@@ -19,10 +19,10 @@ from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
-from retrieval.extractors.base import Photograph, StrictModel, Vectors
+from retrieval.extractors.base import Extractor, Photograph, StrictModel, Vectors
 from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
 from retrieval.extractors.describer import Describer, complaints
-from retrieval.extractors.descriptors import Descriptors
+from retrieval.extractors.descriptors import VECTORS, Descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.local import learned
 from retrieval.extractors.local.features import LocalFeatures, no_features
@@ -105,8 +105,12 @@ class SystemConfig(StrictModel):
 
     @property
     def neighbours(self) -> int:
-        """The most neighbours that any of its classifiers looks at."""
-        return max(getattr(one, "k", 1) for one in self.classifiers.values())
+        """The most neighbours that the index is ever asked for: the photograph itself may be
+        one more than those looked at."""
+        looked_at = [getattr(one, "k", 1) for one in self.classifiers.values()]
+        if self.search.verification is not None:
+            looked_at.append(self.search.verification.top)
+        return max(*looked_at, self.search.expansion.queries) + 1
 
     def with_weights(self, given: Path | None) -> SystemConfig:
         """The config with its networks' weights settled by ``--weights``.
@@ -175,12 +179,8 @@ class System:
         settled = choose_device(device)
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor, settled, config.seed)
-        if _weights(record["describer"]["extractor"]) != _weights(extractor.identity()):
-            raise RunError(
-                f"{folder} was built with other weights: give those (--weights), or build the run"
-                " anew with these"
-            )
         companion = companion_of(config, settled)
+        _require_weights(folder, record["describer"], extractor, companion)
         describer = Describer.load(folder, extractor, config.whitening is not None, companion)
         gallery, rows = load_gallery(
             folder, settled, record["index"].get("descriptors"), config, describer.companion
@@ -314,6 +314,20 @@ class System:
         return answered
 
 
+def _require_weights(
+    folder: Path, built: Mapping[str, Any], extractor: Extractor, companion: Companion | None
+) -> None:
+    """Refuse to answer with other networks than the run was built with."""
+    pairs = [(built["extractor"], extractor.identity())]
+    if companion is not None:
+        pairs.append((built["local"]["detector"], companion.detector.identity()))
+    if any(_weights(before) != _weights(now) for before, now in pairs):
+        raise RunError(
+            f"{folder} was built with other weights: give those (--weights), or build the run"
+            " anew with these"
+        )
+
+
 def _weights(identity: Mapping[str, Any]) -> list[Any]:
     """The checksums of an extractor's networks, those of its parts among them."""
     inner = [one for part in identity.get("several", []) for one in _weights(part)]
@@ -372,7 +386,8 @@ def load_gallery(
         )
         known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
         bank = Descriptors.from_arrays(read_arrays(folder / BANK))
-        augmented = read_arrays(folder / AUGMENTED).get("descriptors", known.vectors)
+        expanded = config.search.expansion.gallery > 0
+        augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
     landmarks = sorted(rows["landmark"].unique())
@@ -393,9 +408,21 @@ def load_gallery(
             bank_vectors, bank.vectors, _inverted(config, folder / BANK), config=alone
         )
     try:
+        _require_whole(config, index, bank_index)
         return Gallery(known, codes, landmarks, bank, index, bank_index), rows
     except ValueError as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
+
+
+def _require_whole(config: SystemConfig, gallery: Searcher, bank: Searcher | None) -> None:
+    """Raise ValueError where words or kept features are not there, or not those of the vectors."""
+    for part in (gallery, bank):
+        if part is not None and part.inverted is not None and len(part.inverted) != len(part):
+            raise ValueError(
+                f"words of {len(part.inverted)} photographs beside {len(part)} vectors"
+            )
+    if config.search.verification is not None and gallery.kept is None:
+        raise ValueError("no features are kept for verification")
 
 
 def _inverted(config: SystemConfig, folder: Path) -> InvertedFile | None:

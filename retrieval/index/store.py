@@ -133,10 +133,13 @@ def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
     """Every array that :func:`write_arrays` wrote, memory-mapped where there is much of it.
 
     Raises:
-        RunError: one is damaged.
+        RunError: there is none, or one is damaged.
     """
     found = {}
-    for path in sorted(folder.glob("*.npy")):
+    paths = sorted(folder.glob("*.npy"))
+    if not paths:
+        raise RunError(f"{folder} is missing or empty: run landmarks index again")
+    for path in paths:
         try:
             mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED else None
             found[path.name.removesuffix(".npy")] = np.load(
