@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.classify import ClassifySummary, classify_csv
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.photographs.fetching import FetchConfig
 
 COLOURS = ("blue", "green", "red")
@@ -31,11 +32,11 @@ class FakeDescriber:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def describe(self, photographs: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def describe(self, photographs: Sequence[NDArray[np.uint8]]) -> Descriptors:
         self.batches.append(len(photographs))
         means = np.stack([p.reshape(-1, 3).mean(axis=0) for p in photographs]) / 255
         places = np.arange(len(photographs))[:, None] / (1000 * len(photographs))
-        return np.concatenate([means, places], axis=1).astype(np.float32)
+        return Descriptors(np.concatenate([means, places], axis=1).astype(np.float32))
 
 
 class FakeSystem:
@@ -45,16 +46,17 @@ class FakeSystem:
         self.fingerprint = fingerprint
         self.describer = FakeDescriber()
 
-    def predictions(self, ids: Sequence[str], descriptors: NDArray[np.float32]) -> pd.DataFrame:
-        best = descriptors[:, :3].argmax(axis=1)
-        bright = descriptors[:, :3].max(axis=1) > 0.3
+    def predictions(self, ids: Sequence[str], descriptors: Descriptors) -> pd.DataFrame:
+        vectors = descriptors.vectors
+        best = vectors[:, :3].argmax(axis=1)
+        bright = vectors[:, :3].max(axis=1) > 0.3
         landmark = np.where(bright, np.array(["r", "g", "b"])[best], "")
         return pd.DataFrame(
             {
                 "id": list(ids),
                 "landmark": landmark,
                 "name": [f"{one}, the channel" if one else "" for one in landmark],
-                "probability": descriptors.sum(axis=1) / 4,
+                "probability": vectors.sum(axis=1) / 4,
                 "status": "ok",
                 "reason": "",
             }

@@ -22,7 +22,7 @@ from tests.photographs import view, write_csv, write_data_set, write_photograph
 
 pytestmark = pytest.mark.usefixtures("root_logger")
 
-SMALL = ["--set", "extractor.side=64", "--set", "extractor.cell=16",
+SMALL = ["--set", "extractor.side=64", "--set", "extractor.cells=[16]",
          "--set", "whitening.dimension=16"]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
 

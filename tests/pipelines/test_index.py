@@ -272,7 +272,7 @@ def test_what_was_added_follows_when_the_gallery_changes(
     sources = system.rows["source"].tolist()
     photographs = [read_photograph(source, system.describer.longest_side) for source in sources]
     np.testing.assert_allclose(
-        system.gallery.descriptors, system.describer.describe(photographs), atol=1e-5
+        system.gallery.vectors, system.describer.describe(photographs).vectors, atol=1e-5
     )
 
 

@@ -19,12 +19,13 @@ from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
 SOME = SvmConfig(most_work=0, bank_negatives=60, random_negatives=20, hard_negatives=8)
+NO_NEIGHBOURS = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
 RULES = pytest.mark.parametrize("config", [SvmConfig(), SOME], ids=["all", "some"])
 
 
 def answer(config: SvmConfig, gallery: Gallery, queries: np.ndarray) -> Scores:
     fitted = SvmClassifier.fit(config, gallery)
-    return fitted.scores(queries, gallery.index.search(queries, fitted.neighbours))
+    return fitted.scores(queries, NO_NEIGHBOURS)
 
 
 def shuffled_labels() -> Gallery:
@@ -36,7 +37,7 @@ def shuffled_labels() -> Gallery:
 @RULES
 def test_landmarks_are_told_apart_and_the_bank_from_them(config: SvmConfig) -> None:
     gallery, fresh = clusters(8, 12, 60, 0.5), clusters(8, 5, 60, 0.5)
-    new = unit(fresh.descriptors + clusters(8, 5, 0, 0.5, seed=0).descriptors)
+    new = unit(fresh.vectors + clusters(8, 5, 0, 0.5, seed=0).vectors)
     scores = answer(config, gallery, new)
     assert (scores.best == fresh.codes).mean() > 0.9
     none = unit(np.random.default_rng(9).standard_normal((60, 16)))
@@ -46,7 +47,7 @@ def test_landmarks_are_told_apart_and_the_bank_from_them(config: SvmConfig) -> N
 @RULES
 def test_held_out_photographs_were_not_learnt_from(config: SvmConfig) -> None:
     gallery = shuffled_labels()
-    assert (answer(config, gallery, gallery.descriptors).best == gallery.codes).mean() > 0.9
+    assert (answer(config, gallery, gallery.vectors).best == gallery.codes).mean() > 0.9
     held_out = SvmClassifier.held_out(config, gallery)
     assert held_out.rows.tolist() == list(range(80))
     assert held_out.bank_rows.tolist() == list(range(20))
@@ -166,10 +167,10 @@ def test_strong_dimensions_are_put_first() -> None:
 @RULES
 def test_galleries_without_a_bank_or_a_second_landmark(config: SvmConfig) -> None:
     bare = clusters(4, 6, 0, 0.3)
-    assert (answer(config, bare, bare.descriptors).best == bare.codes).all()
+    assert (answer(config, bare, bare.vectors).best == bare.codes).all()
     assert len(SvmClassifier.held_out(config, bare).bank) == 0
     one = clusters(1, 3, 0, 0.3)
-    scores = answer(config, one, one.descriptors)
+    scores = answer(config, one, one.vectors)
     assert scores.best.tolist() == [0, 0, 0]
     assert np.isfinite(scores.confidence).all()
 
@@ -177,8 +178,8 @@ def test_galleries_without_a_bank_or_a_second_landmark(config: SvmConfig) -> Non
 @RULES
 def test_a_landmark_without_photographs_is_never_named(config: SvmConfig) -> None:
     full = clusters(3, 6, 6, 0.3)
-    gallery = gallery_of(full.descriptors, full.codes * 2, full.bank, landmarks=5)
-    scores = answer(config, gallery, full.descriptors)
+    gallery = gallery_of(full.vectors, full.codes * 2, full.bank_vectors, landmarks=5)
+    scores = answer(config, gallery, full.vectors)
     assert (scores.best == full.codes * 2).all()
     assert set(np.unique(scores.candidates)) == {-1, 0, 2, 4}
     assert (np.isneginf(scores.values) == (scores.candidates == -1)).all()
@@ -188,8 +189,8 @@ def test_a_landmark_without_photographs_is_never_named(config: SvmConfig) -> Non
 def test_landmarks_with_one_photograph_are_learnt_and_not_held_out(config: SvmConfig) -> None:
     full = clusters(4, 5, 10, 0.2)
     kept = np.flatnonzero((full.codes != 2) | (np.arange(20) == 10))
-    gallery = gallery_of(full.descriptors[kept], full.codes[kept], full.bank)
-    assert (answer(config, gallery, full.descriptors[10:15]).best == 2).all()
+    gallery = gallery_of(full.vectors[kept], full.codes[kept], full.bank_vectors)
+    assert (answer(config, gallery, full.vectors[10:15]).best == 2).all()
     assert 2 not in SvmClassifier.held_out(config, gallery).truth
 
 

@@ -58,9 +58,9 @@ def test_vote_is_the_slow_one(
         expected = dict(
             slow.vote(
                 query,
-                gallery.descriptors,
+                gallery.vectors,
                 gallery.codes.tolist(),
-                gallery.bank,
+                gallery.bank_vectors,
                 k=k,
                 power=power,
                 n=n,
@@ -132,12 +132,14 @@ def test_held_out_scores_are_those_of_a_vote_without_the_photograph() -> None:
     assert held_out.bank_rows.tolist() == list(range(7))
     for row in range(16):
         others = np.delete(np.arange(16), row)
-        without = gallery_of(gallery.descriptors[others], gallery.codes[others], gallery.bank)
-        expected = answer(config, without, gallery.descriptors[[row]])
+        without = gallery_of(gallery.vectors[others], gallery.codes[others], gallery.bank_vectors)
+        expected = answer(config, without, gallery.vectors[[row]])
         assert held_out.gallery.candidates[row].tolist() == expected.candidates[0].tolist()
         assert held_out.gallery.values[row] == pytest.approx(expected.values[0], abs=1e-6)
     for row in range(7):
-        without = replace(gallery, bank=np.delete(gallery.bank, row, axis=0), bank_index=None)
+        without = replace(
+            gallery, bank=np.delete(gallery.bank_vectors, row, axis=0), bank_index=None
+        )
         expected = answer(config, without, gallery.bank[[row]])
         assert held_out.bank.candidates[row].tolist() == expected.candidates[0].tolist()
         assert held_out.bank.values[row] == pytest.approx(expected.values[0], abs=1e-6)

@@ -57,7 +57,7 @@ def test_parts_are_described_as_alone_then_weighed() -> None:
     for extractor, whitening in ((VLAD, WhiteningConfig(**white)), (HOG, None)):
         one = build_extractor(adapter.validate_python(extractor), "cpu", 0)
         describer = Describer.fit(one, features_of(one, PHOTOGRAPHS), whitening, 0)
-        alone.append(describer.describe(PHOTOGRAPHS))
+        alone.append(describer.describe(PHOTOGRAPHS).vectors)
     length = np.hypot(2.0, 0.5)
     np.testing.assert_allclose(rows[:, :4], 2.0 / length * alone[0], atol=1e-5)
     np.testing.assert_allclose(rows[:, 4:], 0.5 / length * alone[1], atol=1e-5)

@@ -288,7 +288,7 @@ def test_a_blank_photograph_goes_through(name: str) -> None:
         extractor(name), features_of(extractor(name), [*PHOTOGRAPHS, blank()]),
         WhiteningConfig(dimension=4), 0,
     )  # fmt: skip
-    norms = np.linalg.norm(learnt.describe([blank(), PHOTOGRAPHS[0]]), axis=1)
+    norms = np.linalg.norm(learnt.describe([blank(), PHOTOGRAPHS[0]]).vectors, axis=1)
     assert norms[0] == pytest.approx(np.linalg.norm(rows[0]), abs=1e-5)
     assert norms[1] == pytest.approx(1, abs=1e-5)
 

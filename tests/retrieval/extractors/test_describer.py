@@ -80,7 +80,7 @@ def test_every_row_has_a_status_and_the_good_ones_a_descriptor(
         table, describer, tmp_path / "000", fields(describer),
         lambda done, failed: told.append((done, failed)),
     )  # fmt: skip
-    described = read_described(table, store, describer.dimension)
+    described = read_described(table, store, describer)
     statuses = ["ok"] * ROWS
     statuses[BROKEN], statuses[BLANK] = "decode_failed", "describe_failed"
     assert described.table["status"].tolist() == statuses
@@ -88,12 +88,13 @@ def test_every_row_has_a_status_and_the_good_ones_a_descriptor(
     assert "truncated" in described.table["reason"].iloc[BROKEN]
     assert (described.table["reason"] == "").sum() == ROWS - 2
     assert told == [(4, 0), (4, 1), (4, 1), (2, 0)]
-    assert described.descriptors.shape == (ROWS - 2, 8)
+    vectors = described.descriptors.vectors
+    assert vectors.shape == (ROWS - 2, 8)
     assert described.ok["id"].tolist() == [f"p{i}" for i in range(ROWS) if i not in (BROKEN, BLANK)]
-    np.testing.assert_allclose(np.linalg.norm(described.descriptors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     (alone,) = extract([[table["source"].iloc[6]]], describer.extractor)
     # p6 is the sixth good one, p5 being broken.
-    np.testing.assert_allclose(described.descriptors[5], describer.finish(alone)[0], atol=1e-6)
+    np.testing.assert_allclose(vectors[5], describer.finish(alone).vectors[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("survivors", [0, 1, 3])
@@ -194,12 +195,12 @@ def test_no_rows(describer: Describer, tmp_path: Path) -> None:
     empty = make_table((), (), ())
     store = describe_table(empty, describer, tmp_path, fields(describer))
     assert (len(store), store.failed) == (0, 0)
-    assert read_described(empty, store, 8).descriptors.shape == (0, 8)
-    assert describer.describe([]).shape == (0, 8)
+    assert read_described(empty, store, describer).descriptors.vectors.shape == (0, 8)
+    assert describer.describe([]).vectors.shape == (0, 8)
 
 
 def test_a_photograph_without_features_stays_zeros_through_whitening(describer: Describer) -> None:
-    rows = describer.describe([blank(), picture(1)])
+    rows = describer.describe([blank(), picture(1)]).vectors
     np.testing.assert_array_equal(rows[0], 0)
     assert np.linalg.norm(rows[1]) == pytest.approx(1, abs=1e-5)
 
@@ -211,13 +212,15 @@ def test_photographs_without_features_teach_the_whitening_nothing() -> None:
     one = Describer.fit(extractor, features_of(extractor, good), config, 0)
     mixed = features_of(extractor, [*good, *[blank()] * 5])
     other = Describer.fit(extractor, mixed, config, 0)
-    np.testing.assert_array_equal(one.describe(good), other.describe(good))
+    np.testing.assert_array_equal(one.describe(good).vectors, other.describe(good).vectors)
     with pytest.raises(ConfigError):
         Describer.fit(extractor, features_of(extractor, [blank()] * 5), config, 0)
 
 
 @pytest.mark.parametrize("whitening", [WhiteningConfig(dimension=4), None])
-@pytest.mark.parametrize("config", [SIFT, HogConfig(side=64, cell=16)], ids=["sift-vlad", "hog"])
+@pytest.mark.parametrize(
+    "config", [SIFT, HogConfig(side=64, cells=(16,))], ids=["sift-vlad", "hog"]
+)
 def test_what_is_saved_is_loaded(
     config: Any, whitening: WhiteningConfig | None, tmp_path: Path
 ) -> None:
@@ -228,4 +231,6 @@ def test_what_is_saved_is_loaded(
     loaded = Describer.load(tmp_path, extractor, whitening is not None)
     assert loaded.dimension == (extractor.dimension if whitening is None else 4)
     assert loaded.longest_side == 128
-    np.testing.assert_array_equal(loaded.describe(photographs), learnt.describe(photographs))
+    np.testing.assert_array_equal(
+        loaded.describe(photographs).vectors, learnt.describe(photographs).vectors
+    )
