@@ -33,6 +33,7 @@ from retrieval.evaluation.metrics import (
 )
 from retrieval.extractors.describer import describe_table, read_described
 from retrieval.extractors.descriptors import Descriptors
+from retrieval.index.expansion import Members, rerank_by_label
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
@@ -63,6 +64,14 @@ class Described(Protocol):
         """Seconds that describing one photograph took; NaN where it was not timed."""
 
 
+class Searched(Protocol):
+    """What is asked of a gallery's index."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """(n, d) the rows that are searched in."""
+
+
 class Labelled(Protocol):
     """What is asked of a gallery."""
 
@@ -70,6 +79,8 @@ class Labelled(Protocol):
     def codes(self) -> NDArray[np.int64]: ...
     @property
     def bank(self) -> Sized: ...
+    @property
+    def index(self) -> Searched: ...
 
 
 class Judge(Protocol):
@@ -168,8 +179,7 @@ def measure(
     answers = _answers(system, store.descriptors, truth_codes[ok])
     rows = np.flatnonzero(ok)
     shown = truth_codes != NO_LANDMARK
-    precisions = _spread(answers.average_precision, rows, len(ids), 0.0)[shown]
-    map100 = float(precisions.mean()) if precisions.size else math.nan
+    map100 = _mean(_spread(answers.average_precision, rows, len(ids), 0.0)[shown])
     results = [
         _result(name, system, _everywhere(judged, rows, len(ids)), ids, truth_codes, map100)
         for name, judged in answers.judged.items()
@@ -347,12 +357,13 @@ def _conditions_line(figures: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Judged:
-    """One classifier's answers to the described rows."""
+    """One classifier's answers to the described rows, and how good the ranking is by them."""
 
     candidates: NDArray[np.int64]
     confidence: NDArray[np.float32]
     probability: NDArray[np.float32]
     accepted: NDArray[np.bool_]
+    average_precision: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -367,6 +378,7 @@ class _Answers:
 def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.int64]) -> _Answers:
     """Judge the described rows in batches, so that memory holds a few figures a row."""
     gallery_codes = np.asarray(system.gallery.codes)
+    members = Members.of(gallery_codes)
     wanted = max(classifier.neighbours for classifier in system.classifiers.values())
     parts: dict[str, list[_Judged]] = {name: [_nobody()] for name in system.classifiers}
     rows = [np.empty((0, NEIGHBOURS), np.int64)]
@@ -375,14 +387,18 @@ def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.in
     for start in range(0, len(descriptors), BATCH):
         block = descriptors[start : start + BATCH]
         near = system.neighbours(block, max(RANKED, wanted))
+        ranking = near.first(RANKED)
+        truth = Truth.of_codes(truth_codes[start : start + BATCH])
         # One search serves both; the classifiers see what they would have asked for.
-        for name, judgement in system.judge(block, _first(near, wanted)).items():
-            parts[name].append(_kept(judgement))
+        for name, judgement in system.judge(block, near.first(wanted)).items():
+            best, accepted = judgement.scores.best, judgement.accepted
+            by_label = rerank_by_label(
+                ranking, members, best, accepted, block.vectors, system.gallery.index.vectors
+            )
+            parts[name].append(_kept(judgement, _precisions(by_label, gallery_codes, truth)))
         rows.append(near.rows[:, :NEIGHBOURS])
         similarities.append(near.similarities[:, :NEIGHBOURS])
-        truth = Truth.of_codes(truth_codes[start : start + BATCH])
-        hits, relevant = gallery_hits(near.rows, gallery_codes, truth)
-        precision.append(average_precisions(hits, relevant, RANKED))
+        precision.append(_precisions(ranking, gallery_codes, truth))
     return _Answers(
         {name: _joined(judged) for name, judged in parts.items()},
         Neighbours(np.concatenate(rows), np.concatenate(similarities)),
@@ -390,8 +406,12 @@ def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.in
     )
 
 
-def _first(near: Neighbours, k: int) -> Neighbours:
-    return Neighbours(near.rows[:, :k], near.similarities[:, :k])
+def _precisions(
+    ranking: Neighbours, gallery_codes: NDArray[np.int64], truth: Truth
+) -> NDArray[np.float64]:
+    """(q,) average precision of each query's ranking."""
+    hits, relevant = gallery_hits(ranking.rows, gallery_codes, truth)
+    return average_precisions(hits, relevant, RANKED)
 
 
 def _nobody() -> _Judged:
@@ -400,10 +420,11 @@ def _nobody() -> _Judged:
         np.empty(0, np.float32),
         np.empty(0, np.float32),
         np.empty(0, np.bool_),
+        np.empty(0),
     )
 
 
-def _kept(judgement: Judgement) -> _Judged:
+def _kept(judgement: Judgement, average_precision: NDArray[np.float64]) -> _Judged:
     """The first few candidates, padded with -1 where a classifier gives fewer."""
     candidates = judgement.scores.candidates[:, :CANDIDATES]
     padding = ((0, 0), (0, CANDIDATES - candidates.shape[1]))
@@ -412,6 +433,7 @@ def _kept(judgement: Judgement) -> _Judged:
         judgement.scores.confidence,
         judgement.probability,
         judgement.accepted,
+        average_precision,
     )
 
 
@@ -421,6 +443,7 @@ def _joined(parts: Sequence[_Judged]) -> _Judged:
         np.concatenate([part.confidence for part in parts]),
         np.concatenate([part.probability for part in parts]),
         np.concatenate([part.accepted for part in parts]),
+        np.concatenate([part.average_precision for part in parts]),
     )
 
 
@@ -431,6 +454,7 @@ def _everywhere(judged: _Judged, rows: NDArray[np.int64], n: int) -> _Judged:
         _spread(judged.confidence, rows, n, -np.inf),
         _spread(judged.probability, rows, n, np.nan),
         _spread(judged.accepted, rows, n, False),
+        _spread(judged.average_precision, rows, n, 0.0),
     )
 
 
@@ -445,7 +469,8 @@ def _result(
     found = recognition_metrics(
         ids, judged.candidates, judged.confidence, judged.accepted, Truth.of_codes(truth_codes)
     )
-    figures = {**found, "map100": map100}
+    by_label = _mean(judged.average_precision[truth_codes != NO_LANDMARK])
+    figures = {**found, "map100": map100, "map100_by_label": by_label}
     return ClassifierResult(
         name,
         judged.candidates,
@@ -455,6 +480,10 @@ def _result(
         float(system.rejections[name].threshold),
         {metric.key: figures[metric.key] for metric in METRICS},
     )
+
+
+def _mean(precisions: NDArray[np.float64]) -> float:
+    return float(precisions.mean()) if precisions.size else math.nan
 
 
 def _spread(values: NDArray[Any], rows: NDArray[np.int64], n: int, empty: Any) -> NDArray[Any]:

@@ -70,6 +70,12 @@ METRICS: Final = (
         " it.",
     ),
     Metric(
+        "map100_by_label",
+        "mAP@100 by label",
+        "The same once photographs of the landmark that the classifier names, where it names one,"
+        " are put first: those among the 100, then the gallery's others.",
+    ),
+    Metric(
         "rejection_auc",
         "Rejection AUC",
         "How well confidence tells landmark photographs from others: the chance that one of a"

@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval.classifiers.base import Judgement, Scores
+from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import Neighbours
 
 LANDMARKS = ["l1", "l3", "l4", "l5", "l7"]
@@ -65,7 +66,9 @@ class FakeSystem:
         self.gallery = SimpleNamespace(
             codes=codes,
             bank=np.zeros((3, DIMENSION), np.float32),
-            descriptors=np.eye(DIMENSION, dtype=np.float32)[[query_of[code] for code in codes]],
+            index=SimpleNamespace(
+                vectors=np.eye(DIMENSION, dtype=np.float32)[[query_of[code] for code in codes]]
+            ),
         )
         self.classifiers = {name: SimpleNamespace(neighbours=3) for name in self.answers}
         self.rejections = {
@@ -73,8 +76,8 @@ class FakeSystem:
             "svm": SimpleNamespace(threshold=0.0),
         }
 
-    def neighbours(self, descriptors: NDArray[np.float32], k: int | None = None) -> Neighbours:
-        similarities = descriptors @ self.gallery.descriptors.T
+    def neighbours(self, descriptors: Descriptors, k: int | None = None) -> Neighbours:
+        similarities = descriptors.vectors @ self.gallery.index.vectors.T
         rows = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
         padding = ((0, 0), (0, (k or 3) - rows.shape[1]))
         return Neighbours(
@@ -83,11 +86,11 @@ class FakeSystem:
         )
 
     def judge(
-        self, descriptors: NDArray[np.float32], neighbours: Neighbours | None = None
+        self, descriptors: Descriptors, neighbours: Neighbours | None = None
     ) -> dict[str, Judgement]:
         if neighbours is not None and neighbours.rows.shape[1] != 3:
             raise ValueError("the classifiers asked for three neighbours")
-        asked = descriptors.argmax(axis=1)
+        asked = descriptors.vectors.argmax(axis=1)
         return {name: self._judgement(table, asked) for name, table in self.answers.items()}
 
     def _judgement(self, table: list[Any], asked: NDArray[np.int64]) -> Judgement:
@@ -109,7 +112,7 @@ class FakeStore:
     """The described test table."""
 
     table: pd.DataFrame
-    descriptors: NDArray[np.float32]
+    descriptors: Descriptors
     seconds_per_image: float = 0.02
 
 
@@ -150,5 +153,5 @@ def described(table: pd.DataFrame) -> FakeStore:
             status=[one[2] for one in QUERIES],
             reason=["not a photograph of a known format" if one else "" for one in failed],
         ),
-        np.eye(5, DIMENSION, dtype=np.float32),
+        Descriptors(np.eye(5, DIMENSION, dtype=np.float32)),
     )

@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.evaluate import evaluate
 from retrieval.errors import RunError, TableError
+from retrieval.extractors.descriptors import Descriptors
 from tests.pipelines import measured_example as example
 
 FILES = ("metrics.json", "predictions.csv", "report.html", "submission.csv")
@@ -53,6 +54,29 @@ def test_figures_are_those_worked_out_by_hand(tmp_path: Path) -> None:
 
     # a, b and d find both photographs of their landmark first; f finds nothing.
     assert found["knn"]["map100"] == found["svm"]["map100"] == pytest.approx(3 / 4)
+    # The kNN's wrong answer to d is not accepted, and moves nothing.
+    assert (
+        found["knn"]["map100_by_label"] == found["svm"]["map100_by_label"] == found["knn"]["map100"]
+    )
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_ranking_follows_the_label_that_a_classifier_names(tmp_path: Path) -> None:
+    system = example.system(tmp_path)
+    # d no longer finds its landmark's photographs, rows 2 and 3: all are alike to it.
+    system.gallery.index.vectors[2:4] = np.eye(example.DIMENSION)[7]
+    # The kNN names l4 for it, rows 4 and 5, and means it; the SVM names l3, and is right.
+    system.answers["knn"] = [
+        *example.KNN[:3],
+        (["l4", "l3"], [0.6, 0.5], 0.7, True),
+        example.KNN[4],
+    ]
+    found = run(tmp_path, system=system)
+    plain = (1 / 3 + 2 / 4) / 2  # rows 0, 1, 2, 3
+    wrong = (1 / 5 + 2 / 6) / 2  # rows 4, 5, 0, 1, 2, 3
+    assert found["knn"]["map100"] == found["svm"]["map100"] == pytest.approx((2 + plain) / 4)
+    assert found["knn"]["map100_by_label"] == pytest.approx((2 + wrong) / 4)
+    assert found["svm"]["map100_by_label"] == pytest.approx(3 / 4)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -60,7 +84,10 @@ def test_metrics_json_holds_one_object_a_classifier_and_the_costs(tmp_path: Path
     found = run(tmp_path, bytes_per_image=16, conditions={"machine": "two cores"})
     written = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert written == found
-    figures = {"gap", "top1", "top5", "map100", "rejection_auc", "false_accept_rate"}
+    figures = {
+        *("gap", "top1", "top5", "map100", "map100_by_label"),
+        *("rejection_auc", "false_accept_rate"),
+    }
     assert set(found["knn"]) == set(found["svm"]) == figures
     assert found["seconds_per_image"] == 0.02
     assert found["bytes_per_image"] == 16
@@ -170,7 +197,7 @@ def test_a_test_set_that_failed_whole_is_measured(tmp_path: Path) -> None:
     store = replace(
         store,
         table=store.table.assign(status="decode_failed", reason="truncated"),
-        descriptors=np.empty((0, example.DIMENSION), np.float32),
+        descriptors=Descriptors(np.empty((0, example.DIMENSION), np.float32)),
     )
     found = run(tmp_path, table=table, store=store)
     assert found["svm"]["gap"] == found["svm"]["top5"] == found["svm"]["map100"] == 0
