@@ -47,7 +47,10 @@ LIBRARIES: Final = (
     "aiohttp",
     "safetensors",
     "pydantic",
+    "mahotas",
 )
+# What pyproject.toml's extras bring: not having one is no fault.
+EXTRAS: Final = {"kornia": "learned", "poselib": "verification"}
 PROBE_SECONDS: Final = 90.0
 GB: Final = 10**9
 WANTED_DISK: Final = 10 * GB
@@ -165,6 +168,7 @@ def judge(facts: Facts) -> list[Check]:
         check_faiss(facts),
         check_opencv(facts),
         *check_libraries(facts),
+        check_extras(facts),
         *check_together(facts),
         check_torch_gpu(facts),
         check_faiss_gpu(facts),
@@ -250,6 +254,17 @@ def check_libraries(facts: Facts) -> list[Check]:
     if loaded:
         lines.append(Check("libraries", "ok", f"{loaded} of {len(LIBRARIES)} load"))
     return lines
+
+
+def check_extras(facts: Facts) -> Check:
+    """Which of the extras' libraries are there; configs that want another say so themselves."""
+    told = [
+        f"{one} {facts.installed[one]}"
+        if one in facts.installed
+        else f"no {one} (pip install 'landmark-retrieval[{extra}]')"
+        for one, extra in EXTRAS.items()
+    ]
+    return Check("extras", "ok", ", ".join(told))
 
 
 def check_together(facts: Facts) -> list[Check]:

@@ -198,7 +198,15 @@ def test_every_library_that_fails_has_a_line() -> None:
     probes = dict(SOUND.probes) | dict.fromkeys(("cv2", "pyarrow"), Probe("failed", "no"))
     checks = judge(replace(SOUND, probes=probes))
     assert [check.name for check in checks if check.status == "fail"] == ["cv2", "pyarrow"]
-    assert any(check.detail == "13 of 15 load" for check in checks)
+    assert any(check.detail == "14 of 16 load" for check in checks)
+
+
+def test_extras_may_be_there_or_not() -> None:
+    (check,) = (one for one in judge(with_installed(kornia="0.9.0")) if one.name == "extras")
+    assert check.status == "ok"
+    assert (
+        check.detail == "kornia 0.9.0, no poselib (pip install 'landmark-retrieval[verification]')"
+    )
 
 
 def test_library_that_fails_alone_is_not_blamed_twice() -> None:
