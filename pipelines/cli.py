@@ -252,6 +252,45 @@ def config(
 
 
 @app.command()
+def compare(
+    data: Annotated[Path, typer.Option(help="A data folder with index.csv and test.csv.")],
+    holidays: Annotated[
+        Path, typer.Option(help="Folder of INRIA Holidays, or a part: photos/NNNNNN.jpg.")
+    ],
+    weights: Weights = None,
+    out: Annotated[
+        Path, typer.Option(help="Markdown file of the table; the same as .json stands beside it.")
+    ] = Path("data/comparison.md"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Just the rows of these features (repeatable).")
+    ] = None,
+    configs: Annotated[
+        list[str] | None, typer.Option("--config", help="A system besides, by name (repeatable).")
+    ] = None,
+    work: Annotated[
+        Path, typer.Option(help="Folder of the features: many GB, taken up again.")
+    ] = Path("data/comparison"),
+    dimension: Annotated[int, typer.Option(min=1, help="Numbers of a whitened descriptor.")] = 128,
+    power: Annotated[
+        float, typer.Option(min=-1.0, max=0.0, help="Of the whitening's eigenvalues.")
+    ] = -0.4,
+    device: Device = "auto",
+) -> None:
+    """Measure every extractor with every aggregation: one table. A killed run goes on."""
+    from pipelines.compare import Budget, run_comparison
+    from retrieval.devices import choose_device
+    from retrieval.extractors.whitening import WhiteningConfig
+    from retrieval.photographs.table import load_data_set
+
+    whitening = WhiteningConfig(dimension=dimension, power=power)
+    rows = run_comparison(
+        load_data_set(data), holidays, work, out, budget=Budget(whitening=whitening),
+        configs=configs or (), only=only or (), weights=weights, device=choose_device(device),
+    )  # fmt: skip
+    console.print(f"{len(rows):,} rows → {out}", highlight=False)
+
+
+@app.command()
 def doctor() -> None:
     """Check what breaks installations in this field, a line and a remedy each."""
     from pipelines.doctor import render, run_checks

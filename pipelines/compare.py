@@ -1,0 +1,482 @@
+"""One table of systems: every detector by every aggregation, and the global descriptors.
+
+Everything is learnt on gallery and bank of one data set. Each system is then measured twice: by the
+mean average precision over INRIA Holidays, of which nothing is learnt, and by the neighbours' vote
+on the data set's test photographs. A detector's features are computed once, for all of its
+aggregations, and stay in a folder: a run cut short goes on, and a second one only aggregates.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipelines.config import load_config
+from pipelines.index import CODE, machine
+from pipelines.progress import Report, progress_bar
+from pipelines.report.measured import NO_LANDMARK, NOT_IN_GALLERY
+from retrieval.classifiers.base import Gallery
+from retrieval.classifiers.vote import VoteClassifier, VoteConfig
+from retrieval.errors import ConfigError, TableError, WeightsError
+from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
+from retrieval.evaluation.protocols import holidays_groups, holidays_map
+from retrieval.extractors.aggregated import AggregatedExtractor
+from retrieval.extractors.aggregation.asmk import Asmk, AsmkConfig
+from retrieval.extractors.aggregation.bow import Bow, BowConfig
+from retrieval.extractors.aggregation.fisher import FisherConfig
+from retrieval.extractors.aggregation.registry import build_aggregator
+from retrieval.extractors.aggregation.vlad import VladConfig
+from retrieval.extractors.base import FeatureMaker, Features, StrictModel
+from retrieval.extractors.companion import Companion
+from retrieval.extractors.describer import (
+    Describer,
+    KnownFeatures,
+    complaints,
+    extract_table,
+    feature_maker,
+    table_digest,
+    with_status,
+)
+from retrieval.extractors.descriptors import Descriptors
+from retrieval.extractors.extraction import WINDOW
+from retrieval.extractors.hog import HogConfig
+from retrieval.extractors.hough import HoughConfig
+from retrieval.extractors.local import learned
+from retrieval.extractors.local.dense import DenseConfig
+from retrieval.extractors.local.harris import HarrisConfig
+from retrieval.extractors.local.learned import AlikedConfig
+from retrieval.extractors.local.registry import DetectorConfig, build_detector
+from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
+from retrieval.extractors.local.sift import SiftConfig
+from retrieval.extractors.local.surf import SurfConfig
+from retrieval.extractors.registry import build_extractor
+from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.index.expansion import Augmentation
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.inverted import InvertedFile
+from retrieval.index.search import PLAIN, SearchConfig, Searcher
+from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
+from retrieval.index.verification import VerificationConfig
+from retrieval.photographs.table import DataSet, make_table
+from retrieval.system import SystemConfig, companion_of
+
+log = logging.getLogger(__name__)
+
+SEED: Final = 0
+TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
+FLAT: Final = IndexConfig(factory="Flat")
+VOTE: Final = VoteConfig()
+HEADER: Final = (
+    "features", "aggregation", "mAP", "top-1", "GAP", "bytes a photograph", "photographs/s",
+)  # fmt: skip
+
+Config = DetectorConfig | HogConfig | HoughConfig | SystemConfig
+Integers = NDArray[np.int64]
+
+
+class Budget(StrictModel):
+    """What all systems get alike.
+
+    Attributes:
+        size: longest side of the photograph in pixels, for detectors.
+        keypoints: of a photograph, at most.
+        words: of VLAD and Fisher vectors.
+        visual_words: of bags of words and ASMK*.
+        whitening: of all descriptors but those of shipped configs, which say so themselves.
+        verified: neighbours that are verified, in the rows that do.
+    """
+
+    size: int = Field(512, ge=16)
+    keypoints: int = Field(1000, ge=1)
+    words: int = Field(64, ge=1)
+    visual_words: int = Field(4096, ge=1)
+    whitening: WhiteningConfig = WhiteningConfig(dimension=128, power=-0.4)
+    verified: int = Field(50, ge=1)
+
+
+@dataclass(frozen=True)
+class WordsAlone:
+    """A describer by visual words; a photograph's vector only says whether it has any."""
+
+    companion: Companion
+
+    @classmethod
+    def fit(cls, companion: Companion, features: Sequence[Features], seed: int) -> WordsAlone:
+        return cls(companion.fit(features, seed))
+
+    def finish(self, features: Sequence[Features]) -> Descriptors:
+        """As :meth:`Describer.finish`, of the detector's features."""
+        words, kept = self.companion.finish(features)
+        assert words is not None
+        vectors = (np.diff(words.starts) > 0).astype(np.float32)[:, None]
+        return Descriptors(vectors, words, kept)
+
+
+@dataclass(frozen=True)
+class System:
+    """What becomes one row.
+
+    Attributes:
+        features: their name.
+        aggregation: what is made of them, in words.
+        maker: of the features.
+        learn: from features of gallery and bank to what describes photographs by theirs.
+        search: how a gallery of them is searched.
+    """
+
+    features: str
+    aggregation: str
+    maker: FeatureMaker
+    learn: Callable[[Sequence[Features]], Describer | WordsAlone]
+    search: SearchConfig = PLAIN
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one system; ``skipped`` says why nothing was, where that is so."""
+
+    features: str
+    aggregation: str
+    map: float | None = None
+    top1: float | None = None
+    gap: float | None = None
+    bytes_per_photograph: float | None = None
+    photographs_per_second: float | None = None
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Photographs whose features are on disk: the table with what became of each row, the features
+    of those that went well, and the seconds that it took."""
+
+    table: pd.DataFrame
+    features: Sequence[Features]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """The usable photographs of a part: (u,) their rows in its table, and what they are described
+    by; and the seconds of all the part's photographs, decoding and features among them."""
+
+    rows: Integers
+    descriptors: Descriptors
+    seconds: float
+
+
+def catalogue(budget: Budget, configs: Sequence[str] = ()) -> dict[str, Config]:
+    """Everything that is compared, by name: detectors, global descriptors, shipped configs.
+
+    A shipped config stands in place of features of the same name.
+    """
+    shared: dict[str, Any] = {"size": budget.size, "keypoints": budget.keypoints}
+    return {
+        "sift": SiftConfig(root=False, **shared),
+        "rootsift": SiftConfig(**shared),
+        "rootsift-oriented": SiftConfig(upright=False, **shared),
+        "dense": DenseConfig(**shared),
+        "harris": HarrisConfig(**shared),
+        "surf": SurfConfig(**shared),
+        "aliked": AlikedConfig(**shared),
+        "hog": HogConfig(),
+        "hog-cells": HogConfig(cells=(10, 20, 40)),
+        "hough": HoughConfig(),
+        **{name: load_config(name) for name in configs},
+    }
+
+
+def systems_of(
+    name: str, config: Config, budget: Budget, weights: Path | None, device: str
+) -> list[System]:
+    """The systems on one kind of features, all of one maker.
+
+    Raises:
+        ConfigError: a package that it needs is not installed.
+        WeightsError: its network's weights are not there.
+    """
+    if isinstance(config, SystemConfig):
+        return [_shipped(name, config.with_weights(weights), device)]
+    if isinstance(config, HogConfig | HoughConfig):
+        whole = build_extractor(config, device, SEED)
+        learn = partial(Describer.fit, whole, whitening=budget.whitening, seed=SEED)
+        return [System(name, "the whole photograph", whole, learn)]
+    if isinstance(config, AlikedConfig):
+        config = learned.located(config, weights)
+    detector = build_detector(config, device)
+    systems = []
+    for dense in (VladConfig(words=budget.words), FisherConfig(words=budget.words)):
+        aggregator = build_aggregator(dense, detector.dimension)
+        extractor = AggregatedExtractor(detector, aggregator, device)
+        learn = partial(Describer.fit, extractor, whitening=budget.whitening, seed=SEED)
+        systems.append(System(name, dense.kind, detector, learn))
+    # ALIKED's keypoints have no scale to be verified by.
+    estimator: Final = "magsac" if isinstance(config, AlikedConfig) else "affine"
+    verification = VerificationConfig(top=budget.verified, estimator=estimator)
+    by_words = SearchConfig(share=1.0)
+    bow = Companion(detector, Bow(BowConfig(words=budget.visual_words)), None, device)
+    asmk = replace(bow, words=Asmk(AsmkConfig(words=budget.visual_words)))
+    verified = replace(asmk, keeper=Keeper(KeptConfig()))
+    for label, companion, search in (
+        ("bow", bow, by_words),
+        ("asmk", asmk, by_words),
+        (f"asmk + verification of the first {budget.verified}", verified,
+         by_words.model_copy(update={"verification": verification})),
+    ):  # fmt: skip
+        teach = partial(WordsAlone.fit, companion, seed=SEED)
+        systems.append(System(name, label, detector, teach, search))
+    return systems
+
+
+def run_comparison(
+    data: DataSet,
+    holidays: Path,
+    work: Path,
+    out: Path,
+    *,
+    budget: Budget,
+    configs: Sequence[str] = (),
+    only: Sequence[str] = (),
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> list[Row]:
+    """Measure every system, and write the table as Markdown and, beside it, as JSON.
+
+    Args:
+        data: with a test table.
+        holidays: a folder with ``photos/NNNNNN.jpg`` of INRIA Holidays, or a part of it.
+        work: the folder of the features.
+        out: the Markdown file.
+        budget: of all systems.
+        configs: shipped systems that stand in the table too.
+        only: names of :func:`catalogue`; without any, all of them.
+        weights: of networks.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: ``only`` has a name that there is not.
+        TableError: there is no test table, or no photograph of Holidays.
+    """
+    chosen = catalogue(budget, configs)
+    unknown = [name for name in only if name not in chosen]
+    if unknown:
+        raise ConfigError(f"--only {unknown[0]}: no such features; there are {', '.join(chosen)}")
+    tables = _tables(data, holidays)
+    rows: list[Row] = []
+    for name in only or chosen:
+        try:
+            systems = systems_of(name, chosen[name], budget, weights, device)
+        except (ConfigError, WeightsError) as error:
+            rows.append(Row(name, "–", skipped=str(error)))
+            continue
+        parts = _extracted(name, systems[0].maker, tables, work)
+        rows += [_measured(system, parts) for system in systems]
+    conditions = _conditions(data, tables, budget)
+    atomic_write(out, markdown(rows, conditions).encode())
+    told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
+    write_json(out.with_suffix(".json"), told)
+    return rows
+
+
+def markdown(rows: Sequence[Row], conditions: str) -> str:
+    """The table, and a line of what the figures have to be quoted with."""
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for row in rows:
+        figures = [_cell(value, 3) for value in (row.map, row.top1, row.gap)]
+        rates = _cell(row.bytes_per_photograph, 0), _cell(row.photographs_per_second, 1)
+        note = f"{row.aggregation}: skipped: {row.skipped}" if row.skipped else row.aggregation
+        lines.append((row.features, note.replace("|", "\\|"), *figures, *rates))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table}\n\n{conditions}\n"
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _shipped(name: str, config: SystemConfig, device: str) -> System:
+    extractor = build_extractor(config.extractor, device, config.seed)
+    companion = companion_of(config, device)
+    learn = partial(
+        Describer.fit, extractor, whitening=config.whitening, seed=config.seed, companion=companion
+    )
+    maker = feature_maker(extractor, companion)
+    return System(name, config.description, maker, learn, config.search)
+
+
+def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
+    """The photographs of each part."""
+    if data.test is None:
+        raise TableError(f"{data.folder} has no test.csv: there is nothing to measure")
+    paths = sorted((holidays / "photos").glob("*.jpg"))
+    if not paths:
+        raise TableError(f"{holidays}: no photographs photos/NNNNNN.jpg there (--holidays)")
+    names = [path.stem for path in paths]
+    holidays_groups(names)  # refuses what is no Holidays
+    return {
+        TAUGHT: pd.concat([data.gallery, data.bank], ignore_index=True),
+        TEST: data.test,
+        HOLIDAYS: make_table(names, map(str, paths), [None] * len(paths)),
+    }
+
+
+def _extracted(
+    name: str, maker: FeatureMaker, tables: Mapping[str, pd.DataFrame], work: Path
+) -> dict[str, Part]:
+    """Every part's features, from disk where they are there already."""
+    identity = {"code": CODE, "extractor": maker.identity()}
+    folder = work / fingerprint(identity)
+    parts = {}
+    for part, table in tables.items():
+        made_from = {**identity, "table": table_digest(table)}
+        store = ShardStore(folder / part, made_from, folder / "timings.json")
+        with progress_bar(f"extracting {name}, {part}", len(table)) as progress:
+            extract_table(table, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
+        known = KnownFeatures(maker, store, np.arange(len(table)))
+        parts[part] = Part(with_status(table, store), known.good, store.seconds)
+    return parts
+
+
+def _measured(system: System, parts: Mapping[str, Part]) -> Row:
+    row = Row(system.features, system.aggregation)
+    log.info("%s, %s: learning", system.features, system.aggregation)
+    try:
+        describer = system.learn(parts[TAUGHT].features)
+    except ConfigError as error:  # too few photographs for so many words
+        return replace(row, skipped=str(error))
+    count = sum(len(part.table) for part in parts.values())
+    with progress_bar(f"describing {system.features}, {system.aggregation}", count) as progress:
+        known = {name: _known(part, describer, progress) for name, part in parts.items()}
+    gallery = _gallery(parts[TAUGHT].table, known[TAUGHT], describer, system.search)
+    top1, gap = _recognition(gallery, parts[TEST].table, known[TEST])
+    found = Row(
+        system.features,
+        system.aggregation,
+        _holidays(parts[HOLIDAYS].table, known[HOLIDAYS], describer, system.search),
+        top1,
+        gap,
+        _bytes_per_row(gallery.index, describer),
+        count / sum(one.seconds for one in known.values()),
+    )
+    log.info("%s", found)
+    return found
+
+
+def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:
+    """Describe a part, a shard's worth of features in memory at a time."""
+    blocks, seconds = [describer.finish([])], part.seconds
+    for start in range(0, len(part.features), WINDOW):
+        features = list(part.features[start : start + WINDOW])
+        begun = time.perf_counter()
+        blocks.append(describer.finish(features))
+        seconds += time.perf_counter() - begun
+        progress(len(features), 0)
+    failed = len(part.table) - len(part.features)
+    progress(failed, failed)
+    found = Descriptors.joined(blocks)
+    usable = np.array([not reason for reason in complaints(found)], dtype=bool)
+    rows = np.flatnonzero(part.table["status"] == OK)[usable]
+    return Known(rows, found[np.flatnonzero(usable)], seconds)
+
+
+def _searcher(
+    known: Descriptors, describer: Describer | WordsAlone, search: SearchConfig
+) -> Searcher:
+    rows, augmentation, inverted = known.vectors, None, None
+    index = FaissIndex.build(rows, FLAT)
+    if search.expansion.gallery:
+        augmentation = Augmentation.of(rows, index, search.expansion)
+        rows = augmentation.rows()
+        index = FaissIndex.build(rows, FLAT)
+    companion = describer.companion
+    if known.words is not None and companion is not None and companion.words is not None:
+        inverted = InvertedFile.build(known.words, companion.words.config, companion.bits)
+    return Searcher(index, rows, inverted, known.kept, search, augmentation)
+
+
+def _gallery(
+    table: pd.DataFrame, taught: Known, describer: Describer | WordsAlone, search: SearchConfig
+) -> Gallery:
+    labels = table["landmark"].iloc[taught.rows]
+    shown = labels.notna().to_numpy(dtype=bool)
+    known, bank = (taught.descriptors[np.flatnonzero(mask)] for mask in (shown, ~shown))
+    if not len(known):
+        raise TableError("no gallery photograph could be described")
+    landmarks = sorted(labels[shown].unique())
+    codes = pd.Categorical(labels[shown], categories=landmarks).codes.astype(np.int64)
+    alone = SearchConfig(share=search.share)
+    bank_index = _searcher(bank, describer, alone) if len(bank) else None
+    return Gallery(known, codes, landmarks, bank, _searcher(known, describer, search), bank_index)
+
+
+def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[float, float]:
+    """Top-1 and GAP of the vote; a photograph that failed has no answer."""
+    vote = VoteClassifier.fit(VOTE, gallery)
+    scores = vote.scores(test.descriptors, gallery.index.search(test.descriptors, VOTE.k))
+    best = np.full(len(table), -1)
+    best[test.rows] = scores.best
+    confidence = np.full(len(table), -np.inf)
+    confidence[test.rows] = scores.confidence
+    code_of = {landmark: code for code, landmark in enumerate(gallery.landmarks)}
+    codes = [
+        NO_LANDMARK if pd.isna(one) else code_of.get(one, NOT_IN_GALLERY)
+        for one in table["landmark"]
+    ]
+    truth = Truth.of_codes(np.array(codes, dtype=np.int64))
+    gap = global_average_precision(list(table["id"]), best, confidence, truth)
+    return top_k_accuracy(best[:, None], truth, 1), gap
+
+
+def _holidays(
+    table: pd.DataFrame, known: Known, describer: Describer | WordsAlone, search: SearchConfig
+) -> float:
+    """Mean average precision; a photograph that failed is never found, nor finds anything."""
+    ids = list(table["id"])
+    queries = holidays_groups(ids).queries
+    there = np.isin(queries, known.rows)
+    own = np.searchsorted(known.rows, queries[there])
+    searcher = _searcher(known.descriptors, describer, search)
+    found = searcher.search(known.descriptors[own], len(known.rows) - 1, own)
+    rankings = np.full((len(queries), found.rows.shape[1]), -1)
+    rankings[there] = np.where(found.rows >= 0, known.rows[found.rows], -1)
+    return holidays_map(ids, rankings)
+
+
+def _bytes_per_row(index: Searcher, describer: Describer | WordsAlone) -> float:
+    """What a gallery photograph takes in the index: vector, postings and kept features."""
+    total = 0.0 if isinstance(describer, WordsAlone) else float(index.index.bytes_per_row)
+    if index.inverted is not None:
+        total += index.inverted.bytes_per_row
+    if isinstance(index.kept, LocalRows) and index.config.stored:
+        total += index.kept.bytes_per_row
+    return total
+
+
+def _conditions(data: DataSet, tables: Mapping[str, pd.DataFrame], budget: Budget) -> str:
+    """What the figures have to be quoted with, in a line."""
+    there = machine()
+    queries = len(holidays_groups(list(tables[HOLIDAYS]["id"])).queries)
+    whitening = budget.whitening
+    return (
+        f"Conditions: top-1 and GAP on {data.folder.name}, {len(data.gallery):,} gallery,"
+        f" {len(data.bank):,} bank and {len(tables[TEST]):,} test photographs, by the vote of"
+        f" {VOTE.k} neighbours; mAP on {len(tables[HOLIDAYS]):,} photographs of Holidays,"
+        f" {queries:,} queries. Detectors: longest side {budget.size:,} pixels, at most"
+        f" {budget.keypoints:,} keypoints; VLAD and Fisher vectors of {budget.words:,} words, bags"
+        f" of words and ASMK* of {budget.visual_words:,}. Codebooks and whitening are learnt on"
+        f" gallery and bank, words' document frequencies counted in what is searched. Descriptors"
+        f" are whitened to {whitening.dimension:,} numbers, eigenvalues to the power"
+        f" {whitening.power:g}, float32, flat index; shipped configs as they are. A photograph's"
+        f" time is that of decoding, features and description one after the other, on"
+        f" {there['processor']}, {there['cores']} cores."
+    )
