@@ -124,21 +124,20 @@ class WordsAlone:
 
 @dataclass(frozen=True)
 class System:
-    """What becomes one row.
+    """Photographs described in one way, and searched in one or more.
 
     Attributes:
         features: their name.
-        aggregation: what is made of them, in words.
         maker: of the features.
         learn: from features of gallery and bank to what describes photographs by theirs.
-        search: how a gallery of them is searched.
+        searches: how a gallery of them is searched, by what is made of the features, in words; a
+            row of the table each.
     """
 
     features: str
-    aggregation: str
     maker: FeatureMaker
     learn: Callable[[Sequence[Features]], Describer | WordsAlone]
-    search: SearchConfig = PLAIN
+    searches: Mapping[str, SearchConfig]
 
 
 @dataclass(frozen=True)
@@ -210,7 +209,7 @@ def systems_of(
     if isinstance(config, HogConfig | HoughConfig):
         whole = build_extractor(config, device, SEED)
         learn = partial(Describer.fit, whole, whitening=budget.whitening, seed=SEED)
-        return [System(name, "the whole photograph", whole, learn)]
+        return [System(name, whole, learn, {"the whole photograph": PLAIN})]
     if isinstance(config, AlikedConfig):
         config = learned.located(config, weights)
     detector = build_detector(config, device)
@@ -219,22 +218,21 @@ def systems_of(
         aggregator = build_aggregator(dense, detector.dimension)
         extractor = AggregatedExtractor(detector, aggregator, device)
         learn = partial(Describer.fit, extractor, whitening=budget.whitening, seed=SEED)
-        systems.append(System(name, dense.kind, detector, learn))
+        systems.append(System(name, detector, learn, {dense.kind: PLAIN}))
     # ALIKED's keypoints have no scale to be verified by.
     estimator: Final = "magsac" if isinstance(config, AlikedConfig) else "affine"
     verification = VerificationConfig(top=budget.verified, estimator=estimator)
     by_words = SearchConfig(share=1.0)
+    verified = SearchConfig(share=1.0, verification=verification)
     bow = Companion(detector, Bow(BowConfig(words=budget.visual_words)), None, device)
-    asmk = replace(bow, words=Asmk(AsmkConfig(words=budget.visual_words)))
-    verified = replace(asmk, keeper=Keeper(KeptConfig()))
-    for label, companion, search in (
-        ("bow", bow, by_words),
-        ("asmk", asmk, by_words),
-        (f"asmk + verification of the first {budget.verified}", verified,
-         by_words.model_copy(update={"verification": verification})),
-    ):  # fmt: skip
+    asmk = Asmk(AsmkConfig(words=budget.visual_words))
+    both = {"asmk": by_words, f"asmk + verification of the first {budget.verified}": verified}
+    for companion, searches in (
+        (bow, {"bow": by_words}),
+        (replace(bow, words=asmk, keeper=Keeper(KeptConfig())), both),
+    ):
         teach = partial(WordsAlone.fit, companion, seed=SEED)
-        systems.append(System(name, label, detector, teach, search))
+        systems.append(System(name, detector, teach, searches))
     return systems
 
 
@@ -280,7 +278,7 @@ def run_comparison(
             rows.append(Row(name, "–", skipped=str(error)))
             continue
         parts = _extracted(name, systems[0].maker, tables, work)
-        rows += [_measured(system, parts) for system in systems]
+        rows += [row for system in systems for row in _measured(system, parts)]
     conditions = _conditions(data, tables, budget)
     atomic_write(out, markdown(rows, conditions).encode())
     told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
@@ -311,7 +309,7 @@ def _shipped(name: str, config: SystemConfig, device: str) -> System:
         Describer.fit, extractor, whitening=config.whitening, seed=config.seed, companion=companion
     )
     maker = feature_maker(extractor, companion)
-    return System(name, config.description, maker, learn, config.search)
+    return System(name, maker, learn, {config.description: config.search})
 
 
 def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
@@ -347,29 +345,27 @@ def _extracted(
     return parts
 
 
-def _measured(system: System, parts: Mapping[str, Part]) -> Row:
-    row = Row(system.features, system.aggregation)
-    log.info("%s, %s: learning", system.features, system.aggregation)
+def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
+    name = f"{system.features}, {next(iter(system.searches))}"
+    log.info("learning %s", name)
     try:
         describer = system.learn(parts[TAUGHT].features)
     except ConfigError as error:  # too few photographs for so many words
-        return replace(row, skipped=str(error))
+        return [Row(system.features, label, skipped=str(error)) for label in system.searches]
     count = sum(len(part.table) for part in parts.values())
-    with progress_bar(f"describing {system.features}, {system.aggregation}", count) as progress:
-        known = {name: _known(part, describer, progress) for name, part in parts.items()}
-    gallery = _gallery(parts[TAUGHT].table, known[TAUGHT], describer, system.search)
-    top1, gap = _recognition(gallery, parts[TEST].table, known[TEST])
-    found = Row(
-        system.features,
-        system.aggregation,
-        _holidays(parts[HOLIDAYS].table, known[HOLIDAYS], describer, system.search),
-        top1,
-        gap,
-        _bytes_per_row(gallery.index, describer),
-        count / sum(one.seconds for one in known.values()),
-    )
-    log.info("%s", found)
-    return found
+    with progress_bar(f"describing {name}", count) as progress:
+        known = {part: _known(parts[part], describer, progress) for part in parts}
+    rate = count / sum(one.seconds for one in known.values())
+    rows = []
+    for label, search in system.searches.items():
+        gallery = _gallery(parts[TAUGHT].table, known[TAUGHT], describer, search)
+        top1, gap = _recognition(gallery, parts[TEST].table, known[TEST])
+        precision = _holidays(parts[HOLIDAYS].table, known[HOLIDAYS], describer, search)
+        size = _bytes_per_row(gallery.index, describer)
+        rows.append(Row(system.features, label, precision, top1, gap, size, rate))
+        log.info("%s, %s: mAP %.3f, top-1 %.3f, GAP %.3f", system.features, label, precision,
+                 top1, gap)  # fmt: skip
+    return rows
 
 
 def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:
@@ -457,7 +453,8 @@ def _bytes_per_row(index: Searcher, describer: Describer | WordsAlone) -> float:
     total = 0.0 if isinstance(describer, WordsAlone) else float(index.index.bytes_per_row)
     if index.inverted is not None:
         total += index.inverted.bytes_per_row
-    if isinstance(index.kept, LocalRows) and index.config.stored:
+    verified = index.config.verification is not None and index.config.stored
+    if isinstance(index.kept, LocalRows) and verified:
         total += index.kept.bytes_per_row
     return total
 
