@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 
 from pipelines.progress import progress_bar
 from retrieval.classifiers.base import Gallery, HeldOut
-from retrieval.classifiers.registry import fit_classifier, held_out_scores
+from retrieval.classifiers.registry import fit_classifier, held_out_scores, load_classifier
 from retrieval.classifiers.rejection import Rejection
-from retrieval.devices import cores
+from retrieval.devices import CPU, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor
@@ -406,8 +406,11 @@ def _finish(
     mark = fingerprint(recipe)
     before = read_json(run / RUN) if (run / RUN).exists() else {}
     if before.get("finished") and before.get("fingerprint") == mark:
-        log.info("%s: nothing changed, nothing to do", run)
-        return before
+        damage = _damage(config, before, run, companion)
+        if damage is None:
+            log.info("%s: nothing changed, nothing to do", run)
+            return before
+        log.warning("%s: indexed anew", damage.partition(":")[0])
     begun = time.perf_counter()
     described = {
         "name": config.name,
@@ -443,6 +446,20 @@ def _finish(
     }
     write_json(run / RUN, record)
     return record
+
+
+def _damage(
+    config: SystemConfig, record: Mapping[str, Any], run: Path, companion: Companion | None
+) -> str | None:
+    """What is wrong with a finished run's index or classifiers; ``None`` where they load."""
+    try:
+        gallery, _ = load_gallery(run, CPU, record["index"]["descriptors"], config, companion)
+        for name, one in config.classifiers.items():
+            load_classifier(one, run / "classifiers" / name, gallery)
+            Rejection.load(run / "classifiers" / name)
+    except RunError as error:
+        return str(error)
+    return None
 
 
 def _seconds_describing(run: Path) -> float:

@@ -145,7 +145,7 @@ def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
             found[path.name.removesuffix(".npy")] = np.load(
                 path, mmap_mode=mode, allow_pickle=False
             )
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise RunError(f"{path} is damaged ({error}): run landmarks index again") from None
     return found
 

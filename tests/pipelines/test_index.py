@@ -27,6 +27,7 @@ from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System, SystemConfig
 from tests.photographs import blank, view, write_csv, write_data_set, write_photograph
 from tests.pipelines.dying_build import WINDOW
+from tests.pipelines.runs import contents
 
 ROOT = Path(__file__).parents[2]
 # By name of the shipped config: what makes it small.
@@ -35,8 +36,6 @@ SMALL = {
     "rootsift-vlad": ["extractor.local.size=128", "extractor.local.keypoints=60",
                       "extractor.aggregation.words=4", "whitening.dimension=16"],
 }  # fmt: skip
-# Files that tell of the time of day.
-CLOCKS = (".lock", "timings.json")
 
 systems = pytest.mark.parametrize("name", sorted(SMALL))
 
@@ -47,17 +46,6 @@ def config_of(name: str, *more: str) -> SystemConfig:
 
 def build(name: str, data: Path, run: Path, *more: str) -> dict[str, Any]:
     return build_run(config_of(name, *more), load_data_set(data), run, "cpu")
-
-
-def contents(run: Path) -> dict[str, Any]:
-    """Every file of a run by its path, but for what tells of the time of day."""
-    found: dict[str, Any] = {}
-    for path in sorted(run.rglob("*")):
-        if path.is_file() and path.name not in CLOCKS:
-            found[str(path.relative_to(run))] = path.read_bytes()
-    record = json.loads(found.pop("run.json"))
-    del record["timings"]
-    return {**found, "run.json": record}
 
 
 def answers_of(run: Path, data: Path) -> pd.DataFrame:

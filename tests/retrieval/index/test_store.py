@@ -21,7 +21,9 @@ from retrieval.index.store import (
     checksum,
     fingerprint,
     first_difference,
+    read_arrays,
     read_json,
+    write_arrays,
     write_json,
 )
 
@@ -106,6 +108,64 @@ def test_fingerprints_hang_on_content_alone(tmp_path: Path) -> None:
     assert len(fingerprint()) == 16
     (tmp_path / "a").write_bytes(b"x" * 100_000)
     assert checksum(tmp_path / "a") == hashlib.sha256(b"x" * 100_000).hexdigest()
+
+
+def test_arrays_come_block_by_block_and_are_mapped(tmp_path: Path) -> None:
+    whole = np.arange(40_000, dtype=np.float32).reshape(10_000, 4)
+    codes = np.arange(10_000, dtype=np.int8)[:, None]
+    forms = {"rows": (whole.dtype, whole.shape), "a.codes": (codes.dtype, codes.shape)}
+    blocks = [
+        {"rows": whole[start : start + 3000], "a.codes": codes[start : start + 3000]}
+        for start in range(0, 10_000, 3000)
+    ]
+    write_arrays(tmp_path / "new", forms, blocks)
+    found = read_arrays(tmp_path / "new")
+    assert set(found) == {"rows", "a.codes"}
+    assert isinstance(found["rows"], np.memmap)
+    np.testing.assert_array_equal(found["rows"], whole)
+    np.testing.assert_array_equal(found["a.codes"], codes)
+    np.testing.assert_array_equal(np.load(tmp_path / "new" / "rows.npy"), whole)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"rows.npy", "a.codes.npy"}
+
+
+def test_arrays_may_have_no_rows(tmp_path: Path) -> None:
+    """An empty file cannot be mapped."""
+    write_arrays(tmp_path, {"rows": (np.dtype(np.float32), (0, 4))}, [])
+    assert read_arrays(tmp_path)["rows"].shape == (0, 4)
+
+
+def test_arrays_cut_short_leave_the_old_ones(tmp_path: Path) -> None:
+    old = np.ones((2, 2), np.float32)
+    form = {"rows": (old.dtype, old.shape)}
+    write_arrays(tmp_path, form, [{"rows": old}])
+
+    def broken() -> Any:
+        yield {"rows": old[:1] + 1}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_arrays(tmp_path, form, broken())
+    np.testing.assert_array_equal(read_arrays(tmp_path)["rows"], old)
+
+
+@pytest.mark.parametrize("damage", ["cut", "pickled", "foreign", "empty"])
+def test_damaged_arrays_are_named(tmp_path: Path, damage: str) -> None:
+    rows = np.ones((30_000, 2), np.float32)
+    write_arrays(tmp_path, {"rows": (rows.dtype, rows.shape)}, [{"rows": rows}])
+    path = tmp_path / "rows.npy"
+    if damage == "pickled":
+        np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    else:
+        left = {"cut": path.read_bytes()[:100_000], "foreign": b"x" * 100_000, "empty": b""}
+        path.write_bytes(left[damage])
+    with pytest.raises(RunError, match=r"rows\.npy is damaged .*: run landmarks index again"):
+        read_arrays(tmp_path)
+
+
+def test_no_arrays(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(RunError, match="is missing or empty: run landmarks index again"):
+            read_arrays(folder)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
