@@ -48,7 +48,7 @@ from retrieval.extractors.describer import (
     with_status,
 )
 from retrieval.extractors.descriptors import Descriptors
-from retrieval.extractors.extraction import WINDOW
+from retrieval.extractors.extraction import WINDOW, worker_pool
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.hough import HoughConfig
 from retrieval.extractors.local import learned
@@ -76,6 +76,8 @@ SEED: Final = 0
 TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
 FLAT: Final = IndexConfig(factory="Flat")
 VOTE: Final = VoteConfig()
+TOGETHER: Final = 16
+"""Photographs that a core describes at a time."""
 HEADER: Final = (
     "features", "aggregation", "mAP", "top-1", "GAP", "bytes a photograph", "photographs/s",
 )  # fmt: skip
@@ -369,14 +371,18 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
 
 
 def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:
-    """Describe a part, a shard's worth of features in memory at a time."""
+    """Describe a part on all cores, a shard's worth of features in memory at a time."""
     blocks, seconds = [describer.finish([])], part.seconds
-    for start in range(0, len(part.features), WINDOW):
-        features = list(part.features[start : start + WINDOW])
-        begun = time.perf_counter()
-        blocks.append(describer.finish(features))
-        seconds += time.perf_counter() - begun
-        progress(len(features), 0)
+    with worker_pool() as pool:
+        for start in range(0, len(part.features), WINDOW):
+            features = list(part.features[start : start + WINDOW])
+            begun = time.perf_counter()
+            blocks += pool.map(
+                describer.finish,
+                [features[i : i + TOGETHER] for i in range(0, len(features), TOGETHER)],
+            )
+            seconds += time.perf_counter() - begun
+            progress(len(features), 0)
     failed = len(part.table) - len(part.features)
     progress(failed, failed)
     found = Descriptors.joined(blocks)
