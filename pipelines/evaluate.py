@@ -38,7 +38,7 @@ from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import read_table
-from retrieval.system import System
+from retrieval.system import System, SystemConfig
 
 log = logging.getLogger(__name__)
 
@@ -324,9 +324,24 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
         f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
         " photographs of gallery and bank",
         "index": record["index"]["factory"],
+        "search": _searched_by(config),
         "machine": f"{record['machine']['processor']}, {record['machine']['cores']} cores,"
         f" {record['device']}",
     }
+
+
+def _searched_by(config: SystemConfig) -> str:
+    """What a search looks at, in words."""
+    search, words = config.search, config.local.words if config.local is not None else None
+    parts = ["descriptors"]
+    if words is not None:
+        parts.append(f"{words.words:,} words ({words.kind}) with a share of {search.share:g}")
+    if search.expansion.queries or search.expansion.gallery:
+        taken = search.expansion
+        parts.append(f"queries expanded by {taken.queries}, gallery rows by {taken.gallery}")
+    if search.verification is not None:
+        parts.append(f"the first {search.verification.top} verified")
+    return ", ".join(parts)
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:

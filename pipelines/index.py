@@ -15,7 +15,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -44,7 +44,7 @@ from retrieval.extractors.describer import (
     table_digest,
     with_status,
 )
-from retrieval.extractors.descriptors import KEPT, VECTORS, Descriptors
+from retrieval.extractors.descriptors import KEPT, VECTORS, Descriptors, write_descriptors
 from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
@@ -510,37 +510,18 @@ def _write_descriptors(
 ) -> None:
     """Copy what the kept rows are described by, shard by shard, into arrays that can be mapped."""
 
-    def blocks() -> Iterator[dict[str, NDArray[Any]]]:
+    def blocks() -> Iterator[Descriptors]:
         for part, table, wanted in zip(parts, tables, keep, strict=True):
             # Shards hold the rows that went well, in order: so must the mask.
             mask = wanted[table["status"] == OK].to_numpy(dtype=bool)
             start = 0
             for shard in part.store.shards():
                 block = Descriptors.from_arrays(shard.arrays)
-                yield block[np.flatnonzero(mask[start : start + len(block)])].arrays()
+                yield block[np.flatnonzero(mask[start : start + len(block)])]
                 start += len(block)
 
-    totals: dict[str, int] = {}
-    forms: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
-    for block in blocks():
-        for name, array in block.items():
-            # Photographs' starts are one more than photographs, once for all of them.
-            many = len(array) - 1 if name.endswith("starts") else len(array)
-            totals[name] = totals.get(name, int(name.endswith("starts"))) + many
-            forms[name] = array.dtype, (totals[name], *array.shape[1:])
     shutil.rmtree(folder, ignore_errors=True)  # what another config kept there
-    write_arrays(folder, forms, _joined_starts(blocks()))
-
-
-def _joined_starts(blocks: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks whose starts go on where the block before ended, and are written once."""
-    ends: dict[str, int] = {}
-    for block in blocks:
-        for name in [name for name in block if name.endswith("starts")]:
-            shifted = block[name] + ends.get(name, 0)
-            block[name] = shifted[1:] if name in ends else shifted
-            ends[name] = int(shifted[-1])
-        yield block
+    write_descriptors(folder, blocks)
 
 
 def _keep_bank(run: Path, sources: Sequence[str], companion: Companion) -> None:

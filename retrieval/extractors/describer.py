@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from retrieval.errors import DescribeError, PhotographError, failure
 from retrieval.extractors.base import Extractor, FeatureMaker, Features, Photograph, Vectors
 from retrieval.extractors.companion import Companion
-from retrieval.extractors.descriptors import Descriptors
+from retrieval.extractors.descriptors import Descriptors, write_descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.local.features import no_features
 from retrieval.extractors.several import Column, Several
 from retrieval.extractors.whitening import Whitening, WhiteningConfig
-from retrieval.index.store import OK, Shard, ShardStore
+from retrieval.index.store import OK, Shard, ShardStore, read_arrays
 from retrieval.photographs.table import STRING
 
 Progress = Callable[[int, int], None]
 ToArrays = Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]]
 
+MAPPED: Final = "mapped"
 NO_FEATURES: Final = "nothing to describe (no keypoint, or a blank photograph)"
 
 
@@ -390,11 +391,20 @@ def describe_table(
 
 
 def read_described(table: pd.DataFrame, store: ShardStore, describer: Describer) -> Described:
-    """A table with its statuses and descriptors, read into memory from a finished store."""
-    blocks = [describer.finish([])]
-    blocks += [Descriptors.from_arrays(shard.arrays) for shard in store.shards()]
+    """A table with its statuses and descriptors from a finished store.
+
+    Words and kept features of many photographs do not fit into memory: descriptors are copied into
+    arrays beside the shards, and mapped.
+    """
+
+    def blocks() -> Iterator[Descriptors]:
+        yield describer.finish([])
+        yield from (Descriptors.from_arrays(shard.arrays) for shard in store.shards())
+
+    write_descriptors(store.folder / MAPPED, blocks)
+    descriptors = Descriptors.from_arrays(read_arrays(store.folder / MAPPED))
     seconds = store.seconds / len(table) if len(table) else 0.0
-    return Described(with_status(table, store), Descriptors.joined(blocks), seconds, store.digest)
+    return Described(with_status(table, store), descriptors, seconds, store.digest)
 
 
 def with_status(table: pd.DataFrame, store: ShardStore) -> pd.DataFrame:

@@ -3,8 +3,9 @@ became where a system keeps them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from retrieval.extractors.aggregation.words import Words
 from retrieval.extractors.base import Vectors
 from retrieval.extractors.local.rows import LocalRows
+from retrieval.index.store import write_arrays
 
 VECTORS: Final = "descriptors"
 WORDS: Final = "words."
@@ -83,3 +85,32 @@ class Descriptors:
             Words.from_arrays(arrays, WORDS) if f"{WORDS}starts" in arrays else None,
             LocalRows.from_arrays(arrays, KEPT) if f"{KEPT}starts" in arrays else None,
         )
+
+
+def write_descriptors(folder: Path, blocks: Callable[[], Iterable[Descriptors]]) -> None:
+    """Write photographs that come block by block into arrays that can be mapped.
+
+    Args:
+        folder: where they go; :meth:`Descriptors.from_arrays` takes what is read there.
+        blocks: gives the photographs, at least one block and twice over: to count, and to write.
+    """
+    totals: dict[str, int] = {}
+    forms: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
+    for block in blocks():
+        for name, array in block.arrays().items():
+            # Photographs' starts are one more than photographs, once for all of them.
+            many = len(array) - 1 if name.endswith("starts") else len(array)
+            totals[name] = totals.get(name, int(name.endswith("starts"))) + many
+            forms[name] = array.dtype, (totals[name], *array.shape[1:])
+    write_arrays(folder, forms, _joined_starts(block.arrays() for block in blocks()))
+
+
+def _joined_starts(blocks: Iterable[dict[str, NDArray[Any]]]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Blocks whose starts go on where the block before ended, and are written once."""
+    ends: dict[str, int] = {}
+    for block in blocks:
+        for name in [name for name in block if name.endswith("starts")]:
+            shifted = block[name] + ends.get(name, 0)
+            block[name] = shifted[1:] if name in ends else shifted
+            ends[name] = int(shifted[-1])
+        yield block

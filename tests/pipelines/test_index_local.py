@@ -235,6 +235,10 @@ def test_an_augmented_gallery(config: str, data: Path, tmp_path: Path) -> None:
     figures = evaluate_run(system, data / "test.csv", tmp_path / "out")
     assert figures["knn"]["top1"] > 0.8
     assert figures["knn"]["map100_by_label"] > 0.8
+    assert figures["conditions"]["search"] == (
+        "descriptors, 16 words (asmk) with a share of 0.5,"
+        " queries expanded by 1, gallery rows by 2, the first 5 verified"
+    )
     shutil.rmtree(run / "index" / "augmented")
     with pytest.raises(RunError, match="augmented is missing or empty: run landmarks index again"):
         System.load(run, "cpu")
@@ -328,6 +332,25 @@ def test_parts_that_are_not_of_one_gallery_are_one_line(run: Path, more: pd.Data
         path.unlink()
     with pytest.raises(RunError, match=r"is damaged \(no features are kept for verification\)"):
         System.load(other, "cpu")
+
+
+def test_what_a_gpu_cannot_search_is_refused_before_work(
+    config: str, data: Path, tmp_path: Path
+) -> None:
+    """The photograph itself is one more than those that are verified."""
+    for change in ("search.verification.top=2048", "search.expansion.queries=2048"):
+        system = load_config(config, [change])
+        with pytest.raises(ConfigError, match="k is 2049, and FAISS on a GPU does at most 2048"):
+            build_run(system, load_data_set(data), tmp_path / "run", "cuda")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_weights_of_the_detector_are_refused(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["describer"]["local"]["detector"]["weights"] = "another checksum"
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="was built with other weights: give those"):
+        System.load(run, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from retrieval.extractors.aggregation.words import Words
 from retrieval.extractors.base import unit_rows
-from retrieval.extractors.descriptors import Descriptors
+from retrieval.extractors.descriptors import Descriptors, write_descriptors
 from retrieval.extractors.local.rows import LocalRows
+from retrieval.index.store import read_arrays
 from tests.features import local_features
 
 COUNT = 5
@@ -58,6 +61,17 @@ def test_some_of_them_joined_and_as_arrays(words: bool, kept: bool) -> None:
     }  # fmt: skip
     assert facts(Descriptors.from_arrays(arrays)) == expected
     assert facts(Descriptors.from_arrays(none.arrays())) == []
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("words", [True, False])
+def test_blocks_are_mapped_as_one(words: bool, kept: bool, tmp_path: Path) -> None:
+    every = described(words, kept)
+    blocks = [every[:0], every[:2], every[:0], every[2:]]
+    write_descriptors(tmp_path, lambda: blocks)
+    assert facts(Descriptors.from_arrays(read_arrays(tmp_path))) == facts(every)
+    write_descriptors(tmp_path, lambda: blocks[:1])
+    assert facts(Descriptors.from_arrays(read_arrays(tmp_path))) == []
 
 
 def test_bare_vectors_are_descriptors() -> None:
