@@ -10,7 +10,7 @@ Singer's, "Supporting large-scale image recognition with out-of-domain samples",
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
@@ -37,7 +37,7 @@ from retrieval.index.search import Searcher
 FILE: Final = "knn.safetensors"
 BLOCK: Final = 1 << 20
 """Neighbours voted over at a time: about 100 MB of working memory."""
-ROWS: Final = 1 << 12
+ROWS: Final = 1 << 10
 """Rows searched for in the bank at a time."""
 
 
@@ -244,7 +244,8 @@ def bank_similarity(queries: Descriptors | Vectors, bank_index: Searcher | None,
     similarity = np.zeros(len(queries), np.float32)
     if bank_index is None:
         return similarity
-    n, asked = min(n, len(bank_index)), Descriptors.of(queries)
+    # Nothing is verified in the bank: the most bulky part need not be read.
+    n, asked = min(n, len(bank_index)), replace(Descriptors.of(queries), kept=None)
     for start in range(0, len(queries), ROWS):
         near = bank_index.search(asked[start : start + ROWS], n)
         similarity[start : start + ROWS] = near.similarities.mean(axis=1, dtype=np.float64)

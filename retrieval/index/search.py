@@ -162,7 +162,8 @@ class Searcher:
         many = min(max(k, CANDIDATES) + 1, len(self))
         proposed = np.argpartition(-by_words, many - 1, axis=1)[:, :many].astype(np.int64)
         if self.config.share < 1.0:
-            near = self._by_vectors(queries.vectors, many, own).rows
+            others = many if own is None else many - 1
+            near = self._by_vectors(queries.vectors, others, own).rows
             proposed = np.concatenate([proposed, near], axis=1)
         proposed.sort(axis=1)
         usable = proposed >= 0

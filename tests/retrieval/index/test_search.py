@@ -179,7 +179,7 @@ def test_queries_take_in_their_neighbours(count: int, taken: int, k: int, seed: 
 
 
 @given(
-    count=st.integers(2, 10),
+    count=st.integers(1, 10),
     taken=st.integers(1, 4),
     share=st.sampled_from([None, 0.0, 0.4]),
     seed=st.integers(0, 99),
