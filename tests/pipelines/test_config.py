@@ -116,7 +116,9 @@ def test_a_config_that_is_not_there() -> None:
     assert refused(name="rootsift-vld").startswith(
         "no config 'rootsift-vld'; did you mean rootsift-vlad? there are classical, "
     )
-    assert refused(name="/absent/x.yaml").startswith("no config '/absent/x.yaml'; there are classical, ")
+    assert refused(name="/absent/x.yaml").startswith(
+        "no config '/absent/x.yaml'; there are classical, "
+    )
 
 
 @pytest.mark.parametrize(
