@@ -72,6 +72,10 @@ class SvmConfig(StrictModel):
         emphasis: power of the dimensions' standard deviations that they are multiplied by.
         temperature: of the comparison with other landmarks and the bank; see
             :meth:`SvmClassifier.scores`.
+        verified: how much margin a landmark gains for the largest bonus that verification gave
+            one of its photographs among the neighbours, as a multiple of that bonus; 0 leaves
+            neighbours unlooked at.
+        k: neighbours looked at for that.
         candidates: landmarks ranked for a photograph.
         folds: parts that gallery and bank are dealt into at most, each held out in turn.
         held_out: at most this many gallery (and bank) photographs are held out.
@@ -83,6 +87,8 @@ class SvmConfig(StrictModel):
     penalty: float = Field(default=1.0, gt=0.0)
     emphasis: float = Field(default=1.0, ge=0.0, le=10.0)
     temperature: float = Field(default=1.0, gt=0.0)
+    verified: float = Field(default=0.0, ge=0.0)
+    k: int = Field(default=50, ge=1, le=2047)
     candidates: int = Field(default=10, ge=1)
     folds: int = Field(default=FOLDS, ge=2)
     held_out: int = Field(default=5_000, ge=1)
@@ -103,6 +109,7 @@ class SvmClassifier:
         scale: (d,) float32 what the dimensions are multiplied by.
         weights: (l + 1, d) float32, a row a landmark and one for the bank.
         biases: (l + 1,) float32; -inf for a landmark without rows, and for an empty bank.
+        codes: (n,) int64 landmark code of every gallery row.
     """
 
     kind: ClassVar[str] = "svm"
@@ -110,16 +117,17 @@ class SvmClassifier:
     scale: Vectors
     weights: Vectors
     biases: Vectors
+    codes: Integers
 
     @property
     def neighbours(self) -> int:
-        return 0
+        return self.config.k if self.config.verified else 0
 
     @classmethod
     def fit(cls, config: SvmConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Train on all of gallery and bank."""
         rows, bank_rows = np.arange(len(gallery.codes)), np.arange(len(gallery.bank))
-        return cls(config, *_train(config, gallery, rows, bank_rows, seed))
+        return cls(config, *_train(config, gallery, rows, bank_rows, seed), gallery.codes)
 
     @classmethod
     def held_out(cls, config: SvmConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
@@ -127,14 +135,17 @@ class SvmClassifier:
         chosen = stratified_folds(gallery, config.folds, config.held_out, seed)
         width = min(config.candidates, len(gallery.landmarks))
         scores, bank_scores = _blank(len(chosen.rows), width), _blank(len(chosen.bank_rows), width)
+        near, bank_near = _verified_neighbours(config, gallery, chosen)
         for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
-            fitted = cls(config, *_train(config, gallery, *_kept(chosen, gallery, fold), seed))
-            for part, own, descriptors in (
-                (scores, chosen.folds == fold, gallery.vectors[chosen.rows]),
-                (bank_scores, chosen.bank_folds == fold, gallery.bank_vectors[chosen.bank_rows]),
-            ):
-                found = fitted._rank(np.asarray(descriptors[own]))
-                part.candidates[own], part.values[own] = found.candidates, found.values
+            kept = _kept(chosen, gallery, fold)
+            fitted = cls(config, *_train(config, gallery, *kept, seed), gallery.codes)
+            for part, own, descriptors, found in (
+                (scores, chosen.folds == fold, gallery.vectors[chosen.rows], near),
+                (bank_scores, chosen.bank_folds == fold, gallery.bank_vectors[chosen.bank_rows],
+                 bank_near),
+            ):  # fmt: skip
+                ranked = fitted._rank(np.asarray(descriptors[own]), found and found.at(own))
+                part.candidates[own], part.values[own] = ranked.candidates, ranked.values
         return HeldOut(
             chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
         )
@@ -150,12 +161,12 @@ class SvmClassifier:
 
         Args:
             queries: (q, d) unit rows.
-            neighbours: not looked at.
+            neighbours: theirs, verified; not looked at unless ``verified`` is set.
 
         Returns:
             (q, min(candidates, landmarks)) candidates.
         """
-        return self._rank(Descriptors.of(queries).vectors)
+        return self._rank(Descriptors.of(queries).vectors, neighbours)
 
     def save(self, folder: Path) -> None:
         """Write ``svm.safetensors``: scale, weights, biases and the constants behind them."""
@@ -171,9 +182,19 @@ class SvmClassifier:
                 f"{folder / FILE} is of {len(arrays['weights']) - 1} landmarks, the gallery has "
                 f"{len(gallery.landmarks)}: fit the classifiers again"
             )
-        return cls(config, arrays["scale"], arrays["weights"], arrays["biases"])
+        return cls(config, arrays["scale"], arrays["weights"], arrays["biases"], gallery.codes)
 
-    def _rank(self, queries: Vectors) -> Scores:
+    def _gained(self, neighbours: Neighbours, shape: tuple[int, ...]) -> Vectors:
+        """(q, l) the margin that each landmark gains by its verified photographs."""
+        gained = np.zeros(shape, np.float32)
+        if neighbours.bonus is not None and self.config.verified:
+            rows = neighbours.rows[:, : self.config.k]
+            query, place = np.nonzero(rows >= 0)
+            landmark = self.codes[rows[query, place]]
+            np.maximum.at(gained, (query, landmark), neighbours.bonus[query, place])
+        return gained * np.float32(self.config.verified)
+
+    def _rank(self, queries: Vectors, neighbours: Neighbours | None) -> Scores:
         width = min(self.config.candidates, len(self.weights) - 1)
         scores = _blank(len(queries), width)
         step = max(1, MARGINS // len(self.weights))
@@ -181,6 +202,8 @@ class SvmClassifier:
             here = slice(start, start + step)
             margins = scaled(queries[here], self.scale) @ self.weights.T + self.biases
             landmarks, bank = margins[:, :-1], margins[:, -1]
+            if neighbours is not None and neighbours.bonus is not None:
+                landmarks = landmarks + self._gained(neighbours.at(here), landmarks.shape)
             top = np.argpartition(-landmarks, width - 1, axis=1)[:, :width]
             top.sort(axis=1)  # so that equal margins keep the landmarks' order
             best = np.take_along_axis(landmarks, top, axis=1)
@@ -190,6 +213,19 @@ class SvmClassifier:
             scores.values[here] = contrast(best, bank, self.config.temperature)
         scores.candidates[np.isneginf(scores.values)] = -1
         return scores
+
+
+def _verified_neighbours(
+    config: SvmConfig, gallery: Gallery, chosen: Folds
+) -> tuple[Neighbours | None, Neighbours | None]:
+    """Of the held-out gallery photographs, each without itself, and of the bank's."""
+    if not config.verified:
+        return None, None
+    own = chosen.rows
+    return (
+        gallery.index.search(gallery.descriptors[own], config.k, own=own),
+        gallery.index.search(gallery.bank[chosen.bank_rows], config.k),
+    )
 
 
 def contrast(margins: Vectors, bank: Vectors, temperature: float) -> Vectors:

@@ -176,12 +176,14 @@ def rerank(neighbours: Neighbours, inliers: Integers, config: VerificationConfig
     """
     columns = min(config.top, inliers.shape[1])
     beyond = np.maximum(inliers[:, :columns] - config.min_inliers + 1, 0).astype(np.float32)
-    scores = neighbours.similarities.copy()
-    scores[:, :columns] += np.float32(config.weight) * beyond / (beyond + np.float32(config.half))
+    bonus = np.zeros_like(neighbours.similarities)
+    bonus[:, :columns] = np.float32(config.weight) * beyond / (beyond + np.float32(config.half))
+    scores = neighbours.similarities + bonus
     order = np.lexsort((neighbours.rows, -scores, neighbours.rows < 0), axis=1)
     return Neighbours(
         np.take_along_axis(neighbours.rows, order, axis=1),
         np.take_along_axis(scores, order, axis=1),
+        np.take_along_axis(bonus, order, axis=1),
     )
 
 

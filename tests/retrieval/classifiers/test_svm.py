@@ -15,6 +15,7 @@ from retrieval.classifiers.base import Gallery, Scores
 from retrieval.classifiers.svm import SvmClassifier, SvmConfig
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import FaissIndex, Neighbours
+from retrieval.index.search import Searcher
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
@@ -144,9 +145,55 @@ def test_the_more_like_the_bank_the_less_confident() -> None:
 
 def test_equal_margins_keep_the_landmarks_order() -> None:
     none = np.zeros((6, 2), np.float32)
-    fitted = SvmClassifier(SvmConfig(candidates=3), none[0], none, none[:, 0])
+    fitted = SvmClassifier(
+        SvmConfig(candidates=3), none[0], none, none[:, 0], np.arange(5, dtype=np.int64)
+    )
     scores = fitted.scores(np.ones((2, 2), np.float32), Neighbours(np.empty(0), np.empty(0)))
     assert (np.diff(scores.candidates) > 0).all()
+
+
+def test_verified_neighbours_raise_the_margins_of_their_landmarks() -> None:
+    gallery = clusters(4, 5, 10, 0.5)
+    queries = gallery.vectors[:3]
+    rows = np.stack([np.flatnonzero(gallery.codes == 3)[:2]] * 3)
+    bonus = np.array([[0, 0], [0.1, 0.2], [9, 0]], np.float32)
+    near = Neighbours(rows, np.zeros_like(bonus), bonus)
+    plain = SvmClassifier.fit(SvmConfig(), gallery)
+    trusting = SvmClassifier.fit(SvmConfig(verified=2.0), gallery)
+    assert (plain.neighbours, trusting.neighbours) == (0, 50)
+    expected = plain.scores(queries, near)
+    found = trusting.scores(queries, near)
+    np.testing.assert_array_equal(found.candidates[0], expected.candidates[0])
+    np.testing.assert_array_equal(found.values[0], expected.values[0])
+    # A landmark gains by its best photograph alone, and other landmarks lose by its gain.
+    assert (
+        found.values[1][found.candidates[1] == 3] > expected.values[1][expected.candidates[1] == 3]
+    )
+    assert found.confidence[1] < expected.confidence[1]
+    assert found.candidates[2, 0] == 3
+    # Without verification there is nothing to gain.
+    bare = trusting.scores(queries, Neighbours(rows, near.similarities))
+    np.testing.assert_array_equal(bare.values, expected.values)
+
+
+def test_held_out_scores_take_verified_neighbours_without_the_photograph_itself() -> None:
+    gallery = clusters(4, 5, 10, 0.5)
+
+    @dataclass(frozen=True)
+    class Verifying(Searcher):
+        def search(self, queries, k, own=None):
+            found = super().search(queries, k, own)
+            assert own is None or not (found.rows == own[:, None]).any()
+            return Neighbours(found.rows, found.similarities, np.ones_like(found.similarities))
+
+    searcher = Verifying(gallery.index.index, gallery.vectors)
+    plain = SvmClassifier.held_out(SvmConfig(), gallery)
+    verified = SvmClassifier.held_out(
+        SvmConfig(verified=5.0, k=1), replace(gallery, index=searcher)
+    )
+    # Of one neighbour, which is the landmark's own or not, the landmark gains much.
+    nearest = gallery.index.search(gallery.vectors[plain.rows], 1, own=plain.rows)
+    np.testing.assert_array_equal(verified.gallery.best, gallery.codes[nearest.rows[:, 0]])
 
 
 def test_strong_dimensions_are_put_first() -> None:
