@@ -36,7 +36,8 @@ class AsmkConfig(StrictModel):
 
     Attributes:
         words: size of the codebook, learnt on the gallery and the bank.
-        assignments: words that each descriptor of a query is assigned to; the gallery's go to one.
+        assignments: words that each descriptor is assigned to, in the gallery as in queries, so
+            that a gallery photograph which is held out is described as a query would be.
         alpha: power of a word's similarity.
         threshold: a word whose similarity (−1 to 1) is not above it does not count.
         idf: weigh words by how rare they are in the gallery.
@@ -44,7 +45,7 @@ class AsmkConfig(StrictModel):
 
     kind: Literal["asmk"] = "asmk"
     words: int = Field(8192, ge=1, le=1_000_000)
-    assignments: int = Field(5, ge=1, le=64)
+    assignments: int = Field(2, ge=1, le=64)
     alpha: float = Field(3.0, gt=0.0, le=10.0)
     threshold: float = Field(0.0, ge=-1.0, lt=1.0)
     idf: bool = True

@@ -34,7 +34,8 @@ class BowConfig(StrictModel):
 
     Attributes:
         words: size of the codebook, learnt on the gallery and the bank.
-        assignments: words that each descriptor of a query is assigned to; the gallery's go to one.
+        assignments: words that each descriptor is assigned to, in the gallery as in queries, so
+            that a gallery photograph which is held out is described as a query would be.
         power: of a word's count.
         idf: weigh words by how rare they are in the gallery.
     """
