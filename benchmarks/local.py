@@ -40,6 +40,7 @@ from retrieval.index.verification import Kept, VerificationConfig, count_inliers
 RESULTS = Path(__file__).parent / "results"
 NEIGHBOURS = 50
 SIZES = (1_000, 10_000, 100_000)
+GROWN = 500  # features a photograph in these, so that 100,000 fit a laptop's memory
 
 
 def features_of(paths: Sequence[str], config: SiftConfig, threads: int | None) -> list[Any]:
@@ -105,6 +106,12 @@ def verification(features: Sequence[LocalFeatures], rounds: int) -> dict[str, An
     return told
 
 
+def strongest(one: LocalFeatures) -> LocalFeatures:
+    return LocalFeatures(
+        one.points[:GROWN], one.scales[:GROWN], one.angles[:GROWN], one.codes[:GROWN], one.size
+    )
+
+
 def dealt(words: Words, many: int, seed: int) -> Words:
     """Words of ``many`` photographs: each takes half of one real photograph and half of another."""
     random = np.random.default_rng(seed)
@@ -119,14 +126,16 @@ def dealt(words: Words, many: int, seed: int) -> Words:
     return Words.of(each, words[:0])
 
 
-def asmk(features: Sequence[LocalFeatures], config: AsmkConfig, rounds: int) -> dict[str, Any]:
+def asmk(
+    features: Sequence[LocalFeatures], config: AsmkConfig, rounds: int, sizes: Sequence[int]
+) -> dict[str, Any]:
     """A query in its steps, over the real gallery and over larger made-up ones."""
     made = Asmk(config).fit(features, 0, "cpu")
     words = made.words(features, config.assignments)
     queries = features[:: max(1, len(features) // rounds)][:rounds]
     quantising = [seconds(lambda one=one: made.words([one], config.assignments)) for one in queries]
     rows = []
-    for many in (len(features), *SIZES):
+    for many in (len(features), *sizes):
         gallery = words if many == len(features) else dealt(words, many, seed=many)
         index = InvertedFile.build(gallery, config, SiftDetector.dimension)
         asked = [made.words([one], config.assignments) for one in queries]
@@ -140,7 +149,8 @@ def asmk(features: Sequence[LocalFeatures], config: AsmkConfig, rounds: int) -> 
             }
         )
         print(
-            f"ASMK*, {many:,} photographs: {rows[-1]['query_ms']:.1f} ms a query,"
+            f"ASMK*, {statistics.mean(map(len, features)):.0f} features, {many:,} photographs:"
+            f" {rows[-1]['query_ms']:.1f} ms a query,"
             f" {rows[-1]['search_ms']:.1f} of them search,"
             f" {index.bytes_per_row:,.0f} bytes a photograph"
         )
@@ -165,10 +175,12 @@ def main() -> None:
     if len(paths) < NEIGHBOURS:
         parser.error(f"too few photographs in {options.photographs}: make data, or --photographs")
     many = features_of(paths, SiftConfig(keypoints=2000, contrast=0.005, upright=False), None)
+    config = AsmkConfig(words=options.words)
     told = {
         "extraction": extraction(paths[:192], options.rounds),
         "verification": verification(many[:200], 10 * options.rounds),
-        "asmk": asmk(many, AsmkConfig(words=options.words), 10 * options.rounds),
+        "asmk": asmk(many, config, 10 * options.rounds, ()),
+        "asmk growth": asmk([strongest(one) for one in many], config, 10 * options.rounds, SIZES),
         "photographs": len(paths),
         "machine": machine(),
     }
