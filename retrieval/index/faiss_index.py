@@ -383,7 +383,7 @@ def train_kmeans(
 ) -> NDArray[np.float32]:
     """Centroids (words, d) of ``samples`` (n, d) by Lloyd's k-means (Euclidean).
 
-    All samples are used: bound them before. The same on the CPU for the same seed, whatever the
+    All samples are used: bound them before. The same on the CPU for the same seed and the same
     number of threads. Raises RunError with fewer samples than words or a non-finite one.
     """
     require_device(device)
