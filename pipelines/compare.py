@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.config import load_config
+from pipelines.evaluate import codes_of
 from pipelines.index import CODE, machine
 from pipelines.progress import Report, progress_bar
-from pipelines.report.measured import NO_LANDMARK, NOT_IN_GALLERY
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.errors import ConfigError, TableError, WeightsError
@@ -429,12 +429,8 @@ def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[fl
     best[test.rows] = scores.best
     confidence = np.full(len(table), -np.inf)
     confidence[test.rows] = scores.confidence
-    code_of = {landmark: code for code, landmark in enumerate(gallery.landmarks)}
-    codes = [
-        NO_LANDMARK if pd.isna(one) else code_of.get(one, NOT_IN_GALLERY)
-        for one in table["landmark"]
-    ]
-    truth = Truth.of_codes(np.array(codes, dtype=np.int64))
+    shown = [None if pd.isna(one) else str(one) for one in table["landmark"]]
+    truth = Truth.of_codes(codes_of(shown, gallery.landmarks))
     gap = global_average_precision(list(table["id"]), best, confidence, truth)
     return top_k_accuracy(best[:, None], truth, 1), gap
 

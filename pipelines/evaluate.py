@@ -171,7 +171,7 @@ def measure(
     table = store.table
     _check(test, table, store.descriptors)
     truth = [None if pd.isna(landmark) else str(landmark) for landmark in table["landmark"]]
-    truth_codes = _codes(truth, system.landmarks)
+    truth_codes = codes_of(truth, system.landmarks)
     ids = [str(one) for one in table["id"]]
     ok = (table["status"] == "ok").to_numpy(dtype=bool)
     gallery_ids = [str(one) for one in system.rows["id"]]
@@ -530,7 +530,8 @@ def _check(test: pd.DataFrame, table: pd.DataFrame, descriptors: Descriptors) ->
         )
 
 
-def _codes(truth: Sequence[str | None], landmarks: Sequence[str]) -> NDArray[np.int64]:
+def codes_of(truth: Sequence[str | None], landmarks: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) the landmarks' places; NO_LANDMARK for none, NOT_IN_GALLERY for unknown ones."""
     code_of = {landmark: code for code, landmark in enumerate(landmarks)}
     return np.array(
         [NO_LANDMARK if one is None else code_of.get(one, NOT_IN_GALLERY) for one in truth],

@@ -75,7 +75,6 @@ from retrieval.system import (
     SystemConfig,
     companion_of,
     index_device,
-    keep_nothing,
     keep_one,
     load_gallery,
     read_run,
@@ -528,8 +527,8 @@ def _keep_bank(run: Path, sources: Sequence[str], companion: Companion) -> None:
     """Keep the bank's local features: held-out scores ask for them, and there are few."""
     with ThreadPoolExecutor(cores()) as pool:
         kept = list(pool.map(functools.partial(keep_one, companion), sources))
-    dimension = keep_nothing(companion).codes.shape[1]
-    arrays = LocalRows.of(kept, dimension).arrays(KEPT)
+    assert companion.keeper is not None
+    arrays = LocalRows.of(kept, companion.keeper.dimension).arrays(KEPT)
     forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
     write_arrays(run / BANK, forms, [arrays])
 

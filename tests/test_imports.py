@@ -20,6 +20,7 @@ FROM_THE_INDEX = {
         "retrieval.index.faiss_index.train_kmeans",
         "retrieval.index.faiss_index.train_many_words",
     ),
+    "retrieval.extractors.aggregation.words": ("retrieval.index.faiss_index.WordFinder",),
     "retrieval.extractors.aggregation.fisher": ("retrieval.index.faiss_index.train_kmeans",),
 }
 

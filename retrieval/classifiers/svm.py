@@ -184,14 +184,12 @@ class SvmClassifier:
             )
         return cls(config, arrays["scale"], arrays["weights"], arrays["biases"], gallery.codes)
 
-    def _gained(self, neighbours: Neighbours, shape: tuple[int, ...]) -> Vectors:
+    def _gained(self, rows: Integers, bonus: Vectors, shape: tuple[int, ...]) -> Vectors:
         """(q, l) the margin that each landmark gains by its verified photographs."""
         gained = np.zeros(shape, np.float32)
-        if neighbours.bonus is not None and self.config.verified:
-            rows = neighbours.rows[:, : self.config.k]
-            query, place = np.nonzero(rows >= 0)
-            landmark = self.codes[rows[query, place]]
-            np.maximum.at(gained, (query, landmark), neighbours.bonus[query, place])
+        query, place = np.nonzero(rows[:, : self.config.k] >= 0)
+        landmark = self.codes[rows[query, place]]
+        np.maximum.at(gained, (query, landmark), bonus[query, place])
         return gained * np.float32(self.config.verified)
 
     def _rank(self, queries: Vectors, neighbours: Neighbours | None) -> Scores:
@@ -202,8 +200,10 @@ class SvmClassifier:
             here = slice(start, start + step)
             margins = scaled(queries[here], self.scale) @ self.weights.T + self.biases
             landmarks, bank = margins[:, :-1], margins[:, -1]
-            if neighbours is not None and neighbours.bonus is not None:
-                landmarks = landmarks + self._gained(neighbours.at(here), landmarks.shape)
+            if self.config.verified and neighbours is not None and neighbours.bonus is not None:
+                landmarks = landmarks + self._gained(
+                    neighbours.rows[here], neighbours.bonus[here], landmarks.shape
+                )
             top = np.argpartition(-landmarks, width - 1, axis=1)[:, :width]
             top.sort(axis=1)  # so that equal margins keep the landmarks' order
             best = np.take_along_axis(landmarks, top, axis=1)

@@ -25,7 +25,8 @@ from safetensors.numpy import save
 from retrieval.devices import cores
 from retrieval.extractors.aggregation.asmk import AsmkConfig
 from retrieval.extractors.aggregation.bow import BowConfig
-from retrieval.extractors.aggregation.words import Words, ranges
+from retrieval.extractors.aggregation.words import Words
+from retrieval.extractors.ragged import ranges
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, read_tensors
 

@@ -8,25 +8,18 @@ The kernel that compares two photographs is in :mod:`retrieval.index.inverted`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import save
 from scipy.sparse import csr_array
 
-from retrieval.extractors.aggregation.codebook import learn_codebook
-from retrieval.extractors.aggregation.words import Words
+from retrieval.extractors.aggregation.words import WordMaker, Words
 from retrieval.extractors.base import StrictModel
-from retrieval.extractors.local.features import LocalFeatures
 from retrieval.index.faiss_index import WordFinder
-from retrieval.index.store import atomic_write, read_tensors
 
-FILE: Final = "asmk.safetensors"
 BITS: Final = 64
 """Signs in one number of a code."""
 
@@ -52,45 +45,19 @@ class AsmkConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class Asmk:
-    """Local features to words with binary codes; ``finder`` is ``None`` until ``fit``."""
+class Asmk(WordMaker):
+    """Local features to words with binary codes, (m, ⌈d / 64⌉) uint64."""
 
     config: AsmkConfig
-    finder: WordFinder | None = field(default=None, repr=False)
 
-    @property
-    def fitted(self) -> bool:
-        return self.finder is not None
+    def _of_one(
+        self, descriptors: NDArray[np.float32], finder: WordFinder, assignments: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.uint64]]:
+        return binarised(descriptors, finder, assignments)
 
-    def fit(self, features: Sequence[LocalFeatures], seed: int, device: str) -> Asmk:
-        """A new one whose codebook is learnt from a sample of the features."""
-        codebook = learn_codebook(features, self.config.words, seed, device)
-        return replace(self, finder=WordFinder.build(codebook, seed))
-
-    def words(self, features: Sequence[LocalFeatures], assignments: int = 1) -> Words:
-        """The words of each photograph with their codes, (m, ⌈d / 64⌉) uint64.
-
-        Args:
-            features: of n photographs; one without a keypoint has no words.
-            assignments: words that each descriptor is assigned to.
-        """
-        if self.finder is None:
-            raise RuntimeError("the codebook is not learnt yet: call fit first")
-        empty = Words(
-            np.zeros(1, np.int64),
-            np.zeros(0, np.int32),
-            np.zeros((0, -(-self.finder.centroids.shape[1] // BITS)), np.uint64),
-        )
-        return Words.of(
-            [binarised(one.descriptors, self.finder, assignments) for one in features], empty
-        )
-
-    def save(self, folder: Path) -> None:
-        assert self.finder is not None
-        atomic_write(folder / FILE, save(self.finder.arrays()))
-
-    def restored(self, folder: Path) -> Asmk:
-        return replace(self, finder=WordFinder(**read_tensors(folder / FILE, WordFinder.NAMES)))
+    def _none(self, finder: WordFinder) -> Words:
+        codes = np.zeros((0, -(-finder.centroids.shape[1] // BITS)), np.uint64)
+        return Words(np.zeros(1, np.int64), np.zeros(0, np.int32), codes)
 
 
 def binarised(

@@ -9,24 +9,16 @@ gallery, by :mod:`retrieval.index.inverted`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import save
 
-from retrieval.extractors.aggregation.codebook import learn_codebook
-from retrieval.extractors.aggregation.words import Words
+from retrieval.extractors.aggregation.words import WordMaker, Words
 from retrieval.extractors.base import StrictModel
-from retrieval.extractors.local.features import LocalFeatures
 from retrieval.index.faiss_index import WordFinder
-from retrieval.index.store import atomic_write, read_tensors
-
-FILE: Final = "bow.safetensors"
 
 
 class BowConfig(StrictModel):
@@ -48,39 +40,17 @@ class BowConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class Bow:
-    """Local features to words with weights; ``finder`` is ``None`` until ``fit``."""
+class Bow(WordMaker):
+    """Local features to words with their damped counts, (m,) float32."""
 
     config: BowConfig
-    finder: WordFinder | None = field(default=None, repr=False)
 
-    @property
-    def fitted(self) -> bool:
-        return self.finder is not None
-
-    def fit(self, features: Sequence[LocalFeatures], seed: int, device: str) -> Bow:
-        """A new one whose codebook is learnt from a sample of the features."""
-        codebook = learn_codebook(features, self.config.words, seed, device)
-        return replace(self, finder=WordFinder.build(codebook, seed))
-
-    def words(self, features: Sequence[LocalFeatures], assignments: int = 1) -> Words:
-        """The words of each photograph with their damped counts, (m,) float32."""
-        if self.finder is None:
-            raise RuntimeError("the codebook is not learnt yet: call fit first")
-        empty = Words(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-        return Words.of([self._counted(one.descriptors, assignments) for one in features], empty)
-
-    def save(self, folder: Path) -> None:
-        assert self.finder is not None
-        atomic_write(folder / FILE, save(self.finder.arrays()))
-
-    def restored(self, folder: Path) -> Bow:
-        return replace(self, finder=WordFinder(**read_tensors(folder / FILE, WordFinder.NAMES)))
-
-    def _counted(
-        self, descriptors: NDArray[np.float32], assignments: int
+    def _of_one(
+        self, descriptors: NDArray[np.float32], finder: WordFinder, assignments: int
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        assert self.finder is not None
-        nearest = self.finder.nearest(descriptors, assignments)
+        nearest = finder.nearest(descriptors, assignments)
         words, counts = np.unique(nearest[nearest >= 0], return_counts=True)
         return words.astype(np.int32), (counts**self.config.power).astype(np.float32)
+
+    def _none(self, finder: WordFinder) -> Words:
+        return Words(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))

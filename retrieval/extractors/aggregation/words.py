@@ -6,39 +6,43 @@ which words it has, and for each either a weight (bag of words) or a binary code
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from retrieval.extractors.aggregation.codebook import learn_codebook
+from retrieval.extractors.local.features import LocalFeatures
+from retrieval.extractors.ragged import Ragged, starts_of
+from retrieval.index.faiss_index import WordFinder
+from retrieval.index.store import atomic_write, read_tensors
+
+
+class AnyWordsConfig(Protocol):
+    """What every config of visual words says."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def words(self) -> int: ...
 
 
 @dataclass(frozen=True)
-class Words:
+class Words(Ragged):
     """The visual words of n photographs, photograph after photograph.
 
     Attributes:
-        starts: (n + 1,) int64 where each photograph's words begin.
         words: (m,) int32, ascending and distinct within a photograph.
         values: (m,) float32 weights, or (m, b) uint64 binary codes.
     """
 
-    starts: NDArray[np.int64]
     words: NDArray[np.int32]
     values: NDArray[Any]
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, rows: slice | NDArray[Any]) -> Words:
-        """Some of the photographs, in the order asked for."""
-        chosen = np.arange(len(self))[rows]
-        counts = np.diff(self.starts)[chosen]
-        places = ranges(self.starts[chosen], counts)
-        return Words(
-            np.concatenate(([0], np.cumsum(counts))), self.words[places], self.values[places]
-        )
 
     @classmethod
     def of(cls, each: Sequence[tuple[NDArray[np.int32], NDArray[Any]]], empty: Words) -> Words:
@@ -48,40 +52,60 @@ class Words:
             each: (words, values) of each photograph.
             empty: the words of no photograph, which tell the form of the values.
         """
-        counts = [len(words) for words, _ in each]
         return cls(
-            np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
+            starts_of([len(words) for words, _ in each]),
             np.concatenate([empty.words, *(words for words, _ in each)]),
             np.concatenate([empty.values, *(values for _, values in each)]),
         )
 
-    @classmethod
-    def joined(cls, parts: Sequence[Words]) -> Words:
-        """Photographs after photographs; at least one part."""
-        counts = np.concatenate([np.diff(part.starts) for part in parts])
-        return cls(
-            np.concatenate(([0], np.cumsum(counts))),
-            np.concatenate([part.words for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
 
-    def arrays(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """As arrays, for a shard."""
-        return {
-            f"{prefix}starts": self.starts,
-            f"{prefix}words": self.words,
-            f"{prefix}values": self.values,
-        }
+@dataclass(frozen=True)
+class WordMaker(ABC):
+    """Local features to visual words; ``finder`` is ``None`` until ``fit``."""
 
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Words:
-        """The inverse of ``arrays``."""
-        return cls(*(arrays[f"{prefix}{name}"] for name in ("starts", "words", "values")))
+    config: AnyWordsConfig
+    finder: WordFinder | None = field(default=None, repr=False)
 
+    @property
+    def fitted(self) -> bool:
+        return self.finder is not None
 
-def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``starts[i], starts[i] + 1, … starts[i] + counts[i] - 1`` for each i, one after another."""
-    ends = np.cumsum(counts)
-    total = int(ends[-1]) if len(ends) else 0
-    places: NDArray[np.int64] = np.arange(total) + np.repeat(starts - (ends - counts), counts)
-    return places
+    def fit(self, features: Sequence[LocalFeatures], seed: int, device: str) -> Self:
+        """A new one whose codebook is learnt from a sample of the features."""
+        codebook = learn_codebook(features, self.config.words, seed, device)
+        return replace(self, finder=WordFinder.build(codebook, seed))
+
+    def words(self, features: Sequence[LocalFeatures], assignments: int = 1) -> Words:
+        """The words of each photograph with their values.
+
+        Args:
+            features: of n photographs; one without a keypoint has no words.
+            assignments: words that each descriptor is assigned to.
+        """
+        if self.finder is None:
+            raise RuntimeError("the codebook is not learnt yet: call fit first")
+        finder = self.finder
+        each = [self._of_one(one.descriptors, finder, assignments) for one in features]
+        return Words.of(each, self._none(finder))
+
+    def save(self, folder: Path) -> None:
+        assert self.finder is not None
+        atomic_write(folder / self._file, save(self.finder.arrays()))
+
+    def restored(self, folder: Path) -> Self:
+        found = read_tensors(folder / self._file, WordFinder.NAMES)
+        return replace(self, finder=WordFinder(**found))
+
+    @property
+    def _file(self) -> str:
+        return f"{self.config.kind}.safetensors"
+
+    @abstractmethod
+    def _of_one(
+        self, descriptors: NDArray[np.float32], finder: WordFinder, assignments: int
+    ) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """One photograph's words, ascending, and their values, from its (n, d) descriptors."""
+
+    @abstractmethod
+    def _none(self, finder: WordFinder) -> Words:
+        """The words of no photograph."""

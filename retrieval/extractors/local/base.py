@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-from retrieval.extractors.base import FeatureMaker
+from retrieval.extractors.base import Classical, FeatureMaker, Photograph
 from retrieval.extractors.local import features as local
 from retrieval.extractors.local.features import LocalFeatures
 
@@ -31,3 +33,36 @@ class Local:
 
     def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[LocalFeatures]:
         return local.unpack(arrays)
+
+
+class SizedConfig(Protocol):
+    """A detector's config: which photographs it takes, and what decides its bytes."""
+
+    @property
+    def size(self) -> int: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+
+
+ConfigT = TypeVar("ConfigT", bound=SizedConfig)
+
+
+@dataclass(frozen=True)
+class ClassicalDetector(Classical, Local, ABC, Generic[ConfigT]):
+    """A detector of which the config says everything, one photograph at a time."""
+
+    config: ConfigT
+
+    @property
+    def longest_side(self) -> int:
+        return self.config.size
+
+    def identity(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json")
+
+    def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
+        return [self.detect(photograph) for photograph in photographs]
+
+    @abstractmethod
+    def detect(self, photograph: Photograph) -> LocalFeatures:
+        """The features of one (h, w, 3) RGB photograph, strongest first."""

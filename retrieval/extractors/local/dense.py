@@ -7,17 +7,15 @@ patches with too little contrast.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.extractors.base import Classical, Photograph, StrictModel
-from retrieval.extractors.local.base import Local
+from retrieval.extractors.base import Photograph, StrictModel
+from retrieval.extractors.local.base import ClassicalDetector
 from retrieval.extractors.local.features import LocalFeatures, encode, no_features
 from retrieval.extractors.local.patches import WIDTH, directions, root_sift_at, to_grey
 
@@ -50,22 +48,13 @@ class DenseConfig(StrictModel):
     min_contrast: float = Field(2.0, ge=0.0, le=255.0)
 
 
-@dataclass(frozen=True)
-class DenseDetector(Classical, Local):
+class DenseDetector(ClassicalDetector[DenseConfig]):
     """See :class:`DenseConfig`."""
 
-    config: DenseConfig
     dimension = DIMENSION
 
-    @property
-    def longest_side(self) -> int:
-        return self.config.size
-
-    def identity(self) -> dict[str, Any]:
-        return self.config.model_dump(mode="json")
-
-    def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
-        return [detect(photograph, self.config) for photograph in photographs]
+    def detect(self, photograph: Photograph) -> LocalFeatures:
+        return detect(photograph, self.config)
 
 
 def detect(photograph: Photograph, config: DenseConfig) -> LocalFeatures:

@@ -8,8 +8,6 @@ Laplacian (equation 3) at its place is larger than at the scales below and above
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import cv2
@@ -17,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.extractors.base import Classical, Photograph, StrictModel
-from retrieval.extractors.local.base import Local
+from retrieval.extractors.base import Photograph, StrictModel
+from retrieval.extractors.local.base import ClassicalDetector
 from retrieval.extractors.local.features import LocalFeatures, encode, no_features
 from retrieval.extractors.local.patches import directions, root_sift_at, to_grey
 
@@ -57,22 +55,13 @@ class HarrisConfig(StrictModel):
     levels: int = Field(10, ge=1, le=24)
 
 
-@dataclass(frozen=True)
-class HarrisDetector(Classical, Local):
+class HarrisDetector(ClassicalDetector[HarrisConfig]):
     """See :class:`HarrisConfig`."""
 
-    config: HarrisConfig
     dimension = DIMENSION
 
-    @property
-    def longest_side(self) -> int:
-        return self.config.size
-
-    def identity(self) -> dict[str, Any]:
-        return self.config.model_dump()
-
-    def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
-        return [detect(photograph, self.config) for photograph in photographs]
+    def detect(self, photograph: Photograph) -> LocalFeatures:
+        return detect(photograph, self.config)
 
 
 def detect(photograph: Photograph, config: HarrisConfig) -> LocalFeatures:

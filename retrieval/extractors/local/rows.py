@@ -7,7 +7,7 @@ are 20 kB.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,15 +23,14 @@ from retrieval.extractors.aggregation.codebook import (
     require_enough,
     sample_descriptors,
 )
-from retrieval.extractors.aggregation.words import ranges
 from retrieval.extractors.base import StrictModel, unit_rows
 from retrieval.extractors.local.features import LocalFeatures, encode
+from retrieval.extractors.ragged import Ragged, starts_of
 from retrieval.index.store import atomic_write, read_tensors
 
 FILE: Final = "kept.safetensors"
 SAMPLES: Final = 100_000
 """Local descriptors that the projection is learnt from."""
-COLUMNS: Final = ("points", "scales", "angles", "codes")
 
 
 class KeptConfig(StrictModel):
@@ -47,47 +46,33 @@ class KeptConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class LocalRows:
+class LocalRows(Ragged):
     """Local features of n photographs, photograph after photograph.
 
     Attributes:
-        starts: (n + 1,) int64 where each photograph's features begin.
         points: (m, 2) float16, x and y in pixels of the photograph as decoded.
         scales: (m,) float16.
         angles: (m,) float16, radians.
         codes: (m, d) int8.
     """
 
-    starts: NDArray[np.int64]
     points: NDArray[np.float16]
     scales: NDArray[np.float16]
     angles: NDArray[np.float16]
     codes: NDArray[np.int8]
 
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, rows: slice | NDArray[Any]) -> LocalRows:
-        """Some of the photographs, in the order asked for."""
-        chosen = np.arange(len(self))[rows]
-        begins, counts = self.starts[chosen], np.diff(self.starts)[chosen]
-        places = ranges(begins, counts)
-        return LocalRows(
-            np.concatenate(([0], np.cumsum(counts))),
-            *(getattr(self, name)[places] for name in COLUMNS),
-        )
-
     @property
     def bytes_per_row(self) -> float:
         """What a photograph's features take, on average."""
-        each = sum(getattr(self, name)[:1].nbytes for name in COLUMNS)
+        each = sum(column[:1].nbytes for column in self.columns)
         return float(each * len(self.codes) / max(len(self), 1))
 
     def one(self, row: int) -> LocalFeatures:
         """One photograph's features; of its size nothing is known any more."""
         here = slice(int(self.starts[row]), int(self.starts[row + 1]))
         points, scales, angles = (
-            np.asarray(getattr(self, name)[here], dtype=np.float32) for name in COLUMNS[:3]
+            np.asarray(column[here], dtype=np.float32)
+            for column in (self.points, self.scales, self.angles)
         )
         return LocalFeatures(points, scales, angles, np.asarray(self.codes[here]), (0, 0))
 
@@ -100,32 +85,13 @@ class LocalRows:
             "angles": np.zeros(0, np.float16),
             "codes": np.zeros((0, dimension), np.int8),
         }
-        counts = [len(one) for one in each]
         return cls(
-            np.concatenate(([0], np.cumsum(counts, dtype=np.int64))),
+            starts_of([len(one) for one in each]),
             *(
                 np.concatenate([empty, *(getattr(one, name).astype(empty.dtype) for one in each)])
                 for name, empty in columns.items()
             ),
         )
-
-    @classmethod
-    def joined(cls, parts: Sequence[LocalRows]) -> LocalRows:
-        """Photographs after photographs; at least one part."""
-        counts = np.concatenate([np.diff(part.starts) for part in parts])
-        return cls(
-            np.concatenate(([0], np.cumsum(counts))),
-            *(np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS),
-        )
-
-    def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """As arrays, for a shard."""
-        return {f"{prefix}{name}": getattr(self, name) for name in ("starts", *COLUMNS)}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> LocalRows:
-        """The inverse of ``arrays``."""
-        return cls(*(arrays[f"{prefix}{name}"] for name in ("starts", *COLUMNS)))
 
 
 @dataclass(frozen=True)
@@ -143,11 +109,15 @@ class Keeper:
 
     def keep(self, features: Sequence[LocalFeatures]) -> LocalRows:
         """The strongest features of each photograph, projected."""
+        dimension = self.dimension  # first, since it refuses what is not fitted
+        return LocalRows.of([self._small(one) for one in features], dimension)
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a kept descriptor."""
         if self.projection is None:
             raise RuntimeError("the projection is not learnt yet: call fit first")
-        return LocalRows.of(
-            [self._small(one) for one in features], int(self.projection.axes.shape[1])
-        )
+        return int(self.projection.axes.shape[1])
 
     def _small(self, one: LocalFeatures) -> LocalFeatures:
         assert self.projection is not None

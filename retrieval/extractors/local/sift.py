@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import cv2
@@ -19,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.extractors.base import Classical, Photograph, StrictModel, unit_rows
-from retrieval.extractors.local.base import Local
+from retrieval.extractors.base import Photograph, StrictModel, unit_rows
+from retrieval.extractors.local.base import ClassicalDetector
 from retrieval.extractors.local.features import LocalFeatures, encode, no_features
 
 DIMENSION: Final = 128
@@ -48,22 +46,13 @@ class SiftConfig(StrictModel):
     root: bool = True
 
 
-@dataclass(frozen=True)
-class SiftDetector(Classical, Local):
+class SiftDetector(ClassicalDetector[SiftConfig]):
     """See :class:`SiftConfig`."""
 
-    config: SiftConfig
     dimension = DIMENSION
 
-    @property
-    def longest_side(self) -> int:
-        return self.config.size
-
-    def identity(self) -> dict[str, Any]:
-        return self.config.model_dump()
-
-    def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
-        return [detect(photograph, self.config) for photograph in photographs]
+    def detect(self, photograph: Photograph) -> LocalFeatures:
+        return detect(photograph, self.config)
 
 
 _detectors = threading.local()

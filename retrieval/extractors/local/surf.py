@@ -7,9 +7,7 @@ change of scale less well than SIFT's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import cv2
 import numpy as np
@@ -17,8 +15,8 @@ from mahotas.features.surf import surf
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.extractors.base import Classical, Photograph, StrictModel, unit_rows
-from retrieval.extractors.local.base import Local
+from retrieval.extractors.base import Photograph, StrictModel, unit_rows
+from retrieval.extractors.local.base import ClassicalDetector
 from retrieval.extractors.local.features import LocalFeatures, encode, no_features
 
 DIMENSION: Final = 64
@@ -47,22 +45,13 @@ class SurfConfig(StrictModel):
     threshold: float = Field(10.0, gt=0.0)
 
 
-@dataclass(frozen=True)
-class SurfDetector(Classical, Local):
+class SurfDetector(ClassicalDetector[SurfConfig]):
     """See :class:`SurfConfig`."""
 
-    config: SurfConfig
     dimension = DIMENSION
 
-    @property
-    def longest_side(self) -> int:
-        return self.config.size
-
-    def identity(self) -> dict[str, Any]:
-        return self.config.model_dump()
-
-    def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
-        return [detect(photograph, self.config) for photograph in photographs]
+    def detect(self, photograph: Photograph) -> LocalFeatures:
+        return detect(photograph, self.config)
 
 
 def detect(photograph: Photograph, config: SurfConfig) -> LocalFeatures:

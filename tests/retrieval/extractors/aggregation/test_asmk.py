@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.extractors.aggregation.asmk import Asmk, AsmkConfig
-from retrieval.extractors.local.features import no_features
 from retrieval.index.faiss_index import WordFinder
 from tests.features import descriptors, local_features
 from tests.oracles import descriptors as oracle
@@ -56,17 +52,3 @@ def test_a_photograph_has_the_same_words_alone_and_among_others() -> None:
         here = together[i : i + 1]
         np.testing.assert_array_equal(alone.words, here.words)
         np.testing.assert_array_equal(alone.values, here.values)
-
-
-def test_fit_makes_another(tmp_path: Path) -> None:
-    features = [local_features(50, seed=1), no_features(8, (9, 9))]
-    bare = Asmk(AsmkConfig(words=9))
-    with pytest.raises(RuntimeError, match="call fit first"):
-        bare.words(features)
-    fitted = bare.fit(features, 0, "cpu")
-    assert (bare.fitted, fitted.fitted) == (False, True)
-    fitted.save(tmp_path)
-    found, again = fitted.words(features), bare.restored(tmp_path).words(features)
-    assert np.diff(found.starts).tolist() == [len(found.words), 0]
-    np.testing.assert_array_equal(found.words, again.words)
-    np.testing.assert_array_equal(found.values, again.values)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.extractors.aggregation.bow import Bow, BowConfig
-from retrieval.extractors.local.features import no_features
 from retrieval.index.faiss_index import WordFinder
 from tests.features import descriptors, local_features
 from tests.oracles import descriptors as oracle
@@ -43,17 +40,3 @@ def test_against_counting(
         assert found.words[here].tolist() == sorted(expected)
         damped = [expected[word] ** power for word in sorted(expected)]
         np.testing.assert_allclose(found.values[here], damped, rtol=1e-6)
-
-
-def test_fit_makes_another(tmp_path: Path) -> None:
-    features = [local_features(50, seed=1), no_features(8, (9, 9))]
-    bare = Bow(BowConfig(words=9))
-    with pytest.raises(RuntimeError, match="call fit first"):
-        bare.words(features)
-    fitted = bare.fit(features, 0, "cpu")
-    assert (bare.fitted, fitted.fitted) == (False, True)
-    fitted.save(tmp_path)
-    found, again = fitted.words(features), bare.restored(tmp_path).words(features)
-    assert np.diff(found.starts).tolist() == [len(found.words), 0]
-    np.testing.assert_array_equal(found.words, again.words)
-    np.testing.assert_array_equal(found.values, again.values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retrieval.extractors.aggregation.words import Words, ranges
+from retrieval.extractors.aggregation.asmk import Asmk, AsmkConfig
+from retrieval.extractors.aggregation.bow import Bow, BowConfig
+from retrieval.extractors.aggregation.words import WordMaker, Words
+from retrieval.extractors.local.features import no_features
+from retrieval.extractors.ragged import ranges
+from tests.features import local_features
 
 EMPTY = Words(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 2), np.uint64))
 
@@ -75,3 +81,17 @@ def test_ranges(pairs: list[tuple[int, int]]) -> None:
     starts, counts = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
     expected = [place for start, count in pairs for place in range(start, start + count)]
     assert ranges(starts, counts).tolist() == expected
+
+
+@pytest.mark.parametrize("bare", [Asmk(AsmkConfig(words=9)), Bow(BowConfig(words=9))])
+def test_fit_makes_another(bare: WordMaker, tmp_path: Path) -> None:
+    features = [local_features(50, seed=1), no_features(8, (9, 9))]
+    with pytest.raises(RuntimeError, match="call fit first"):
+        bare.words(features)
+    fitted = bare.fit(features, 0, "cpu")
+    assert (bare.fitted, fitted.fitted) == (False, True)
+    fitted.save(tmp_path)
+    found, again = fitted.words(features), bare.restored(tmp_path).words(features)
+    assert np.diff(found.starts).tolist() == [len(found.words), 0]
+    np.testing.assert_array_equal(found.words, again.words)
+    np.testing.assert_array_equal(found.values, again.values)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from retrieval.extractors.local.dense import DenseConfig, detect, grid
 from retrieval.extractors.local.features import LocalFeatures
+from tests.features import assert_threads_change_nothing
 from tests.photographs import blank, picture
 from tests.warps import following, textured
 
@@ -132,13 +131,8 @@ def test_a_smaller_photograph_is_met_by_smaller_patches() -> None:
 
 def test_threads_change_nothing() -> None:
     config = DenseConfig(upright=False)
-    photographs = [picture(seed) for seed in range(3)] * 3
-    alone = [detect(one, config) for one in photographs[:3]] * 3
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda one: detect(one, config), photographs))
-    for one, other in zip(alone, together, strict=True):
-        for name in ("points", "scales", "angles", "codes"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    photographs = [picture(seed) for seed in range(3)]
+    assert_threads_change_nothing(lambda one: detect(one, config), photographs)
 
 
 @pytest.mark.parametrize(

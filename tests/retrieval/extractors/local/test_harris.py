@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import cv2
 import numpy as np
 import pytest
 
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.extractors.local.harris import HarrisConfig, corners, detect, harris
+from tests.features import assert_threads_change_nothing
 from tests.photographs import blank, picture
 from tests.warps import following, textured, warped
 
@@ -95,13 +94,8 @@ def test_a_lower_threshold_finds_more() -> None:
 @pytest.mark.parametrize("upright", [True, False])
 def test_threads_change_nothing(upright: bool) -> None:
     config = HarrisConfig(upright=upright, keypoints=100)
-    photographs = [warped(textured(0), turn, 1.0)[0] for turn in (0, 20)] * 3
-    alone = [detect(one, config) for one in photographs[:2]] * 3
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda one: detect(one, config), photographs))
-    for one, other in zip(alone, together, strict=True):
-        for name in ("points", "scales", "angles", "codes"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    photographs = [warped(textured(0), turn, 1.0)[0] for turn in (0, 20)]
+    assert_threads_change_nothing(lambda one: detect(one, config), photographs)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 
 from retrieval.extractors.local.surf import SurfConfig, detect
+from tests.features import assert_threads_change_nothing
 from tests.photographs import blank, picture
 from tests.warps import following, textured
 
@@ -80,13 +79,8 @@ def test_a_lower_threshold_finds_more() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    photographs = [textured(seed, 150, 200) for seed in range(3)] * 3
-    alone = [detect(one, CONFIG) for one in photographs[:3]] * 3
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda one: detect(one, CONFIG), photographs))
-    for one, other in zip(alone, together, strict=True):
-        for name in ("points", "scales", "angles", "codes"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    photographs = [textured(seed, 150, 200) for seed in range(3)]
+    assert_threads_change_nothing(lambda one: detect(one, CONFIG), photographs)
 
 
 @pytest.mark.parametrize(
