@@ -40,6 +40,10 @@ class DownloadError(LandmarksError):
     """A file of a published data set could not be had, or is not what its checksum says."""
 
 
+class TrainingError(LandmarksError):
+    """A network that does not learn, or cannot from the photographs given."""
+
+
 class PhotographError(LandmarksError):
     """One photograph failed; its row keeps :attr:`status` and the text as the reason."""
 

@@ -62,7 +62,7 @@ class Trunk:
     square: int | None
 
 
-def load_trunk(name: str, layer: str | None, weights: str, seed: int) -> Trunk:
+def load_trunk(name: str, layer: str | None, weights: str, seed: int, fused: bool = True) -> Trunk:
     """Build a trunk with weights.
 
     Args:
@@ -72,6 +72,7 @@ def load_trunk(name: str, layer: str | None, weights: str, seed: int) -> Trunk:
         weights: a file (safetensors), the name of torchvision weights such as ``IMAGENET1K_V1``,
             or ``none`` for seeded random ones.
         seed: of random weights.
+        fused: whether batch norms are folded into the convolutions; not if they are to learn.
 
     Raises:
         ConfigError: no such network or layer.
@@ -98,7 +99,8 @@ def load_trunk(name: str, layer: str | None, weights: str, seed: int) -> Trunk:
         "mean": list(mean),
         "std": list(std),
     }
-    return Trunk(_fused(network), mean, std, identity, getattr(model, "image_size", None))
+    square = getattr(model, "image_size", None)
+    return Trunk(_fused(network) if fused else network, mean, std, identity, square)
 
 
 def check_trunk(name: str) -> None:
