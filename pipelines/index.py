@@ -34,6 +34,7 @@ from retrieval.devices import CPU, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor
+from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.companion import Companion
 from retrieval.extractors.describer import (
     Describer,
@@ -240,6 +241,8 @@ def _fitted_describer(
         extract_table(sample, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
     known = KnownFeatures(maker, store, positions)
     recipe = {**fields, "taught_by": store.digest}
+    if _learns_on_pairs(config):
+        recipe["landmarks"] = fingerprint(sample["landmark"].tolist())
     note = run / "extractor" / "fitted.json"
     before = read_json(note) if note.exists() else None
     if before == recipe:
@@ -255,7 +258,11 @@ def _fitted_describer(
         reason = next((str(one) for one in known.values() if isinstance(one, PhotographError)), "")
         raise TableError(f"fewer than two photographs could be read ({reason})")
     log.info("learning codebook and whitening from %d photographs", len(features))
-    describer = Describer.fit(extractor, features, config.whitening, config.seed, companion)
+    labels = table["landmark"].iloc[known.good_positions]
+    describer = Describer.fit(
+        extractor, features, config.whitening, config.seed, companion,
+        labels.astype(object).where(labels.notna(), None).tolist(),
+    )  # fmt: skip
     # From here the run's index is another describer's.
     if (run / RUN).exists():
         write_json(run / RUN, {"finished": False})
@@ -291,6 +298,13 @@ def _describer_fields(
             "stored": config.search.stored,
         }
     return dict(json.loads(json.dumps(fields)))
+
+
+def _learns_on_pairs(config: SystemConfig) -> bool:
+    """Whether other labels would be another describer."""
+    parts = config.extractor.parts if isinstance(config.extractor, CombinationConfig) else ()
+    whitenings = [config.whitening, *(part.whitening for part in parts)]
+    return any(one is not None and one.learnt_on == "pairs" for one in whitenings)
 
 
 def _extractor_fields(config: SystemConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from retrieval.extractors.aggregation.base import Aggregator
 from retrieval.extractors.aggregation.registry import AggregationConfig, build_aggregator
 from retrieval.extractors.aggregation.vlad import VladConfig
-from retrieval.extractors.base import Photograph, StrictModel, Vectors
+from retrieval.extractors.base import Labels, Photograph, StrictModel, Vectors
 from retrieval.extractors.local import learned
 from retrieval.extractors.local.base import Detector
 from retrieval.extractors.local.features import LocalFeatures
@@ -74,7 +74,9 @@ class AggregatedExtractor:
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
         return list(self.detector.features(photographs))
 
-    def fit(self, features: Sequence[LocalFeatures], seed: int) -> AggregatedExtractor:
+    def fit(
+        self, features: Sequence[LocalFeatures], seed: int, labels: Labels | None = None
+    ) -> AggregatedExtractor:
         return replace(self, aggregator=self.aggregator.fit(features, seed, self.device))
 
     def aggregate(self, features: Sequence[LocalFeatures]) -> Vectors:

@@ -20,6 +20,8 @@ Photograph = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 Features = Any
 """What ``features`` makes of one photograph: a row of floats, or local features."""
+Labels = Sequence[str | None]
+"""The landmark of each photograph, missing where it shows none."""
 
 
 class StrictModel(BaseModel):
@@ -82,8 +84,8 @@ class Extractor(FeatureMaker, Protocol):
     @property
     def fitted(self) -> bool: ...
 
-    def fit(self, features: Sequence[Features], seed: int) -> Self:
-        """A new extractor that has learnt what ``aggregate`` needs."""
+    def fit(self, features: Sequence[Features], seed: int, labels: Labels | None = None) -> Self:
+        """A new extractor that has learnt what ``aggregate`` needs, from labels too if given."""
         ...
 
     def aggregate(self, features: Sequence[Features]) -> Vectors:
@@ -115,7 +117,7 @@ class VectorExtractor:
 
     fitted = True
 
-    def fit(self, features: Sequence[Vectors], seed: int) -> Self:
+    def fit(self, features: Sequence[Vectors], seed: int, labels: Labels | None = None) -> Self:
         return self
 
     def aggregate(self, features: Sequence[Vectors]) -> Vectors:

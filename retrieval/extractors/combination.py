@@ -20,6 +20,7 @@ from pydantic import Field
 from retrieval.extractors.base import (
     Extractor,
     Features,
+    Labels,
     Photograph,
     StrictModel,
     Vectors,
@@ -79,9 +80,10 @@ class Part:
             return self.describer.dimension
         return min(self.whitening.dimension, self.describer.dimension)
 
-    def fit(self, features: Sequence[Features], seed: int) -> Part:
+    def fit(self, features: Sequence[Features], seed: int, labels: Labels | None = None) -> Part:
         extractor = self.describer.extractor
-        return replace(self, describer=Describer.fit(extractor, features, self.whitening, seed))
+        learnt = Describer.fit(extractor, features, self.whitening, seed, labels=labels)
+        return replace(self, describer=learnt)
 
     def restored(self, folder: Path) -> Part:
         extractor, whitened = self.describer.extractor, self.whitening is not None
@@ -138,14 +140,16 @@ class Combination:
     def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
         return self.several.unpack(arrays)
 
-    def fit(self, features: Sequence[Features], seed: int) -> Combination:
+    def fit(
+        self, features: Sequence[Features], seed: int, labels: Labels | None = None
+    ) -> Combination:
         """Each part learns from its own features.
 
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
         """
         return Combination(
-            tuple(part.fit(Column(features, i), seed) for i, part in enumerate(self.parts))
+            tuple(part.fit(Column(features, i), seed, labels) for i, part in enumerate(self.parts))
         )
 
     def aggregate(self, features: Sequence[Features]) -> Vectors:

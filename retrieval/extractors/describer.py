@@ -16,7 +16,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval.errors import DescribeError, PhotographError, failure
-from retrieval.extractors.base import Extractor, FeatureMaker, Features, Photograph, Vectors
+from retrieval.extractors.base import (
+    Extractor,
+    FeatureMaker,
+    Features,
+    Labels,
+    Photograph,
+    Vectors,
+)
 from retrieval.extractors.companion import Companion
 from retrieval.extractors.descriptors import Descriptors, write_descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
@@ -72,6 +79,7 @@ class Describer:
         whitening: WhiteningConfig | None,
         seed: int,
         companion: Companion | None = None,
+        labels: Labels | None = None,
     ) -> Describer:
         """Learn the extractor's own state, then the whitening, from the same features.
 
@@ -81,16 +89,21 @@ class Describer:
             whitening: how descriptors are whitened.
             seed: of everything random.
             companion: not yet fitted.
+            labels: of the photographs, for whitening learnt on pairs.
+
+        Raises:
+            ConfigError: as :meth:`Whitening.fit`.
         """
         if companion is not None:
             companion = companion.fit(Column(features, 1), seed)
             features = Column(features, 0)
-        fitted = extractor.fit(features, seed)
+        fitted = extractor.fit(features, seed, labels)
         if whitening is None:
             return cls(fitted, None, companion)
         rows = fitted.aggregate(features)
-        seen = rows[np.linalg.norm(rows, axis=1) > 0]
-        return cls(fitted, Whitening.fit(seen, whitening, seed), companion)
+        seen = np.flatnonzero(np.linalg.norm(rows, axis=1) > 0)
+        known = None if labels is None else [labels[int(i)] for i in seen]
+        return cls(fitted, Whitening.fit(rows[seen], whitening, seed, known), companion)
 
     def describe(self, photographs: Sequence[Photograph]) -> Descriptors:
         """Describe RGB photographs (h, w, 3) of any sizes; as :meth:`finish_outcomes`."""
@@ -218,11 +231,15 @@ class KnownFeatures(Mapping[int, Outcome]):
         self._shard: tuple[int, list[Outcome]] = (-1, [])
 
     @property
+    def good_positions(self) -> list[int]:
+        """The positions of the photographs that did not fail."""
+        statuses, _ = self._store.verdicts()
+        return [key for key, one in zip(self._places, statuses, strict=True) if one == OK]
+
+    @property
     def good(self) -> Sequence[Features]:
         """The features of the photographs that did not fail, read when they are asked for."""
-        statuses, _ = self._store.verdicts()
-        ok = [status == OK for status in statuses]
-        return _Read(self, [key for key, good in zip(self._places, ok, strict=True) if good])
+        return _Read(self, self.good_positions)
 
     def __getitem__(self, position: int) -> Outcome:
         number, row = divmod(self._places[position], WINDOW)

@@ -63,6 +63,34 @@ def whiten(
     return projected / np.linalg.norm(projected, axis=1, keepdims=True)
 
 
+def whiten_on_pairs(
+    descriptors: NDArray[np.float64],
+    labels: list[str | None],
+    dimension: int,
+    power: float,
+    shrinkage: float,
+) -> NDArray[np.float64]:
+    """The same with the covariance of all matching pairs' differences, each pair by itself.
+
+    A landmark of m photographs counts for m - 1, as they have that many independent differences.
+    """
+    centred = descriptors - descriptors.mean(axis=0)
+    within, freedom = np.zeros((centred.shape[1],) * 2), 0.0
+    for i, one in enumerate(labels):
+        for j in range(i):
+            if one is not None and labels[j] == one:
+                difference = centred[i] - centred[j]
+                within += np.outer(difference, difference) / labels.count(one)
+                freedom += 2 / labels.count(one)
+    # Along the directions in which photographs differ at all.
+    span = np.linalg.svd(centred, full_matrices=False)[2][: np.linalg.matrix_rank(centred)].T
+    values, axes = np.linalg.eigh(span.T @ within @ span / freedom)
+    softened = (1 - shrinkage) * values + shrinkage * values.mean()
+    alike = centred @ span @ axes * softened**power
+    projected = alike @ np.linalg.svd(alike, full_matrices=False)[2][:dimension].T
+    return projected / np.linalg.norm(projected, axis=1, keepdims=True)
+
+
 Mixture = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,21 @@ def test_a_changed_config_says_which_field_and_is_built_anew(
     ]
     build("hog", data, tmp_path / "fresh", "whitening.dimension=8")
     assert contents(run) == contents(tmp_path / "fresh")
+
+
+def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = ("whitening.learnt_on=pairs", "whitening.shrinkage=0.2")
+    config, known = config_of("hog", *pairs), load_data_set(data)
+    build_run(config, known, tmp_path, "cpu")
+    learnt = (tmp_path / "whitening/whitening.safetensors").read_bytes()
+    swapped = known.gallery.copy()
+    swapped["landmark"] = np.roll(swapped["landmark"], 1)
+    with caplog.at_level(logging.INFO):
+        build_run(config, replace(known, gallery=swapped), tmp_path, "cpu")
+    assert "landmarks changed: codebook and whitening are learnt anew" in caplog.messages
+    assert (tmp_path / "whitening/whitening.safetensors").read_bytes() != learnt
 
 
 def test_another_classifier_describes_nothing_again(

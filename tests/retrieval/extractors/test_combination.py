@@ -15,7 +15,7 @@ from retrieval.extractors.combination import Combination, CombinationConfig
 from retrieval.extractors.describer import Describer
 from retrieval.extractors.local import sift
 from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
-from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.extractors.whitening import Whitening, WhiteningConfig
 from tests.photographs import blank, features_of, picture
 
 SIFT = {"kind": "sift", "size": 128, "keypoints": 60}
@@ -64,6 +64,19 @@ def test_parts_are_described_as_alone_then_weighed() -> None:
     # The similarity is the parts' own, each counted with its weight squared.
     expected = (4 * alone[0] @ alone[0].T + 0.25 * alone[1] @ alone[1].T) / 4.25
     np.testing.assert_allclose(rows @ rows.T, expected, atol=1e-5)
+
+
+def test_labels_reach_the_whitening_of_the_parts() -> None:
+    white = {"dimension": 4, "learnt_on": "pairs", "shrinkage": 0.1}
+    both = built(part(VLAD), part(HOG, 1.0, white))
+    labels = ["a", "a", "b", "b", "c", None]
+    features = features_of(both, PHOTOGRAPHS)
+    learnt = both.fit(features, 0, labels).parts[1].describer.whitening
+    alone = build_extractor(adapter.validate_python(HOG), "cpu", 0)
+    rows = alone.aggregate(features_of(alone, PHOTOGRAPHS))
+    expected = Whitening.fit(rows, WhiteningConfig.model_validate(white), labels=labels)
+    assert learnt is not None
+    np.testing.assert_array_equal(learnt.projection, expected.projection)
 
 
 def test_the_same_keypoints_are_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,8 @@ def combination(*names: str) -> Example:
     parts, changes, aggregate = [], {}, {}
     for i, name in enumerate(names):
         part, at = EXAMPLES[name], f"parts.{i}"
-        whitening = {"dimension": 4, "power": -0.3} if i < len(names) - 1 else None
+        last = i == len(names) - 1
+        whitening = None if last else {"dimension": 4, "power": -0.3, "shrinkage": 0.1}
         extractor = part.config.model_dump(mode="json")
         parts.append({"weight": 0.5 + i, "extractor": extractor, "whitening": whitening})
         changes |= {f"{at}.extractor.{name}": value for name, value in part.changes.items()}
@@ -132,7 +133,7 @@ def combination(*names: str) -> Example:
         if whitening is None:
             aggregate[f"{at}.whitening"] = {"dimension": 3}
         else:
-            others = {"dimension": 3, "power": -0.5, "shrinkage": 0.5}
+            others = {"dimension": 3, "power": -0.5, "shrinkage": 0.5, "learnt_on": "pairs"}
             aggregate |= {f"{at}.whitening.{name}": value for name, value in others.items()}
     # Rounding of the whitenings' products.
     return Example(
@@ -169,6 +170,7 @@ EXAMPLES: dict[str, Example] = {
 }  # fmt: skip
 EXAMPLES["combination"] = combination("sift-vlad", "dense-fisher", "hog")
 PHOTOGRAPHS = [picture(seed) for seed in range(6)]
+LANDMARKS = ["a", "a", "b", "b", "c", None]
 ANY_SIZE = {
     "portrait": picture(1, 128, 90),
     "landscape": picture(2, 90, 128),
@@ -376,5 +378,5 @@ def test_the_identity_keeps_out_what_the_costly_half_does_not_see(name: str) -> 
     for at, value in EXAMPLES[name].aggregate.items():
         other = build_extractor(changed(EXAMPLES[name].config, at, value), "cpu", 0)
         assert other.identity() == extractor(name).identity(), at
-        others = other.fit(features, 0).aggregate(features)
+        others = other.fit(features, 0, LANDMARKS).aggregate(features)
         assert rows.shape != others.shape or (rows != others).any(), at

@@ -28,7 +28,7 @@ from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.extractors.whitening import Whitening, WhiteningConfig
 from retrieval.index.store import ShardStore
 from retrieval.photographs.table import make_table
 from tests.photographs import blank, features_of, picture, write_photograph
@@ -215,6 +215,20 @@ def test_photographs_without_features_teach_the_whitening_nothing() -> None:
     np.testing.assert_array_equal(one.describe(good).vectors, other.describe(good).vectors)
     with pytest.raises(ConfigError):
         Describer.fit(extractor, features_of(extractor, [blank()] * 5), config, 0)
+
+
+def test_labels_stay_with_their_photographs() -> None:
+    """Those of photographs without features are left out with them."""
+    extractor = build_extractor(SIFT, "cpu", 0)
+    good = [picture(i) for i in range(8)]
+    config = WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1)
+    labels = ["a", "a", "a", "b", "b", None, "c", "c"]
+    rows = extractor.fit(features_of(extractor, good), 0).aggregate(features_of(extractor, good))
+    expected = Whitening.fit(rows, config, labels=labels)
+    mixed = features_of(extractor, [blank(), *good])
+    learnt = Describer.fit(extractor, mixed, config, 0, labels=["b", *labels]).whitening
+    assert learnt is not None
+    np.testing.assert_array_equal(learnt.projection, expected.projection)
 
 
 @pytest.mark.parametrize("whitening", [WhiteningConfig(dimension=4), None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,6 +39,48 @@ def test_against_the_definition(n: int, d: int, power: float, shrinkage: float) 
     found = Whitening.fit(known, config).apply(known)
     expected = oracle.whiten(known.astype(np.float64), 8, power, shrinkage)
     np.testing.assert_allclose(up_to_sign(found, expected), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("n", "d", "shrinkage"), [(60, 10, 0.0), (60, 10, 0.3), (12, 40, 0.2)])
+@pytest.mark.parametrize("power", [-0.5, -0.25])
+def test_pairs_against_all_of_them_listed(n: int, d: int, shrinkage: float, power: float) -> None:
+    known = rows(n, d)
+    labels = [None if i % 5 == 0 else "single" if i == 1 else f"{i % 4}" for i in range(n)]
+    config = WhiteningConfig(dimension=6, power=power, shrinkage=shrinkage, learnt_on="pairs")
+    learnt = Whitening.fit(known, config, labels=labels)
+    found = learnt.apply(known)
+    expected = oracle.whiten_on_pairs(known.astype(np.float64), labels, 6, power, shrinkage)
+    np.testing.assert_allclose(up_to_sign(found, expected), expected, atol=1e-3)
+    again = Whitening.fit(known[::-1].copy(), config, labels=labels[::-1])
+    np.testing.assert_allclose(again.projection, learnt.projection, rtol=2e-2, atol=1e-2)
+
+
+def test_pairs_teach_what_does_not_tell_landmarks_apart() -> None:
+    """The direction of largest variance is light and shade; PCA keeps it, pairs do not."""
+    random = np.random.default_rng(0)
+    landmarks = np.repeat(np.arange(10), 12)
+    told = random.normal(size=(10, 3))[landmarks] + 0.1 * random.normal(size=(120, 3))
+    shade = 5 * random.normal(size=(120, 3))
+    known = unit_rows(np.hstack([told, shade, np.full((120, 1), 60)]))
+    labels = [str(one) for one in landmarks]
+
+    def right(learnt_on: Any) -> float:
+        config = WhiteningConfig(dimension=3, learnt_on=learnt_on)
+        white = Whitening.fit(known, config, labels=labels).apply(known)
+        likeness = white @ white.T - 2 * np.eye(120)
+        return float((landmarks[likeness.argmax(axis=1)] == landmarks).mean())
+
+    assert right("pairs") > 0.9 > 0.5 > right("all")
+
+
+def test_pairs_must_be_there() -> None:
+    config = WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1)
+    for labels in (None, [None] * 9, [str(i) for i in range(9)]):
+        with pytest.raises(ConfigError, match="with two photographs, and there is none: take"):
+            Whitening.fit(rows(9, 5), config, labels=labels)
+    few = [str(i // 2) for i in range(9)]
+    with pytest.raises(ConfigError, match=r"4 differences for 8 directions: give .*shrinkage"):
+        Whitening.fit(rows(9, 20), config.model_copy(update={"shrinkage": 0.0}), labels=few)
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 10), (12, 40)])
