@@ -1,4 +1,8 @@
-"""Networks by name: a torchvision trunk, cut at a layer, with its weights and normalisation."""
+"""Networks by name: a trunk, cut at its layers, with its weights and their preprocessing.
+
+torchvision's are cut here; timm's, an optional part of the installation, in
+:mod:`retrieval.extractors.timm_trunks`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,12 @@ import difflib
 import hashlib
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import torch
@@ -20,10 +27,13 @@ from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from retrieval.errors import ConfigError, WeightsError
+from retrieval.extractors.pooling import first_tensor, tokens_to_map
 
 log = logging.getLogger(__name__)
 
 NONE: Final = "none"
+TIMM: Final = "timm/"
+"""Before the names of timm's networks."""
 Colour = tuple[float, float, float]
 """A number for each of red, green and blue."""
 
@@ -40,67 +50,175 @@ LAST_MAPS: Final = (
     ("conv5", ("shufflenet",)),
     ("layers", ("mnasnet",)),
     ("encoder.ln", ("vit",)),
+    ("permute", ("swin",)),
+    ("blocks", ("maxvit",)),
 )  # fmt: skip
+AUXILIARY: Final = ("aux1.", "aux2.", "AuxLogits.")
+"""GoogLeNet's and Inception's heads along the way, which serve training only."""
+SQUARES: Final = {"maxvit_t": 224}
+"""Networks of one size that do not say so themselves."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """How a transformer's tokens lie.
+
+    Attributes:
+        prefix: how many stand before the patches'.
+        classed: whether the first of those is a class token.
+        patch: (height, width) of a patch in pixels.
+    """
+
+    prefix: int
+    classed: bool
+    patch: tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """A network cut at a layer.
+    """A network cut at its layers.
 
     Attributes:
-        network: (n, 3, h, w) normalised photographs to that layer's output.
+        network: (n, 3, h, w) normalised photographs to each layer's output, by the layer's name.
+        layers: their names, in the order in which they were asked for.
         mean: of each channel of RGB in 0 to 1, as the weights were trained with.
         std: likewise.
-        identity: what decides its output: name, layer, a checksum of its weights, normalisation.
-        square: the only size that it takes, or ``None`` (a vision transformer's is fixed).
+        interpolation: likewise, ``bilinear`` or ``bicubic``.
+        identity: what decides its output: name, layers, a checksum of its weights, preprocessing.
+        square: the only size that it takes, or ``None``.
+        step: sides of photographs are to be multiples of this.
+        tokens: of a transformer.
+        channels_last: whether maps come as (n, h, w, c).
     """
 
     network: nn.Module
+    layers: tuple[str, ...]
     mean: Colour
     std: Colour
+    interpolation: str
     identity: dict[str, Any]
-    square: int | None
+    square: int | None = None
+    step: int = 1
+    tokens: Tokens | None = None
+    channels_last: bool = False
+
+    def normalised(self, photographs: Tensor) -> Tensor:
+        """(n, h, w, 3) uint8 to what the network takes: (n, 3, h, w) float32, channels last."""
+        scale, shift = _normaliser(self.mean, self.std, photographs.device)
+        # (n, h, w, 3) seen as (n, 3, h, w) is channels-last already: no copy.
+        return torch.addcmul(shift, photographs.permute(0, 3, 1, 2).float(), scale)
+
+    def outputs(self, values: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """Each layer's feature map (n, c, h, w), and its class token (n, c) where it has one.
+
+        Args:
+            values: (n, 3, h, w), normalised.
+        """
+        found = self.network(values)
+        size = (values.shape[-2], values.shape[-1])
+        return [self._seen(first_tensor(found[layer]), size) for layer in self.layers]
+
+    def _seen(self, features: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        if self.channels_last and features.ndim == 4:
+            return features.permute(0, 3, 1, 2), None
+        if self.tokens is None or features.ndim != 3:
+            return tokens_to_map(features), None
+        prefix = self.tokens.prefix
+        grid = size[0] // self.tokens.patch[0], size[1] // self.tokens.patch[1]
+        if features.shape[1] != prefix + grid[0] * grid[1]:
+            return tokens_to_map(features), None
+        token = features[:, 0] if self.tokens.classed else None
+        return tokens_to_map(features[:, prefix:], grid), token
 
 
-def load_trunk(name: str, layer: str | None, weights: str, seed: int, fused: bool = True) -> Trunk:
+@lru_cache(maxsize=8)
+def _normaliser(mean: Colour, std: Colour, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift, (1, 3, 1, 1), from 0…255 to the weights' normalisation."""
+    spread = torch.tensor(std, device=device).view(1, 3, 1, 1)
+    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    return 1.0 / (255.0 * spread), -centre / spread
+
+
+def load_trunk(name: str, layers: Sequence[str | None], weights: str, seed: int) -> Trunk:
     """Build a trunk with weights.
 
     Args:
-        name: of a torchvision classification network.
-        layer: where it is cut, as ``torchvision.models.feature_extraction`` names nodes, or
-            ``None`` for the last feature map.
-        weights: a file (safetensors), the name of torchvision weights such as ``IMAGENET1K_V1``,
-            or ``none`` for seeded random ones.
+        name: of a torchvision classification network, or ``timm/NAME``.
+        layers: where it is cut, as ``torchvision.models.feature_extraction`` names nodes (timm's
+            by the names of their modules); ``None`` is the last feature map.
+        weights: a file (safetensors), the name of torchvision weights such as ``IMAGENET1K_V1``
+            (timm's own are ``DEFAULT``), or ``none`` for seeded random ones.
         seed: of random weights.
-        fused: whether batch norms are folded into the convolutions; not if they are to learn.
 
     Raises:
-        ConfigError: no such network or layer.
+        ConfigError: no such network or layer, or timm is not installed.
         WeightsError: the weights cannot be had or do not fit.
     """
+    if name.startswith(TIMM):
+        trunk: Trunk = timm_trunks(name).load(name, layers, weights, seed)
+        return trunk
     check_trunk(name)
-    layer = layer or last_map(name)
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
+    wanted = tuple(layer or last_map(name) for layer in layers)
+    entry = torchvision.models.get_model_weights(name).DEFAULT
     if weights == NONE:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = _bare(name)
+        with seeded(seed):
+            model = bare_network(name)
     elif Path(weights).suffix == ".safetensors":
-        model = _from_file(name, layer, Path(weights))
+        model = _from_file(name, wanted, Path(weights))
     else:
-        model, mean, std = _from_torchvision(name, weights)
-    network = _cut(model, layer, name)
-    identity = {
+        entry = _entry(name, weights)
+        model = _downloaded(name, entry)
+    preset = entry.transforms()
+    mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    network = _cut(model, wanted, name)
+    square = getattr(model, "image_size", SQUARES.get(name))
+    patch = getattr(model, "patch_size", None)
+    return Trunk(
+        fuse_norms(network),
+        wanted,
+        mean,
+        std,
+        interpolation,
+        identity_of(name, wanted, network, mean, std, interpolation),
+        square,
+        tokens=Tokens(1, True, (patch, patch)) if patch else None,
+    )
+
+
+def timm_trunks(name: str) -> ModuleType:
+    """The module of timm's networks.
+
+    Raises:
+        ConfigError: timm is not installed.
+    """
+    try:
+        from retrieval.extractors import timm_trunks as module
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"trunk {name!r} needs timm, which is not installed: pip install '.[timm]'"
+        ) from None
+    return module
+
+
+def identity_of(
+    name: str,
+    layers: Sequence[str],
+    network: nn.Module,
+    mean: Colour,
+    std: Colour,
+    interpolation: str,
+) -> dict[str, Any]:
+    """What decides a trunk's output."""
+    return {
         "trunk": name,
-        "layer": layer,
+        "layers": list(layers),
         # Of the parameters and not of the file: a run built with downloaded weights takes the
         # same ones from a file, wherever that lies.
         "weights": _digest(network),
         "mean": list(mean),
         "std": list(std),
+        "interpolation": interpolation,
     }
-    square = getattr(model, "image_size", None)
-    return Trunk(_fused(network) if fused else network, mean, std, identity, square)
 
 
 def check_trunk(name: str) -> None:
@@ -124,57 +242,93 @@ def last_map(name: str) -> str:
     for layer, prefixes in LAST_MAPS:
         if name.startswith(prefixes):
             return layer
-    raise ConfigError(f"trunk {name!r}: say where to cut it (extractor.layer)")
+    raise ConfigError(f"trunk {name!r}: say where to cut it (extractor.layers)")
 
 
 def find_weights(trunk: str, given: Path) -> str:
     """Settle the weights: ``--weights`` (a file, or a folder holding ``<trunk>.safetensors``).
 
+    timm's networks are looked for by their names without ``timm/``.
+
     Raises:
         WeightsError: what was given is not there.
     """
-    path = given / f"{trunk}.safetensors" if given.is_dir() else given
+    file = f"{trunk.removeprefix(TIMM)}.safetensors"
+    path = given / file if given.is_dir() else given
     if not path.is_file():
         raise WeightsError(
             f"{path}: no such weights file; --weights takes a safetensors file, or a folder with"
-            f" {trunk}.safetensors in it"
+            f" {file} in it"
         )
     return str(path)
 
 
-def _bare(name: str) -> nn.Module:
-    options = {"weights": None}
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random parameters made within hang on the seed alone, and nothing else on them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def bare_network(name: str) -> nn.Module:
+    """A torchvision network with its classifier and with random parameters."""
+    options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):
-        # The auxiliary heads serve training only, and the default initialisation takes a minute.
-        options |= {"aux_logits": False, "init_weights": False}  # type: ignore[dict-item]
+        # Their default initialisation takes a minute; their weights were trained on another
+        # normalisation, which the network itself makes of the one it is given.
+        options |= {"aux_logits": False, "init_weights": False, "transform_input": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: nn.Module = torchvision.models.get_model(name, **options)
     return model.eval()
 
 
-def _from_file(name: str, layer: str, path: Path) -> nn.Module:
+def _from_file(name: str, layers: Sequence[str], path: Path) -> nn.Module:
     """A model whose parameters, up to the cut, all come from the file."""
+    model = bare_network(name)
+    needed = set(_cut(model, layers, name).state_dict())
+    what = f"{name} cut at {', '.join(layers)}"
+    state = fitting_state(path, what, model.state_dict(), needed, AUXILIARY)
+    model.load_state_dict(state, strict=False)
+    return model
+
+
+def fitting_state(
+    path: Path,
+    what: str,
+    own: Mapping[str, Tensor],
+    needed: Collection[str],
+    besides: tuple[str, ...],
+) -> dict[str, Tensor]:
+    """The parameters of a file that a network needs.
+
+    Args:
+        path: of a safetensors file.
+        what: the network, for messages.
+        own: all parameters of the network.
+        needed: names of those up to the cut; what is made of the others does not matter.
+        besides: how other names may begin that the file holds.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or another network's.
+    """
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file (--weights)")
     try:
         state = load_file(path)
     except Exception as error:  # safetensors raises its own kinds
         raise WeightsError(f"{path} is not a safetensors file ({error})") from None
-    model = _bare(name)
-    needed = set(_cut(model, layer, name).state_dict())
-    own = model.state_dict()
-    missing = sorted(needed - state.keys() - _counters(needed))
-    foreign = sorted(state.keys() - own.keys())
-    wrong = sorted(key for key in state.keys() & own.keys() if state[key].shape != own[key].shape)
-    for what, keys in (("lacks", missing), ("has no place for", foreign), ("misfits", wrong)):
+    held = set(needed) & state.keys()
+    missing = sorted(set(needed) - held - _counters(set(needed)))
+    foreign = sorted(key for key in state.keys() - own.keys() if not key.startswith(besides))
+    wrong = sorted(key for key in held if state[key].shape != own[key].shape)
+    for problem, keys in (("lacks", missing), ("has no place for", foreign), ("misfits", wrong)):
         if keys:
             raise WeightsError(
-                f"{path} does not fit {name} cut at {layer}: {what} {keys[0]} ({len(keys)} in all)"
+                f"{path} does not fit {what}: {problem} {keys[0]} ({len(keys)} in all)"
             )
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()},
-                          strict=False)  # fmt: skip
-    return model
+    return {key: state[key].to(own[key].dtype) for key in held}
 
 
 def _counters(keys: set[str]) -> set[str]:
@@ -182,40 +336,45 @@ def _counters(keys: set[str]) -> set[str]:
     return {key for key in keys if key.endswith("num_batches_tracked")}
 
 
-def _from_torchvision(name: str, weights: str) -> tuple[nn.Module, Colour, Colour]:
+def _entry(name: str, weights: str) -> Any:
+    """torchvision's weights by name."""
     known = torchvision.models.get_model_weights(name)
     try:
-        entry = known[weights]
+        return known[weights]
     except KeyError:
         names = ", ".join(member.name for member in known)
         raise WeightsError(
             f"{name} has no weights {weights!r}; it has {names}; or give a .safetensors file, or"
             f" {NONE}"
         ) from None
-    url = str(entry.url)
+
+
+def _downloaded(name: str, entry: Any) -> nn.Module:
+    """A model with torchvision's weights, fetched when they are first needed."""
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        model = torchvision.models.get_model(name, weights=entry).eval()
+        model: nn.Module = torchvision.models.get_model(name, weights=entry).eval()
     except Exception as error:  # urllib and hashing errors alike: the remedy is the same
         raise WeightsError(
-            f"the weights of {name} ({weights}) could not be downloaded ({error}): fetch"
-            f" {url.rsplit('/', 1)[-1]} by hand and put it in {folder}, or give a file"
+            f"the weights of {name} ({entry.name}) could not be downloaded ({error}): fetch"
+            f" {str(entry.url).rsplit('/', 1)[-1]} by hand and put it in {folder}, or give a file"
             " (--weights), or take a config that needs none, such as rootsift-vlad"
         ) from None
-    preset = entry.transforms()
-    return model, tuple(preset.mean), tuple(preset.std)
+    return model
 
 
-def _cut(model: nn.Module, layer: str, name: str) -> GraphModule:
+def _cut(model: nn.Module, layers: Sequence[str], name: str) -> GraphModule:
     _, nodes = get_graph_node_names(model)
-    if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes):
-        tops = ", ".join(dict.fromkeys(node.split(".")[0] for node in nodes))
-        raise ConfigError(f"{name} has no layer {layer!r}; its parts are {tops}")
-    cut: GraphModule = create_feature_extractor(model, {layer: "map"}).eval()
+    for layer in layers:
+        if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes):
+            tops = ", ".join(dict.fromkeys(node.split(".")[0] for node in nodes))
+            raise ConfigError(f"{name} has no layer {layer!r}; its parts are {tops}")
+    return_nodes = {layer: layer for layer in layers}
+    cut: GraphModule = create_feature_extractor(model, return_nodes).eval()
     return cut
 
 
-def _fused(network: GraphModule) -> nn.Module:
+def fuse_norms(network: GraphModule) -> nn.Module:
     """Batch norms folded into the convolutions before them: the same map, fewer passes.
 
     Traced once more for that: to torchvision's tracer a block of convolution, norm and activation
