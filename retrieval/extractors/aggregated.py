@@ -16,6 +16,7 @@ from retrieval.extractors.base import Labels, Photograph, StrictModel, Vectors
 from retrieval.extractors.local import learned
 from retrieval.extractors.local.base import Detector
 from retrieval.extractors.local.features import LocalFeatures
+from retrieval.extractors.local.reduction import ReduceConfig, Reducer
 from retrieval.extractors.local.registry import DetectorConfig, build_detector
 from retrieval.extractors.local.sift import SiftConfig
 
@@ -25,11 +26,13 @@ class AggregatedConfig(StrictModel):
 
     Attributes:
         local: the detector of keypoints and their descriptors.
+        reduce: how those are made shorter first, or ``None``.
         aggregation: what makes one descriptor of them.
     """
 
     kind: Literal["aggregated"] = "aggregated"
     local: DetectorConfig = SiftConfig()
+    reduce: ReduceConfig | None = None
     aggregation: AggregationConfig = VladConfig()
 
 
@@ -40,6 +43,7 @@ class AggregatedExtractor:
     detector: Detector
     aggregator: Aggregator
     device: str
+    reducer: Reducer | None = None
 
     @property
     def longest_side(self) -> int:
@@ -77,10 +81,14 @@ class AggregatedExtractor:
     def fit(
         self, features: Sequence[LocalFeatures], seed: int, labels: Labels | None = None
     ) -> AggregatedExtractor:
-        return replace(self, aggregator=self.aggregator.fit(features, seed, self.device))
+        reducer = None if self.reducer is None else self.reducer.fit(features, seed)
+        short = features if reducer is None else reducer.reduce(features)
+        aggregator = self.aggregator.fit(short, seed, self.device)
+        return replace(self, reducer=reducer, aggregator=aggregator)
 
     def aggregate(self, features: Sequence[LocalFeatures]) -> Vectors:
-        return self.aggregator.aggregate(features)
+        short = features if self.reducer is None else self.reducer.reduce(features)
+        return self.aggregator.aggregate(short)
 
     def pack(self, features: Sequence[LocalFeatures]) -> dict[str, NDArray[Any]]:
         return self.detector.pack(features)
@@ -90,9 +98,12 @@ class AggregatedExtractor:
 
     def save(self, folder: Path) -> None:
         self.aggregator.save(folder)
+        if self.reducer is not None:
+            self.reducer.save(folder)
 
     def restored(self, folder: Path) -> AggregatedExtractor:
-        return replace(self, aggregator=self.aggregator.restored(folder))
+        reducer = None if self.reducer is None else self.reducer.restored(folder)
+        return replace(self, reducer=reducer, aggregator=self.aggregator.restored(folder))
 
 
 def located(config: AggregatedConfig, given: Path) -> AggregatedConfig:
@@ -109,6 +120,7 @@ def located(config: AggregatedConfig, given: Path) -> AggregatedConfig:
 def build(config: AggregatedConfig, device: str) -> AggregatedExtractor:
     """The extractor that a config describes, on a device ("cpu" or "cuda"), not yet fitted."""
     detector = build_detector(config.local, device)
-    return AggregatedExtractor(
-        detector, build_aggregator(config.aggregation, detector.dimension), device
-    )
+    reducer = None if config.reduce is None else Reducer(config.reduce, detector.dimension)
+    local_dimension = (reducer or detector).dimension
+    aggregator = build_aggregator(config.aggregation, local_dimension)
+    return AggregatedExtractor(detector, aggregator, device, reducer)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from retrieval.extractors.aggregation.asmk import Asmk, AsmkConfig
 from retrieval.extractors.aggregation.bow import Bow, BowConfig
@@ -19,6 +19,7 @@ from retrieval.extractors.aggregation.words import Words
 from retrieval.extractors.base import StrictModel
 from retrieval.extractors.local.base import Detector
 from retrieval.extractors.local.features import LocalFeatures
+from retrieval.extractors.local.reduction import ReduceConfig, Reducer
 from retrieval.extractors.local.registry import DetectorConfig, build_detector
 from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
@@ -33,13 +34,24 @@ class CompanionConfig(StrictModel):
 
     Attributes:
         detector: of the features; the extractor's own features serve where they are the same.
+        reduce: how descriptors are made shorter before words are; or ``None``. What is kept has
+            a projection of its own.
         words: the visual words searched by, or ``None``.
         kept: the budget of features kept for verification, or ``None``.
     """
 
     detector: DetectorConfig = SiftConfig()
+    reduce: ReduceConfig | None = None
     words: WordsConfig | None = None
     kept: KeptConfig | None = None
+
+    @model_validator(mode="after")
+    def _reduced_for_words(self) -> CompanionConfig:
+        if self.reduce is not None and self.words is None:
+            raise ValueError(
+                "reduce: is for words (kept.dimension says how long the kept ones are)"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -50,39 +62,45 @@ class Companion:
     words: Asmk | Bow | None
     keeper: Keeper | None
     device: str
+    reducer: Reducer | None = None
 
     @property
     def bits(self) -> int:
         """Of a word's binary code; 0 where words have weights."""
-        return self.detector.dimension if isinstance(self.words, Asmk) else 0
+        described = self.reducer or self.detector
+        return described.dimension if isinstance(self.words, Asmk) else 0
 
     def fit(self, features: Sequence[LocalFeatures], seed: int) -> Companion:
-        """A new one that has learnt codebook and projection."""
+        """A new one that has learnt projections and codebook."""
+        reducer = None if self.reducer is None else self.reducer.fit(features, seed)
+        short = features if reducer is None else reducer.reduce(features)
         return replace(
             self,
-            words=None if self.words is None else self.words.fit(features, seed, self.device),
+            reducer=reducer,
+            words=None if self.words is None else self.words.fit(short, seed, self.device),
             keeper=None if self.keeper is None else self.keeper.fit(features, seed),
         )
 
     def finish(self, features: Sequence[LocalFeatures]) -> tuple[Words | None, LocalRows | None]:
         """Words and kept features of photographs."""
-        return (
-            None
-            if self.words is None
-            else self.words.words(features, self.words.config.assignments),
-            None if self.keeper is None else self.keeper.keep(features),
-        )
+        words = None
+        if self.words is not None:
+            short = features if self.reducer is None else self.reducer.reduce(features)
+            words = self.words.words(short, self.words.config.assignments)
+        return words, None if self.keeper is None else self.keeper.keep(features)
 
     def save(self, folder: Path) -> None:
-        for part in (self.words, self.keeper):
+        for part in (self.reducer, self.words, self.keeper):
             if part is not None:
                 part.save(folder / FOLDER)
 
     def restored(self, folder: Path) -> Companion:
+        inner = folder / FOLDER
         return replace(
             self,
-            words=None if self.words is None else self.words.restored(folder / FOLDER),
-            keeper=None if self.keeper is None else self.keeper.restored(folder / FOLDER),
+            reducer=None if self.reducer is None else self.reducer.restored(inner),
+            words=None if self.words is None else self.words.restored(inner),
+            keeper=None if self.keeper is None else self.keeper.restored(inner),
         )
 
 
@@ -92,4 +110,6 @@ def build_companion(config: CompanionConfig, device: str) -> Companion:
     if config.words is not None:
         words = Asmk(config.words) if isinstance(config.words, AsmkConfig) else Bow(config.words)
     keeper = None if config.kept is None else Keeper(config.kept)
-    return Companion(build_detector(config.detector, device), words, keeper, device)
+    detector = build_detector(config.detector, device)
+    reducer = None if config.reduce is None else Reducer(config.reduce, detector.dimension)
+    return Companion(detector, words, keeper, device, reducer)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save
 
 from retrieval.devices import CPU
 from retrieval.errors import ConfigError
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.index.faiss_index import train_kmeans, train_many_words
+from retrieval.index.store import atomic_write, read_tensors
 
 SAMPLES_PER_WORD: Final = 1_000
 """Local descriptors that k-means sees for each word: more changes little and costs memory."""
@@ -22,6 +25,10 @@ LEAST_PER_WORD: Final = 30
 """… unless that leaves a word with fewer than this."""
 MANY_WORDS: Final = 1_000
 """Codebooks of more words, whose k-means is slow on a CPU, are learnt by an approximate one."""
+
+LEAST_VARIANCE: Final = 1e-4
+"""A direction's variance counts as at least this share of the largest one's."""
+TINY: Final = 1e-12
 
 
 def learn_codebook(
@@ -62,7 +69,7 @@ class Projection:
 
     Attributes:
         mean: (d,) float32.
-        axes: (d, k) float32, orthonormal columns, the one of the largest variance first.
+        axes: (d, k) float32, orthogonal columns, the one of the largest variance first.
     """
 
     mean: NDArray[np.float32]
@@ -72,17 +79,33 @@ class Projection:
         """(n, d) descriptors to (n, k)."""
         return np.asarray((descriptors - self.mean) @ self.axes, dtype=np.float32)
 
+    def save(self, path: Path) -> None:
+        atomic_write(path, save({"mean": self.mean, "axes": self.axes}))
 
-def learn_projection(descriptors: NDArray[np.float32], dimension: int) -> Projection:
-    """The PCA of (n, d) descriptors to ``dimension`` numbers, at most d; signs are settled."""
+    @classmethod
+    def load(cls, path: Path) -> Projection:
+        """The inverse of ``save``; RunError where the file is missing or damaged."""
+        found = read_tensors(path, ("mean", "axes"))
+        return cls(found["mean"], found["axes"])
+
+
+def learn_projection(
+    descriptors: NDArray[np.float32], dimension: int, whiten: bool = False
+) -> Projection:
+    """The PCA of (n, d) descriptors to ``dimension`` numbers, at most d; signs are settled.
+
+    The axes are of unit length, or so long that every number varies by one.
+    """
     mean = descriptors.mean(axis=0, dtype=np.float64)
     centred = descriptors - mean.astype(np.float32)
     covariance = (centred.T @ centred) / np.float32(max(len(centred), 1))
-    axes = np.linalg.eigh(covariance.astype(np.float64))[1][:, ::-1][:, :dimension]
-    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return Projection(
-        mean.astype(np.float32), np.ascontiguousarray(axes * np.sign(largest), dtype=np.float32)
-    )
+    variances, axes = np.linalg.eigh(covariance.astype(np.float64))
+    variances, axes = variances[::-1][:dimension], axes[:, ::-1][:, :dimension]
+    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    if whiten:
+        # Directions in which hardly anything was seen stay short: they would be noise blown up.
+        axes = axes / np.sqrt(np.maximum(variances, LEAST_VARIANCE * variances[0] + TINY))
+    return Projection(mean.astype(np.float32), np.ascontiguousarray(axes, dtype=np.float32))
 
 
 def sample_descriptors(

@@ -15,7 +15,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors.numpy import save
 
 from retrieval.extractors.aggregation.codebook import (
     Projection,
@@ -23,14 +22,12 @@ from retrieval.extractors.aggregation.codebook import (
     require_enough,
     sample_descriptors,
 )
-from retrieval.extractors.base import StrictModel, unit_rows
-from retrieval.extractors.local.features import LocalFeatures, encode
+from retrieval.extractors.base import StrictModel
+from retrieval.extractors.local.features import LocalFeatures
+from retrieval.extractors.local.reduction import SAMPLES, projected
 from retrieval.extractors.ragged import Ragged, starts_of
-from retrieval.index.store import atomic_write, read_tensors
 
 FILE: Final = "kept.safetensors"
-SAMPLES: Final = 100_000
-"""Local descriptors that the projection is learnt from."""
 
 
 class KeptConfig(StrictModel):
@@ -121,21 +118,13 @@ class Keeper:
 
     def _small(self, one: LocalFeatures) -> LocalFeatures:
         assert self.projection is not None
-        n = self.config.features
-        projected = unit_rows(self.projection.apply(replace(one, codes=one.codes[:n]).descriptors))
-        return replace(
-            one,
-            points=one.points[:n],
-            scales=one.scales[:n],
-            angles=one.angles[:n],
-            codes=encode(projected, signed=True),
-        )
+        columns = ("points", "scales", "angles", "codes")
+        first = {name: getattr(one, name)[: self.config.features] for name in columns}
+        return projected(replace(one, **first), self.projection)
 
     def save(self, folder: Path) -> None:
         assert self.projection is not None
-        arrays = {"mean": self.projection.mean, "axes": self.projection.axes}
-        atomic_write(folder / FILE, save(arrays))
+        self.projection.save(folder / FILE)
 
     def restored(self, folder: Path) -> Keeper:
-        found = read_tensors(folder / FILE, ("mean", "axes"))
-        return replace(self, projection=Projection(found["mean"], found["axes"]))
+        return replace(self, projection=Projection.load(folder / FILE))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from retrieval.errors import DecodeError, RunError
 from retrieval.extractors.aggregated import AggregatedConfig
@@ -19,6 +20,7 @@ from retrieval.extractors.descriptors import Descriptors
 from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.local import sift
+from retrieval.extractors.local.reduction import ReduceConfig
 from retrieval.extractors.local.rows import KeptConfig
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.registry import build_extractor
@@ -34,6 +36,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "bow": {"words": BowConfig(words=16)},
     "kept": {"kept": KEPT},
     "both": {"words": ASMK, "kept": KEPT},
+    "reduced": {"reduce": ReduceConfig(dimension=70), "words": ASMK, "kept": KEPT},
 }
 EXTRACTORS: dict[str, Any] = {
     "hog": HogConfig(side=64, cells=(16,)),
@@ -74,7 +77,10 @@ def test_photographs_get_what_the_config_says(name: str, extractor: str) -> None
         assert describer.companion is not None
         assert describer.companion.words is not None
         many = PARTS[name]["words"].assignments
-        expected = describer.companion.words.words([features], many)
+        reducer = describer.companion.reducer
+        short = [features] if reducer is None else reducer.reduce([features])
+        expected = describer.companion.words.words(short, many)
+        assert describer.companion.bits == (70 if reducer else 128) * (name != "bow")
         one = found.words[np.array([3])]
         assert one.words.tolist() == expected.words.tolist()
         assert one.values.tobytes() == expected.values.tobytes()
@@ -83,6 +89,11 @@ def test_photographs_get_what_the_config_says(name: str, extractor: str) -> None
     (own,) = extract([PHOTOGRAPHS], alone)
     bare = Describer.fit(alone, own, WhiteningConfig(dimension=4), 0).describe(PHOTOGRAPHS)
     np.testing.assert_array_equal(found.vectors, bare.vectors)
+
+
+def test_nothing_is_reduced_for_nothing() -> None:
+    with pytest.raises(ValidationError, match=r"reduce: is for words \(kept\.dimension"):
+        CompanionConfig(reduce=ReduceConfig(), kept=KEPT)
 
 
 def test_shared_features_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from retrieval.extractors.hough import HoughConfig
 from retrieval.extractors.local.dense import DenseConfig
 from retrieval.extractors.local.harris import HarrisConfig
 from retrieval.extractors.local.learned import AlikedConfig
+from retrieval.extractors.local.reduction import ReduceConfig
 from retrieval.extractors.local.registry import DETECTORS
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
@@ -107,14 +108,19 @@ AGGREGATION: dict[str, Part] = {
 }
 
 
-def aggregated(local: str, aggregation: str) -> Example:
-    """A detector met by an aggregation."""
+def aggregated(local: str, aggregation: str, reduce: ReduceConfig | None = None) -> Example:
+    """A detector met by an aggregation, its descriptors made shorter or not."""
     (detector, changes), (aggregator, others) = LOCAL[local], AGGREGATION[aggregation]
-    config = AggregatedConfig.model_validate({"local": detector, "aggregation": aggregator})
+    config = AggregatedConfig.model_validate(
+        {"local": detector, "reduce": reduce, "aggregation": aggregator}
+    )
+    shorter = {"reduce": {"dimension": 6}}
+    if reduce is not None:
+        shorter = {"reduce.dimension": 5, "reduce.whiten": True}
     return Example(
         config,
         {f"local.{name}": value for name, value in changes.items()},
-        {f"aggregation.{name}": value for name, value in others.items()},
+        {**shorter, **{f"aggregation.{name}": value for name, value in others.items()}},
     )
 
 
@@ -165,7 +171,7 @@ EXAMPLES: dict[str, Example] = {
     "sift-vlad": aggregated("sift", "vlad"),
     "dense-fisher": aggregated("dense", "fisher"),
     "harris-vlad": aggregated("harris", "vlad"),
-    "surf-vlad": aggregated("surf", "vlad"),
+    "surf-vlad": aggregated("surf", "vlad", ReduceConfig(dimension=16)),
     "aliked-vlad": replace(aggregated("aliked", "vlad"), tolerance=1e-6),
 }  # fmt: skip
 EXAMPLES["combination"] = combination("sift-vlad", "dense-fisher", "hog")

@@ -88,3 +88,11 @@ def test_a_projection_keeps_the_directions_of_most_variance() -> None:
     np.testing.assert_allclose(projected.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(projected.std(axis=0), [5, 3], rtol=0.1)
     assert learn_projection(seen.astype(np.float32), 9).axes.shape == (6, 6)
+
+
+def test_a_whitening_projection_lets_every_direction_vary_alike() -> None:
+    spread = np.array([3.0, 1.0, 0.3, 0.0])
+    seen = (np.random.default_rng(0).normal(size=(500, 4)) * spread).astype(np.float32)
+    found = learn_projection(seen, 4, whiten=True).apply(seen)
+    # Along the last there is nothing to see, and nothing is made of it.
+    np.testing.assert_allclose(np.cov(found.T, bias=True), np.diag([1, 1, 1, 0]), atol=1e-4)
