@@ -2,9 +2,9 @@
 
 PYTHON  ?= python3
 DATA    ?= data/demo
-CONFIG  ?= rootsift-vlad
+CONFIG  ?= classical-global
 # The demo's own run as long as nothing else is asked for, so that what follows finds it built.
-RUN     ?= data/runs/$(if $(filter data/demo:rootsift-vlad,$(DATA):$(CONFIG)),demo,$(CONFIG))
+RUN     ?= data/runs/$(if $(filter data/demo:classical-global,$(DATA):$(CONFIG)),demo,$(CONFIG))
 DEVICE  ?= auto
 WEIGHTS ?=
 CSV     ?=

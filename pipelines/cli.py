@@ -22,7 +22,7 @@ from retrieval.photographs.fetching import FetchConfig
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONFIG: Final = "rootsift-vlad"
+DEFAULT_CONFIG: Final = "classical-global"
 INTERRUPTED: Final = 130
 
 app = typer.Typer(

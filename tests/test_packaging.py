@@ -95,7 +95,7 @@ def test_variables_reach_the_commands() -> None:
     assert "--weights" not in recipe("index")
     assert '"data/runs/demo"' in recipe("index")
     assert '"data/runs/hog"' in recipe("index", "CONFIG=hog")
-    assert '"data/runs/rootsift-vlad"' in recipe("index", "DATA=my/photographs")
+    assert '"data/runs/classical-global"' in recipe("index", "DATA=my/photographs")
 
 
 @needs_make

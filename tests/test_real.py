@@ -18,6 +18,8 @@ import pytest
 from pipelines.config import load_config
 from pipelines.evaluate import evaluate_run
 from pipelines.index import build_run
+from retrieval.evaluation.protocols import holidays_groups, holidays_map, rankings_of
+from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 
@@ -89,3 +91,33 @@ def test_rootsift_vlad(tmp_path: Path) -> None:
     figures = measure("rootsift-vlad", tmp_path)
     assert_reaches(figures, "knn", 0.62, 0.52)
     assert_reaches(figures, "svm", 0.62, 0.50)
+
+
+def test_verification_beside_mobilenet_on_three_photographs_a_landmark(tmp_path: Path) -> None:
+    figures = measure("mobilenet_v2-verified", tmp_path, "index_few.csv")
+    assert_reaches(figures, "knn", 0.77, 0.69)
+    assert_reaches(figures, "svm", 0.78, 0.72)
+
+
+@pytest.fixture(scope="module")
+def classical(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    run = tmp_path_factory.mktemp("classical")
+    return run, measure("classical", run, "index_few.csv")
+
+
+def test_the_best_classical_system_on_three_photographs_a_landmark(
+    classical: tuple[Path, dict[str, Any]],
+) -> None:
+    figures = classical[1]
+    assert_reaches(figures, "knn", 0.55, 0.45)
+    assert_reaches(figures, "svm", 0.58, 0.52)
+
+
+def test_fisher_vectors_on_holidays(classical: tuple[Path, dict[str, Any]]) -> None:
+    describer = System.load(classical[0], "cpu").describer
+    paths = sorted((SHARED / "data" / "holidays805" / "photos").glob("*.jpg"))
+    vectors = describer.describe([read_photograph(str(path), 512) for path in paths]).vectors
+    ids = [path.stem for path in paths]
+    rankings = rankings_of(vectors[holidays_groups(ids).queries] @ vectors.T)
+    # Whitened on 576 photographs alone, to 256 numbers.
+    assert holidays_map(ids, rankings) >= 0.72
