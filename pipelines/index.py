@@ -83,7 +83,7 @@ from retrieval.system import (
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 2
+CODE: Final = 3
 """Version of the code that decides the bytes of a run: raised when they change."""
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"
@@ -312,8 +312,8 @@ def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
     inner: dict[str, Any] = {
         "weights": True,
         "precision": True,
-        "layer": True,
-        "local": {"weights"},
+        "layers": True,
+        "local": {"weights", "attention", "precision"},
     }
     return config.extractor.model_dump(
         exclude={**inner, "parts": {"__all__": {"extractor": inner}}}

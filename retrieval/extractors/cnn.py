@@ -1,46 +1,69 @@
-"""A network's feature map, pooled by GeM."""
+"""A network's feature maps, pooled: several layers, scales and mirror images as one vector."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from math import ceil
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-import cv2
 import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
 
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
-from retrieval.extractors.pooling import first_tensor, gem, tokens_to_map
-from retrieval.extractors.trunks import Colour, Trunk, find_weights, load_trunk
+from retrieval.extractors.pooling import GemConfig, PoolingConfig, pool
+from retrieval.extractors.trunks import Trunk, find_weights, load_trunk
 
 MIN_SIDE: Final = 80
 """Narrower photographs are enlarged to this, so that every trunk has a map left to pool."""
+
+
+class LayerConfig(StrictModel):
+    """A layer, and how it is pooled.
+
+    Attributes:
+        layer: its name (``None``: the last feature map).
+        pooling: of its map.
+        weight: its vector is this long before all are brought to unit length together.
+    """
+
+    layer: str | None = None
+    pooling: PoolingConfig = GemConfig()
+    weight: float = Field(1.0, gt=0.0, allow_inf_nan=False)
 
 
 class CnnConfig(StrictModel):
     """A network as an extractor.
 
     Attributes:
-        trunk: a torchvision classification network's name.
-        layer: where it is cut (``None``: its last feature map).
-        weights: torchvision weights, a safetensors file, or ``none`` (seeded random ones).
-        size: longest side in pixels; the aspect ratio is kept.
-        p: GeM's exponent.
+        trunk: a torchvision classification network's name, or ``timm/NAME``.
+        weights: torchvision weights, a safetensors file, or ``none`` (seeded random ones); timm's
+            are ``DEFAULT``, those of the tag in the name.
+        size: longest side in pixels at scale 1; the aspect ratio is kept.
+        scales: the network sees a photograph at each, relative to ``size``; a photograph smaller
+            than the largest scale is as large as it is there.
+        flip: whether it sees each mirrored too.
+        layers: pooled from the same passes and concatenated; each one's unit vectors of all scales
+            are summed.
         precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
         batch: photographs a batch.
     """
 
     kind: Literal["cnn"] = "cnn"
     trunk: str = "mobilenet_v2"
-    layer: str | None = None
     weights: str = "DEFAULT"
     size: int = Field(448, ge=MIN_SIDE, le=4096)
-    p: float = Field(3.0, gt=0.0, le=64.0)
+    # YAML and JSON know lists alone.
+    scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
+        (1.0,), min_length=1, strict=False
+    )
+    flip: bool = False
+    layers: tuple[LayerConfig, ...] = Field((LayerConfig(),), min_length=1, strict=False)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     batch: int = Field(8, ge=1, le=1024)
 
@@ -58,7 +81,7 @@ class CnnExtractor(VectorExtractor):
 
     @property
     def longest_side(self) -> int:
-        return self.config.size
+        return round(self.config.size * max(self.config.scales))
 
     @property
     def batch(self) -> int:
@@ -69,42 +92,64 @@ class CnnExtractor(VectorExtractor):
         return self.device.type == "cpu"
 
     def identity(self) -> dict[str, Any]:
-        shown = self.config.model_dump(exclude={"weights", "precision", "trunk", "layer"})
-        return {**shown, **self.trunk.identity, "precision": str(self.dtype).removeprefix("torch.")}
+        shown = self.config.model_dump(mode="json", exclude={"weights", "trunk"})
+        # The layers by the names that they were found under.
+        layers = [
+            {**layer, "layer": name}
+            for layer, name in zip(shown["layers"], self.trunk.layers, strict=True)
+        ]
+        precision = str(self.dtype).removeprefix("torch.")
+        return {**shown, **self.trunk.identity, "layers": layers, "precision": precision}
 
     def shape(self, photograph: Photograph) -> tuple[int, int]:
-        """The (height, width) at which the network sees a photograph."""
-        if self.trunk.square is not None:
-            return self.trunk.square, self.trunk.square
-        height, width = photograph.shape[:2]
-        return max(height, MIN_SIDE), max(width, MIN_SIDE)
+        """The (height, width) at which the network sees a photograph at the largest scale."""
+        return self._shape_at(photograph.shape[0], photograph.shape[1])
 
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
-        height, width = self.shape(photographs[0])
-        stacked = np.stack([_at_size(photograph, height, width) for photograph in photographs])
+        shape = self.shape(photographs[0])
+        stacked = np.stack(
+            [_at_size(photograph, shape, self.trunk.interpolation) for photograph in photographs]
+        )
         with torch.inference_mode():
             pooled = self.pooled(torch.from_numpy(stacked))
         return list(pooled.cpu().numpy())
 
-    def pooled(self, photographs: torch.Tensor) -> torch.Tensor:
-        """(n, h, w, 3) uint8 to (n, dimension) float32."""
-        values = photographs.to(self.device, non_blocking=True)
-        # (n, h, w, 3) seen as (n, 3, h, w) is channels-last already: no copy.
-        values = values.permute(0, 3, 1, 2).float()
-        scale, shift = _normaliser(self.trunk.mean, self.trunk.std, self.device)
-        values = torch.addcmul(shift, values, scale).to(self.dtype)
-        values = values.contiguous(memory_format=torch.channels_last)
-        return gem(tokens_to_map(first_tensor(self.trunk.network(values)["map"])), self.config.p)
+    def pooled(self, photographs: Tensor) -> Tensor:
+        """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
+        sums: list[Tensor | float] = [0.0] * len(self.config.layers)
+        for view in self._views(photographs.to(self.device, non_blocking=True)):
+            for i, (feature_map, token) in enumerate(self.trunk.outputs(view)):
+                pooled = pool(self.config.layers[i].pooling, feature_map, token)
+                sums[i] += normalize(pooled, dim=1)
+        return torch.cat(
+            [
+                layer.weight * normalize(torch.as_tensor(one), dim=1)
+                for layer, one in zip(self.config.layers, sums, strict=True)
+            ],
+            dim=1,
+        )
+
+    def _views(self, photographs: Tensor) -> Iterator[Tensor]:
+        """What the network sees: (n, 3, h, w), at each scale, and mirrored."""
+        values = self.trunk.normalised(photographs)
+        height, width = values.shape[-2:]
+        for scale in self.config.scales:
+            shape = self._shape_at(height, width, scale / max(self.config.scales))
+            view = _resized(values, shape, self.trunk.interpolation).to(self.dtype)
+            view = view.contiguous(memory_format=torch.channels_last)
+            yield view
+            if self.config.flip:
+                yield view.flip(-1)
+
+    def _shape_at(self, height: int, width: int, scale: float = 1.0) -> tuple[int, int]:
+        if self.trunk.square is not None:
+            return self.trunk.square, self.trunk.square
+        return _side(height * scale, self.trunk.step), _side(width * scale, self.trunk.step)
 
 
-@lru_cache(maxsize=8)
-def _normaliser(
-    mean: Colour, std: Colour, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and shift, (1, 3, 1, 1), from 0…255 to the weights' normalisation."""
-    spread = torch.tensor(std, device=device).view(1, 3, 1, 1)
-    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-    return 1.0 / (255.0 * spread), -centre / spread
+def _side(pixels: float, step: int) -> int:
+    """The nearest multiple of ``step`` that is long enough."""
+    return step * max(round(pixels / step), ceil(MIN_SIDE / step))
 
 
 def located(config: CnnConfig, given: Path) -> CnnConfig:
@@ -121,9 +166,15 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
     """Load the trunk on a device ("cpu" or "cuda").
 
     Raises:
-        ConfigError, WeightsError: as :func:`retrieval.extractors.trunks.load_trunk`.
+        ConfigError, WeightsError: as :func:`retrieval.extractors.trunks.load_trunk`; or a trunk
+            that sees one size alone is given several.
     """
-    trunk = load_trunk(config.trunk, config.layer, config.weights, seed)
+    names = [layer.layer for layer in config.layers]
+    trunk = load_trunk(config.trunk, names, config.weights, seed)
+    if trunk.square is not None and len(config.scales) > 1:
+        raise ConfigError(
+            f"{config.trunk} sees squares of {trunk.square} alone: extractor.scales can be but [1]"
+        )
     where = torch.device(device)
     dtype = torch.bfloat16 if _is_bfloat16(config, where) else torch.float32
     trunk.network.to(where, dtype).to(memory_format=torch.channels_last)
@@ -132,19 +183,19 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
 
 
 def _dimension(extractor: CnnExtractor) -> int:
-    """How many numbers the pooled map has, tried on photographs of nothing.
+    """How many numbers the pooled maps have, tried on photographs of nothing.
 
     Raises:
-        ConfigError: the layer's output cannot be pooled, or not to one length for all sizes.
+        ConfigError: a layer's output cannot be pooled, or not to one length for all sizes.
     """
     trunk = extractor.trunk
-    what = f"{extractor.config.trunk} cut at {trunk.identity['layer']} cannot be pooled"
+    what = f"{extractor.config.trunk} cut at {', '.join(trunk.layers)} cannot be pooled"
     square, narrow = (2 * MIN_SIDE, 2 * MIN_SIDE, 3), (MIN_SIDE, 3 * MIN_SIDE, 3)
     try:
         lengths = [
             len(extractor.features([np.zeros(shape, np.uint8)])[0]) for shape in (square, narrow)
         ]
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{what}: {' '.join(str(error).split())}") from None
     if lengths[0] != lengths[1]:
         raise ConfigError(f"{what}: its channels do not come first")
@@ -165,8 +216,17 @@ def fast_bfloat16(device: torch.device) -> bool:
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 
 
-def _at_size(photograph: Photograph, height: int, width: int) -> Photograph:
-    if photograph.shape[:2] == (height, width):
+def _at_size(photograph: Photograph, shape: tuple[int, int], interpolation: str) -> Photograph:
+    """A photograph (h, w, 3) at a (height, width)."""
+    if photograph.shape[:2] == shape:
         return photograph
-    resized = cv2.resize(photograph, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, dtype=np.uint8)
+    values = torch.tensor(photograph).permute(2, 0, 1)[None]
+    resized = _resized(values, shape, interpolation)[0].permute(1, 2, 0)
+    return np.asarray(resized.numpy(), dtype=np.uint8)
+
+
+def _resized(values: Tensor, shape: tuple[int, int], interpolation: str) -> Tensor:
+    """(n, 3, h, w) at another size, smoothed where that is smaller."""
+    if values.shape[-2:] == shape:
+        return values
+    return interpolate(values, shape, mode=interpolation, antialias=True)

@@ -139,7 +139,9 @@ def _normaliser(mean: Colour, std: Colour, device: torch.device) -> tuple[Tensor
     return 1.0 / (255.0 * spread), -centre / spread
 
 
-def load_trunk(name: str, layers: Sequence[str | None], weights: str, seed: int) -> Trunk:
+def load_trunk(
+    name: str, layers: Sequence[str | None], weights: str, seed: int, fused: bool = True
+) -> Trunk:
     """Build a trunk with weights.
 
     Args:
@@ -149,6 +151,8 @@ def load_trunk(name: str, layers: Sequence[str | None], weights: str, seed: int)
         weights: a file (safetensors), the name of torchvision weights such as ``IMAGENET1K_V1``
             (timm's own are ``DEFAULT``), or ``none`` for seeded random ones.
         seed: of random weights.
+        fused: whether batch norms are folded into the convolutions (torchvision's alone); not if
+            they are to learn.
 
     Raises:
         ConfigError: no such network or layer, or timm is not installed.
@@ -174,7 +178,7 @@ def load_trunk(name: str, layers: Sequence[str | None], weights: str, seed: int)
     square = getattr(model, "image_size", SQUARES.get(name))
     patch = getattr(model, "patch_size", None)
     return Trunk(
-        fuse_norms(network),
+        fuse_norms(network) if fused else network,
         wanted,
         mean,
         std,

@@ -152,8 +152,42 @@ EXAMPLES: dict[str, Example] = {
         CnnConfig(
             trunk="squeezenet1_1", weights="none", size=128, precision="float32", batch=3
         ),
-        {"trunk": "squeezenet1_0", "layer": "features.3", "weights": None, "size": 100, "p": 2.0,
-         "precision": "bfloat16", "batch": 2},
+        {"trunk": "squeezenet1_0", "weights": None, "size": 100, "scales": [1.0, 0.7],
+         "flip": True, "layers.0.layer": "features.3", "layers.0.pooling.p": 2.0,
+         "layers.0.weight": 2.0, "precision": "bfloat16", "batch": 2},
+        tolerance=2e-5,
+    ),
+    "cnn-several": Example(
+        CnnConfig.model_validate(
+            {
+                "trunk": "squeezenet1_1", "weights": "none", "size": 128, "precision": "float32",
+                "batch": 3, "scales": [0.5, 1.0], "flip": True,
+                "layers": [
+                    {"layer": "features.7", "pooling": {"kind": "rmac"}},
+                    {"layer": "features", "pooling": {"kind": "mac"}, "weight": 0.5},
+                    {"layer": "features", "pooling": {"kind": "spoc"}},
+                ],
+            }
+        ),
+        {"trunk": "squeezenet1_0", "weights": None, "size": 100, "scales": [1.0],
+         "flip": False, "precision": "bfloat16", "batch": 2,
+         "layers.0.layer": "features.3", "layers.0.pooling.levels": 2, "layers.0.weight": 2.0,
+         "layers.1.layer": "features.3", "layers.1.weight": 2.0,
+         "layers.2.layer": "features.3", "layers.2.weight": 2.0},
+        tolerance=2e-5,
+    ),
+    "cnn-tokens": Example(
+        CnnConfig.model_validate(
+            {
+                "trunk": "timm/test_vit", "weights": "none", "size": 128, "precision": "float32",
+                "batch": 3, "scales": [1.0, 0.7],
+                "layers": [{"pooling": {"kind": "cls"}}, {"layer": "blocks.2"}],
+            }
+        ),
+        {"trunk": "timm/deit_tiny_patch16_224", "weights": None, "size": 100, "scales": [1.0],
+         "flip": True, "precision": "bfloat16", "batch": 2,
+         "layers.0.layer": "blocks.4", "layers.0.weight": 2.0,
+         "layers.1.layer": "blocks.1", "layers.1.weight": 2.0, "layers.1.pooling.p": 2.0},
         tolerance=2e-5,
     ),
     "hog": Example(
@@ -240,6 +274,7 @@ def test_every_kind_is_held_to_its_contract() -> None:
     assert kinds[""] == set(BUILDERS)
     assert kinds["local"] == set(DETECTORS)
     assert kinds["aggregation"] == set(AGGREGATORS)
+    assert kinds["pooling"] == {"mac", "spoc", "gem", "rmac", "cls"}
 
 
 @examples

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from retrieval.errors import ConfigError, WeightsError
-from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, build
+from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, LayerConfig, build
 from retrieval.extractors.trunks import (
     IMAGENET_MEAN,
-    _bare,
     _cut,
-    _fused,
+    bare_network,
     find_weights,
+    fuse_norms,
     last_map,
     load_trunk,
 )
@@ -61,10 +61,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.inference_mode()
 def test_the_map_is_the_model_s_own_with_batch_norms_folded(weights: Path) -> None:
-    trunk = load_trunk(NORMED, None, str(weights), seed=0)
+    trunk = load_trunk(NORMED, [None], str(weights), seed=0)
     expected = model(NORMED).features(photographs())
     torch.testing.assert_close(
-        trunk.network(photographs())["map"], expected, rtol=1e-3, atol=1e-4 * expected.std().item()
+        trunk.outputs(photographs())[0][0], expected, rtol=1e-3, atol=1e-4 * expected.std().item()
     )
     parts = dict(trunk.network.named_modules())
     steps = [parts[node.target] for node in trunk.network.graph.nodes if node.op == "call_module"]
@@ -76,27 +76,27 @@ def test_the_map_is_the_model_s_own_with_batch_norms_folded(weights: Path) -> No
 
 @torch.inference_mode()
 def test_a_trunk_is_cut_where_it_is_told(weights: Path) -> None:
-    trunk = load_trunk(NORMED, "features.6", str(weights), seed=0)
+    trunk = load_trunk(NORMED, ["features.6"], str(weights), seed=0)
     expected = model(NORMED).features[:7](photographs())
-    torch.testing.assert_close(trunk.network(photographs())["map"], expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(trunk.outputs(photographs())[0][0], expected, rtol=1e-3, atol=1e-4)
     # Its identity is that of the part which is used.
-    whole = load_trunk(NORMED, None, str(weights), seed=0)
+    whole = load_trunk(NORMED, [None], str(weights), seed=0)
     assert trunk.identity["weights"] != whole.identity["weights"]
-    assert (trunk.identity["layer"], whole.identity["layer"]) == ("features.6", "features")
+    assert (trunk.identity["layers"], whole.identity["layers"]) == (["features.6"], ["features"])
 
 
 def test_the_identity_is_of_the_parameters_not_of_the_file(weights: Path, tmp_path: Path) -> None:
-    identity = load_trunk(NORMED, None, str(weights), seed=0).identity
+    identity = load_trunk(NORMED, [None], str(weights), seed=0).identity
     whole, bare = tmp_path / "whole.safetensors", tmp_path / "bare.safetensors"
     save_file(state(NORMED), whole)
     # Batch norm's step counters say nothing, and files of other libraries lack them.
     save_file(state(NORMED, lambda key: "num_batches" not in key), bare)
     for path in (whole, bare):
-        assert load_trunk(NORMED, None, str(path), seed=1).identity == identity
+        assert load_trunk(NORMED, [None], str(path), seed=1).identity == identity
     changed = load_file(weights)
     changed["features.3.conv.0.0.weight"][0, 0] += 1e-3
     save_file(changed, tmp_path / "changed.safetensors")
-    other = load_trunk(NORMED, None, str(tmp_path / "changed.safetensors"), seed=0).identity
+    other = load_trunk(NORMED, [None], str(tmp_path / "changed.safetensors"), seed=0).identity
     assert {key for key in identity if identity[key] != other[key]} == {"weights"}
 
 
@@ -117,7 +117,7 @@ def test_weights_that_do_not_fit_are_refused(
     change(tensors)
     save_file(tensors, path)
     with pytest.raises(WeightsError) as caught:
-        load_trunk(SMALL, None, str(path), seed=0)
+        load_trunk(SMALL, [None], str(path), seed=0)
     assert str(caught.value).startswith(f"{path} does not fit {SMALL} cut at features: {message}")
 
 
@@ -125,31 +125,31 @@ def test_what_lies_behind_the_cut_may_be_missing_but_not_misfit(tmp_path: Path) 
     path = tmp_path / "short.safetensors"
     early = ("features.0.", "features.3.")
     save_file(state(SMALL, lambda key: key.startswith(early)), path)
-    assert load_trunk(SMALL, "features.3", str(path), seed=0).identity["layer"] == "features.3"
+    assert load_trunk(SMALL, ["features.3"], str(path), seed=0).identity["layers"] == ["features.3"]
     with pytest.raises(WeightsError, match=r"lacks features\.10\.expand1x1\.bias"):
-        load_trunk(SMALL, None, str(path), seed=0)
+        load_trunk(SMALL, [None], str(path), seed=0)
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(WeightsError, match=r"a\.safetensors: no such weights file \(--weights\)"):
-        load_trunk(SMALL, None, str(path), seed=0)
+        load_trunk(SMALL, [None], str(path), seed=0)
     path.write_bytes(b"PK\x03\x04 a zip, as torch.save writes")
     with pytest.raises(WeightsError, match=r"a\.safetensors is not a safetensors file"):
-        load_trunk(SMALL, None, str(path), seed=0)
+        load_trunk(SMALL, [None], str(path), seed=0)
 
 
 def test_names_that_are_none() -> None:
     with pytest.raises(
         ConfigError, match=r"'resnet51' is not a torchvision network; near it: .*resnet50"
     ):
-        load_trunk("resnet51", None, "none", seed=0)
+        load_trunk("resnet51", [None], "none", seed=0)
     with pytest.raises(
         ConfigError, match=r"squeezenet1_1 has no layer 'layer4'; its parts are .*features"
     ):
-        load_trunk(SMALL, "layer4", "none", seed=0)
+        load_trunk(SMALL, ["layer4"], "none", seed=0)
     with pytest.raises(WeightsError, match=r"no weights 'V9'; it has IMAGENET1K_V1; or give"):
-        load_trunk(SMALL, None, "V9", seed=0)
+        load_trunk(SMALL, [None], "V9", seed=0)
 
 
 def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", offline)
     with pytest.raises(WeightsError) as caught:
-        load_trunk(SMALL, None, "IMAGENET1K_V1", seed=0)
+        load_trunk(SMALL, [None], "IMAGENET1K_V1", seed=0)
     message = str(caught.value)
     assert message.startswith(f"the weights of {SMALL} (IMAGENET1K_V1) could not be downloaded")
     for part in ("no route to host", "squeezenet1_1-b8a52dc0.pth", "checkpoints", "--weights"):
@@ -168,12 +168,12 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 
 def test_random_weights_hang_on_the_seed_alone() -> None:
     torch.manual_seed(1)
-    one = load_trunk(SMALL, None, "none", seed=3).identity
+    one = load_trunk(SMALL, [None], "none", seed=3).identity
     torch.manual_seed(2)
     before = torch.get_rng_state()
-    assert load_trunk(SMALL, None, "none", seed=3).identity == one
+    assert load_trunk(SMALL, [None], "none", seed=3).identity == one
     assert torch.equal(torch.get_rng_state(), before)
-    assert load_trunk(SMALL, None, "none", seed=4).identity != one
+    assert load_trunk(SMALL, [None], "none", seed=4).identity != one
 
 
 def test_weights_are_found_in_a_folder_by_the_trunk_s_name(weights: Path) -> None:
@@ -186,7 +186,7 @@ def test_weights_are_found_in_a_folder_by_the_trunk_s_name(weights: Path) -> Non
 FAMILIES = (
     "alexnet convnext_tiny densenet121 efficientnet_b0 googlenet inception_v3 mnasnet0_5"
     " mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5"
-    " squeezenet1_1 vgg11 vit_b_16 wide_resnet50_2"
+    " squeezenet1_1 swin_t vgg11 vit_b_16 wide_resnet50_2"
 ).split()
 
 
@@ -194,21 +194,26 @@ FAMILIES = (
 def test_every_family_has_a_last_map(name: str) -> None:
     """Without numbers: torch's meta device knows shapes alone."""
     device = "cpu" if name.startswith("regnet") else "meta"
+    layer = last_map(name)
     with torch.device(device):
-        whole = _bare(name)
+        whole = bare_network(name)
         side = getattr(whole, "image_size", None)
         shape = (side, side) if side else (MIN_SIDE, 2 * MIN_SIDE)
-        found = _fused(_cut(whole, last_map(name), name))(torch.zeros(1, 3, *shape))["map"]
-    assert found.ndim == (3 if side else 4)
+        found = fuse_norms(_cut(whole, [layer], name))(torch.zeros(1, 3, *shape))[layer]
+    # A transformer's tokens, or a map of the photograph's shape with channels first.
+    assert found.ndim == 3 if layer == "encoder.ln" else found.shape[3] >= found.shape[2]
 
 
-def test_a_trunk_without_a_known_last_map_needs_a_layer() -> None:
-    with pytest.raises(ConfigError, match=r"'swin_t': say where to cut it \(extractor\.layer\)"):
-        load_trunk("swin_t", None, "none", seed=0)
+def test_torchvision_has_no_network_without_a_known_last_map() -> None:
+    for name in torchvision.models.list_models(module=torchvision.models):
+        assert last_map(name)
+    with pytest.raises(ConfigError, match=r"'new': say where to cut it \(extractor\.layers\)"):
+        last_map("new")
 
 
 def test_a_map_whose_channels_come_last_is_refused() -> None:
-    config = CnnConfig(trunk="swin_t", layer="features.1", weights="none", precision="float32")
+    layers = (LayerConfig(layer="features.1"),)
+    config = CnnConfig(trunk="swin_t", layers=layers, weights="none", precision="float32")
     with pytest.raises(
         ConfigError, match=r"swin_t cut at features\.1 cannot be pooled: its channels"
     ):
