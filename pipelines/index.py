@@ -27,6 +27,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.progress import progress_bar
+from pipelines.train import train_network
 from retrieval.classifiers.base import Gallery, HeldOut
 from retrieval.classifiers.registry import fit_classifier, held_out_scores, load_classifier
 from retrieval.classifiers.rejection import Rejection
@@ -70,9 +71,11 @@ from retrieval.system import (
     AUGMENTED,
     AUTO,
     BANK,
+    BANK_ROWS,
     GALLERY,
     ROWS,
     RUN,
+    TRAINING,
     SystemConfig,
     companion_of,
     index_device,
@@ -139,6 +142,8 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
         _refuse_added(run, table, added)
+        if config.training is not None:
+            train_network(config, config.training, data, run / TRAINING, device)
         describer, made_from, known = _fitted_describer(config, device, table, run)
         parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
         # What was added since the last build is described as the rest is.
@@ -224,7 +229,7 @@ def _fitted_describer(
     Returns:
         the describer, what it was made from, and the sample's features by position.
     """
-    extractor = build_extractor(config.extractor, device, config.seed)
+    extractor = build_extractor(config.extractor_in(run), device, config.seed)
     companion = companion_of(config, device)
     fields = _describer_fields(config, extractor, companion)
     if extractor.fitted and config.whitening is None and companion is None:
@@ -274,7 +279,7 @@ def _fitted_describer(
 
 def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:
     """The run's describer, for the device."""
-    extractor = build_extractor(config.extractor, device, config.seed)
+    extractor = build_extractor(config.extractor_in(run), device, config.seed)
     whitened = config.whitening is not None
     return Describer.load(run, extractor, whitened, companion_of(config, device))
 
@@ -313,6 +318,7 @@ def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
         "weights": True,
         "precision": True,
         "layers": True,
+        "network": True,
         "local": {"weights", "attention", "precision"},
     }
     return config.extractor.model_dump(
@@ -409,7 +415,13 @@ def _finish(
         "code": CODE,
         # What detects and describes is told by the describer, whatever folder its weights lie in.
         "config": config.model_dump(
-            exclude={"name": True, "description": True, "extractor": True, "local": {"detector"}}
+            exclude={
+                "name": True,
+                "description": True,
+                "training": True,
+                "extractor": True,
+                "local": {"detector"},
+            }
         ),
         "describer": dict(describer),
         "descriptors": [part.store.digest for part in parts],
@@ -498,6 +510,8 @@ def _gather(
     rows = rows[["id", "source", "landmark"]].reset_index(drop=True)
     atomic_write(run / ROWS, lambda file: rows.to_parquet(file, index=False))
     bank = [keep & t["landmark"].isna() for keep, t in zip(usable, tables, strict=True)]
+    unlabelled = pd.concat([t.loc[keep, ["id"]] for t, keep in zip(tables, bank, strict=True)])
+    atomic_write(run / BANK_ROWS, lambda file: unlabelled.to_parquet(file, index=False))
     _write_descriptors(run / GALLERY, parts, tables, labelled)
     _write_descriptors(run / BANK, parts, tables, bank)
     if config.search.verification is not None and not config.search.stored:

@@ -14,7 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from retrieval.classifiers.base import Classifier, Gallery, Judgement
+from retrieval.classifiers.base import Classifier, Flags, Gallery, Judgement
+from retrieval.classifiers.network import NetworkClassifierConfig, TrainedHead
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import CPU, CUDA, choose_device
@@ -27,6 +28,8 @@ from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.local import learned
 from retrieval.extractors.local.features import LocalFeatures, no_features
 from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
+from retrieval.extractors.trained import TrainedConfig, own_network, resolved, trained_networks
+from retrieval.extractors.trunks import find_weights
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
@@ -36,6 +39,8 @@ from retrieval.index.store import OK, read_arrays, read_json
 from retrieval.index.verification import require_estimator
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import STRING
+from retrieval.training.checkpoints import seen_photographs
+from retrieval.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,8 @@ RUN: Final = "run.json"
 ROWS: Final = "index/rows.parquet"
 GALLERY: Final = "index/gallery"
 BANK: Final = "index/bank"
+BANK_ROWS: Final = "index/bank-rows.parquet"
+TRAINING: Final = "training"
 AUGMENTED: Final = "index/augmented"
 AUTO: Final = "auto"
 NONE: Final = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
@@ -56,6 +63,7 @@ class SystemConfig(StrictModel):
         name: of the system; the file is named after it.
         description: one line for people.
         seed: of everything random.
+        training: how the run's own network is fitted, or ``None`` where it has none.
         extractor: photographs to raw descriptors.
         whitening: how they are whitened, or ``None``.
         local: local features beside the descriptor, for visual words and verification; or
@@ -72,6 +80,7 @@ class SystemConfig(StrictModel):
     name: str
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**31)
+    training: TrainingConfig | None = None
     extractor: ExtractorConfig
     whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
     local: CompanionConfig | None = None
@@ -103,6 +112,28 @@ class SystemConfig(StrictModel):
             raise ValueError("local: give words to search by, or kept to verify by")
         return self
 
+    @model_validator(mode="after")
+    def _trained(self) -> SystemConfig:
+        if own_network(self.extractor) != (self.training is not None):
+            raise ValueError(
+                "training: belongs to an extractor of kind trained without a network of its own,"
+                " and that to it"
+            )
+        for name, one in self.classifiers.items():
+            if isinstance(one, NetworkClassifierConfig) and not (
+                isinstance(self.extractor, TrainedConfig) and self.whitening is None
+            ):
+                raise ValueError(
+                    f"classifiers.{name}: network judges embeddings as they are: it needs the"
+                    " extractor trained, and whitening: null"
+                )
+        return self
+
+    def extractor_in(self, run: Path) -> ExtractorConfig:
+        """The extractor's config, with the run's own network as its network."""
+        extractor: ExtractorConfig = resolved(self.extractor, run / TRAINING)
+        return extractor
+
     @property
     def neighbours(self) -> int:
         """The most neighbours that the index is ever asked for: the photograph itself may be
@@ -121,6 +152,11 @@ class SystemConfig(StrictModel):
         if given is None:
             return self
         changes: dict[str, Any] = {"extractor": located(self.extractor, given)}
+        if self.training is not None:
+            network = self.training.network
+            weights = {"weights": find_weights(network.trunk, given)}
+            network = network.model_copy(update=weights)
+            changes["training"] = self.training.model_copy(update={"network": network})
         if self.local is not None and isinstance(self.local.detector, learned.AlikedConfig):
             detector = learned.located(self.local.detector, given)
             changes["local"] = self.local.model_copy(update={"detector": detector})
@@ -177,8 +213,10 @@ class System:
         if not record.get("finished"):
             raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
         settled = choose_device(device)
-        config = config.with_weights(Path(weights) if weights else None)
-        extractor = build_extractor(config.extractor, settled, config.seed)
+        # The weights that training began with are no longer needed.
+        given = None if own_network(config.extractor) else weights
+        config = config.with_weights(Path(given) if given else None)
+        extractor = build_extractor(config.extractor_in(folder), settled, config.seed)
         companion = companion_of(config, settled)
         _require_weights(folder, record["describer"], extractor, companion)
         describer = Describer.load(folder, extractor, config.whitening is not None, companion)
@@ -386,6 +424,7 @@ def load_gallery(
         )
         known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
         bank = Descriptors.from_arrays(read_arrays(folder / BANK))
+        unseen, bank_unseen = _unseen(config, folder, rows)
         expanded = config.search.expansion.gallery > 0
         augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
     except (OSError, ValueError, KeyError) as error:
@@ -407,11 +446,30 @@ def load_gallery(
         bank_index = Searcher(
             bank_vectors, bank.vectors, _inverted(config, folder / BANK), config=alone
         )
+    head = None
+    if isinstance(config.extractor, TrainedConfig) and config.whitening is None:
+        head = TrainedHead.load(trained_networks(config.extractor_in(folder))[0])
     try:
         _require_whole(config, index, bank_index)
-        return Gallery(known, codes, landmarks, bank, index, bank_index), rows
+        gallery = Gallery(
+            known, codes, landmarks, bank, index, bank_index, unseen, bank_unseen, head
+        )
+        return gallery, rows
     except ValueError as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
+
+
+def _unseen(
+    config: SystemConfig, folder: Path, rows: pd.DataFrame
+) -> tuple[Flags | None, Flags | None]:
+    """Which rows of gallery and bank no trained network of the extractor was trained on."""
+    networks = trained_networks(config.extractor_in(folder))
+    if not networks:
+        return None, None
+    seen = {one for network in networks for one in seen_photographs(network)}
+    bank = pd.read_parquet(folder / BANK_ROWS)
+    gallery_unseen, bank_unseen = (~table["id"].isin(list(seen)) for table in (rows, bank))
+    return gallery_unseen.to_numpy(dtype=bool), bank_unseen.to_numpy(dtype=bool)
 
 
 def _require_whole(config: SystemConfig, gallery: Searcher, bank: Searcher | None) -> None:

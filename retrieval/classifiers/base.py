@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Final, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
 from retrieval.index.search import Searcher
+
+if TYPE_CHECKING:
+    from retrieval.classifiers.network import TrainedHead
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -42,6 +45,10 @@ class Gallery:
             too.
         bank_index: searches the bank, an exact one unless another is given; None where the bank
             is empty.
+        unseen: (n,) of a gallery described by a trained network: which photographs it was not
+            trained on. Those alone are held out.
+        bank_unseen: (m,) likewise.
+        head: of that network, for the classifier ``network``.
 
     Raises:
         ValueError: the parts do not belong together.
@@ -53,6 +60,9 @@ class Gallery:
     bank: Descriptors
     index: Searcher
     bank_index: Searcher | None = None
+    unseen: Flags | None = None
+    bank_unseen: Flags | None = None
+    head: TrainedHead | None = None
 
     def __post_init__(self) -> None:
         # Frozen for everybody else.
@@ -206,7 +216,8 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
 
     At most ``limit`` photographs of each are held out, taken fold by fold, so that with a large
     gallery they all lie in the first fold and a classifier that must be trained anew for each
-    fold is trained anew once. A landmark's only photograph is never held out. Every classifier
+    fold is trained anew once. A landmark's only photograph is never held out, nor one that the
+    network which described the gallery was trained on. Every classifier
     that is given the same numbers holds out the same photographs.
     """
     rng = np.random.default_rng(seed)
@@ -216,6 +227,10 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
     fold = _spread(gallery.codes, folds, rng)
     fold[counts[gallery.codes] < 2] = -1
     bank_fold = _spread(np.zeros(len(gallery.bank), np.int64), folds, rng)
+    if gallery.unseen is not None:
+        fold[~gallery.unseen] = -1
+    if gallery.bank_unseen is not None:
+        bank_fold[~gallery.bank_unseen] = -1
     rows = _first(fold, limit, rng)
     if len(rows) == limit:  # a fold beyond them would cost a training for the bank alone
         bank_fold[~np.isin(bank_fold, fold[rows])] = -1

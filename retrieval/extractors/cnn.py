@@ -106,18 +106,21 @@ class CnnExtractor(VectorExtractor):
         return self._shape_at(photograph.shape[0], photograph.shape[1])
 
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
-        shape = self.shape(photographs[0])
-        stacked = np.stack(
-            [_at_size(photograph, shape, self.trunk.interpolation) for photograph in photographs]
-        )
         with torch.inference_mode():
-            pooled = self.pooled(torch.from_numpy(stacked))
+            pooled = self.pooled(self.stacked(photographs))
         return list(pooled.cpu().numpy())
+
+    def stacked(self, photographs: Sequence[Photograph]) -> Tensor:
+        """Photographs of one shape as (n, h, w, 3) uint8, at the largest scale."""
+        shape = self.shape(photographs[0])
+        return torch.from_numpy(
+            np.stack([_at_size(one, shape, self.trunk.interpolation) for one in photographs])
+        )
 
     def pooled(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
         sums: list[Tensor | float] = [0.0] * len(self.config.layers)
-        for view in self._views(photographs.to(self.device, non_blocking=True)):
+        for view in self.views(photographs.to(self.device, non_blocking=True)):
             for i, (feature_map, token) in enumerate(self.trunk.outputs(view)):
                 pooled = pool(self.config.layers[i].pooling, feature_map, token)
                 sums[i] += normalize(pooled, dim=1)
@@ -129,7 +132,7 @@ class CnnExtractor(VectorExtractor):
             dim=1,
         )
 
-    def _views(self, photographs: Tensor) -> Iterator[Tensor]:
+    def views(self, photographs: Tensor) -> Iterator[Tensor]:
         """What the network sees: (n, 3, h, w), at each scale, and mirrored."""
         values = self.trunk.normalised(photographs)
         height, width = values.shape[-2:]

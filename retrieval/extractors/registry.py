@@ -8,11 +8,15 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from retrieval.extractors import aggregated, cnn, combination, hog, hough
+from retrieval.extractors import aggregated, cnn, combination, hog, hough, trained
 from retrieval.extractors.base import Extractor
 
 PartExtractorConfig = Annotated[
-    cnn.CnnConfig | aggregated.AggregatedConfig | hog.HogConfig | hough.HoughConfig,
+    cnn.CnnConfig
+    | aggregated.AggregatedConfig
+    | hog.HogConfig
+    | hough.HoughConfig
+    | trained.TrainedConfig,
     Field(discriminator="kind"),
 ]
 combination.PartConfig.model_rebuild()
@@ -26,6 +30,7 @@ BUILDERS: Final[dict[str, Callable[[Any, str, int], Extractor]]] = {
     "aggregated": lambda config, device, seed: aggregated.build(config, device),
     "hog": lambda config, device, seed: hog.HogExtractor(config),
     "hough": lambda config, device, seed: hough.HoughExtractor(config),
+    "trained": lambda config, device, seed: trained.build(config, device),
     "combination": lambda config, device, seed: combination.build(
         config, lambda part: build_extractor(part, device, seed)
     ),

@@ -1,0 +1,215 @@
+"""A network fitted to landmarks (``landmarks train``), cut before its head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from pydantic import Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from retrieval.errors import RunError
+from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
+from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, CnnExtractor, fast_bfloat16
+from retrieval.extractors.network import Embedder, NetworkConfig, digest
+from retrieval.extractors.trunks import NONE
+from retrieval.index.store import read_json
+
+RECORD: Final = "training.json"
+NETWORK: Final = "network.safetensors"
+HEAD: Final = "head."
+
+
+class TrainedConfig(StrictModel):
+    """A trained network as an extractor.
+
+    Attributes:
+        network: folder of the training; ``None``: the run's own.
+        size: longest side in pixels at scale 1; ``None``: that of the training.
+        scales: relative to size; the embeddings at each are summed.
+        flip: whether the mirrored photograph's are too.
+        precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
+        batch: photographs a batch.
+    """
+
+    kind: Literal["trained"] = "trained"
+    network: str | None = None
+    size: int | None = Field(None, ge=MIN_SIDE, le=4096)
+    scales: tuple[float, ...] = Field((1.0,), min_length=1, strict=False)
+    flip: bool = False
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    batch: int = Field(8, ge=1, le=1024)
+
+
+@dataclass(frozen=True)
+class TrainedExtractor(VectorExtractor):
+    """See :class:`TrainedConfig`; made by :func:`build`, or around a network in training.
+
+    Attributes:
+        network: at rest, on its device.
+        seen: what shows photographs to its trunk, at all scales.
+        weights: checksum of the network's parameters.
+        pooled: whether the features are what the neck is given, instead of embeddings.
+    """
+
+    network: Embedder
+    seen: CnnExtractor
+    weights: str = ""
+    pooled: bool = False
+    batched = True
+
+    @property
+    def dimension(self) -> int:
+        return self.network.channels if self.pooled else self.network.dimension
+
+    @property
+    def longest_side(self) -> int:
+        return self.seen.longest_side
+
+    @property
+    def batch(self) -> int:
+        return self.seen.batch
+
+    @property
+    def threaded(self) -> bool:
+        return self.seen.threaded
+
+    def identity(self) -> dict[str, Any]:
+        shown = {"size", "scales", "flip", "batch"}
+        return {
+            **self.seen.config.model_dump(mode="json", include=shown),
+            "weights": self.weights,
+            "precision": str(self.network.precision).removeprefix("torch."),
+        }
+
+    def shape(self, photograph: Photograph) -> tuple[int, int]:
+        """The (height, width) at which the network sees a photograph at the largest scale."""
+        return self.seen.shape(photograph)
+
+    def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
+        describe = self.network.pooled if self.pooled else self.network.described
+        with torch.inference_mode():
+            values = self.seen.stacked(photographs)
+            total = torch.stack([describe(view) for view in self.seen.views(values)]).sum(dim=0)
+        return list(total.float().cpu().numpy())
+
+
+def extractor_around(
+    network: Embedder, config: TrainedConfig, size: int, weights: str = ""
+) -> TrainedExtractor:
+    """An extractor of a network that is on its device, with the precision that it has there."""
+    shown = CnnConfig(
+        size=config.size or size, scales=config.scales, flip=config.flip, batch=config.batch
+    )
+    dtype = next(network.trunk.parameters()).dtype
+    seen = CnnExtractor(shown, network.form, network.device, dtype, network.channels)
+    return TrainedExtractor(network, seen, weights)
+
+
+def resolved(config: Any, training: Path) -> Any:
+    """An extractor's config whose trained networks, those of its parts too, are all named.
+
+    Args:
+        config: of any extractor.
+        training: folder of the run's own.
+    """
+    if isinstance(config, TrainedConfig) and config.network is None:
+        return config.model_copy(update={"network": str(training)})
+    parts = getattr(config, "parts", None)
+    if parts is None:
+        return config
+    inner = tuple(
+        part.model_copy(update={"extractor": resolved(part.extractor, training)}) for part in parts
+    )
+    return config.model_copy(update={"parts": inner})
+
+
+def trained_networks(config: Any) -> list[Path]:
+    """The folders of all trained networks of a resolved extractor's config."""
+    if isinstance(config, TrainedConfig):
+        return [Path(str(config.network))]
+    return [
+        one for part in getattr(config, "parts", ()) for one in trained_networks(part.extractor)
+    ]
+
+
+def own_network(config: Any) -> bool:
+    """Whether an extractor, or one of its parts, is the run's own trained network."""
+    if isinstance(config, TrainedConfig):
+        return config.network is None
+    return any(own_network(part.extractor) for part in getattr(config, "parts", ()))
+
+
+def build(config: TrainedConfig, device: str) -> TrainedExtractor:
+    """Load a finished training on a device ("cpu" or "cuda").
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    assert config.network is not None, "the run's own network was not resolved"
+    folder = Path(config.network)
+    record = read_record(folder)
+    tensors = read_network(folder)
+    state = {k: v for k, v in tensors.items() if not k.startswith(HEAD)}
+    try:
+        # The file has every parameter: none is looked for elsewhere.
+        form = NetworkConfig.model_validate({**record["config"]["network"], "weights": NONE})
+        network = Embedder(form, 0)
+        lacking = network.load_state_dict(state, strict=False)
+        wanted = [key for key in lacking.missing_keys if not key.endswith("num_batches_tracked")]
+        if wanted or lacking.unexpected_keys:
+            raise KeyError(*wanted[:1], *lacking.unexpected_keys[:1])
+        first = record["network"]
+        network.form = replace(
+            network.form,
+            mean=tuple(first["mean"]),
+            std=tuple(first["std"]),
+            interpolation=first["interpolation"],
+        )
+    except (KeyError, TypeError, RuntimeError, ValidationError) as error:
+        raise RunError(
+            f"{folder} is damaged ({str(error).splitlines()[0]}): train again (landmarks train)"
+        ) from None
+    # The head's too: what judges the embeddings belongs to them.
+    weights = digest(tensors)
+    network.eval().fold()
+    settle(network, torch.device(device), config.precision)
+    network.trunk.to(dtype=network.precision)
+    return extractor_around(network, config, int(record["config"]["size"]), weights)
+
+
+def settle(network: Embedder, device: torch.device, precision: str) -> None:
+    """Put a network on its device, channels last, with the trunk's precision chosen."""
+    quick = precision == "auto" and fast_bfloat16(device)
+    network.precision = torch.bfloat16 if quick or precision == "bfloat16" else torch.float32
+    network.to(device).to(memory_format=torch.channels_last)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a finished training says of itself.
+
+    Raises:
+        RunError: it is missing, or was not finished.
+    """
+    if not (folder / RECORD).is_file():
+        raise RunError(f"{folder} holds no finished training: train first (landmarks train)")
+    record: dict[str, Any] = read_json(folder / RECORD)
+    return record
+
+
+def read_network(folder: Path) -> dict[str, torch.Tensor]:
+    """A training's parameters by their names.
+
+    Raises:
+        RunError: missing or damaged.
+    """
+    try:
+        return load_file(folder / NETWORK)
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder / NETWORK} is missing or damaged ({error}): train again (landmarks train)"
+        ) from None
