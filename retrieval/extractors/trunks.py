@@ -368,13 +368,16 @@ def _downloaded(name: str, entry: Any) -> nn.Module:
 
 
 def _cut(model: nn.Module, layers: Sequence[str], name: str) -> GraphModule:
-    _, nodes = get_graph_node_names(model)
+    # Inception's graph for training has a head more, which is no news.
+    _, nodes = get_graph_node_names(model, suppress_diff_warning=True)
     for layer in layers:
         if layer not in nodes and not any(node.startswith(f"{layer}.") for node in nodes):
             tops = ", ".join(dict.fromkeys(node.split(".")[0] for node in nodes))
             raise ConfigError(f"{name} has no layer {layer!r}; its parts are {tops}")
     return_nodes = {layer: layer for layer in layers}
-    cut: GraphModule = create_feature_extractor(model, return_nodes).eval()
+    cut: GraphModule = create_feature_extractor(
+        model, return_nodes, suppress_diff_warning=True
+    ).eval()
     return cut
 
 

@@ -21,6 +21,37 @@ def gem(feature_map: NDArray[np.float64], p: float, eps: float = 1e-6) -> list[f
     return pooled
 
 
+def rmac(feature_map: NDArray[np.float64], levels: int) -> list[float]:
+    """Sum of the unit maxima of R-MAC's regions of (c, h, w), from the paper's own words.
+
+    Tolias et al. 2016, section 3.2: at the first level squares as large as can be, so many along
+    the longer side that neighbours overlap by what is nearest to 40 %; ``l (l + m - 1)`` squares
+    of ``2 min(w, h) / (l + 1)`` at level ``l``, spread evenly.
+    """
+    channels, height, width = feature_map.shape
+    narrow, long = min(height, width), max(height, width)
+    best, m = math.inf, 1
+    for count in range(2, 200) if long > narrow else ():
+        overlap = (narrow - (long - narrow) / (count - 1)) / narrow
+        if abs(overlap - 0.4) < best:
+            best, m = abs(overlap - 0.4), count
+    total = [0.0] * channels
+    for level in range(1, levels + 1):
+        side = max(1, int(2 * narrow / (level + 1)))
+        down = level + (m - 1 if height > width else 0)
+        right = level + (m - 1 if width > height else 0)
+        for i in range(down):
+            for j in range(right):
+                top = int(i * (height - side) / max(1, down - 1))
+                left = int(j * (width - side) / max(1, right - 1))
+                places = [(y, x) for y in range(top, top + side) for x in range(left, left + side)]
+                most = [max(float(channel[place]) for place in places) for channel in feature_map]
+                norm = math.sqrt(sum(value**2 for value in most))
+                for c in range(channels):
+                    total[c] += most[c] / norm if norm > 0 else 0.0
+    return total
+
+
 def vlad(
     descriptors: NDArray[np.float32],
     codebook: NDArray[np.float32],

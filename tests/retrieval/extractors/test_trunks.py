@@ -130,6 +130,42 @@ def test_what_lies_behind_the_cut_may_be_missing_but_not_misfit(tmp_path: Path) 
         load_trunk(SMALL, [None], str(path), seed=0)
 
 
+def test_a_classifier_behind_the_cut_may_be_of_other_classes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    save_file({**state(SMALL), "classifier.1.weight": torch.zeros(3, 512, 1, 1)}, path)
+    assert load_trunk(SMALL, [None], str(path), seed=0).layers == ("features",)
+    with pytest.raises(WeightsError, match=r"misfits classifier\.1\.weight"):
+        load_trunk(SMALL, ["classifier.1"], str(path), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "cut"),
+    [("googlenet", "aux2.fc2.bias", "conv3"), ("inception_v3", "AuxLogits.fc.bias", "maxpool1")],
+)
+def test_files_with_auxiliary_heads_give_what_torchvision_s_own_weights_give(
+    name: str, head: str, cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their downloaded networks normalise photographs anew, and so must those of a file."""
+    with torch.device("meta"):
+        whole = torchvision.models.get_model(name, weights=None, init_weights=False)
+    random = torch.Generator().manual_seed(0)
+    values = {
+        key: torch.rand(one.shape, generator=random).to(one.dtype)
+        for key, one in whole.state_dict().items()
+    }
+    assert head in values
+    path = tmp_path / "whole.safetensors"
+    save_file(values, path)
+    monkeypatch.setattr(
+        torchvision.models._api.WeightsEnum, "get_state_dict", lambda *args, **kwargs: values
+    )
+    file, downloaded = (load_trunk(name, [cut], one, seed=0) for one in (str(path), "DEFAULT"))
+    assert file.identity == downloaded.identity
+    with torch.inference_mode():
+        found, expected = (one.outputs(photographs())[0][0] for one in (file, downloaded))
+    torch.testing.assert_close(found, expected)
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     with pytest.raises(WeightsError, match=r"a\.safetensors: no such weights file \(--weights\)"):
