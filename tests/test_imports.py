@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / room).rglob("*.py"))
 
 # What stands to the left knows nothing of what stands to its right.
-ROOMS = ("photographs", "extractors", "index", "classifiers", "evaluation", "system")
+ROOMS = ("photographs", "extractors", "index", "classifiers", "evaluation", "training", "system")
 # Descriptors lie in shards, and words are found by FAISS: what extractors take from the index.
 FROM_THE_INDEX = {
     "retrieval.extractors": ("retrieval.index.store",),
