@@ -25,7 +25,7 @@ from retrieval.extractors.companion import Companion, CompanionConfig, build_com
 from retrieval.extractors.describer import Describer, complaints
 from retrieval.extractors.descriptors import VECTORS, Descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
-from retrieval.extractors.local import learned
+from retrieval.extractors.local import registry as detectors
 from retrieval.extractors.local.features import LocalFeatures, no_features
 from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
 from retrieval.extractors.trained import TrainedConfig, own_network, resolved, trained_networks
@@ -157,8 +157,8 @@ class SystemConfig(StrictModel):
             weights = {"weights": find_weights(network.trunk, given)}
             network = network.model_copy(update=weights)
             changes["training"] = self.training.model_copy(update={"network": network})
-        if self.local is not None and isinstance(self.local.detector, learned.AlikedConfig):
-            detector = learned.located(self.local.detector, given)
+        if self.local is not None:
+            detector = detectors.located(self.local.detector, given)
             changes["local"] = self.local.model_copy(update={"detector": detector})
         return self.model_copy(update=changes)
 
@@ -369,7 +369,7 @@ def _require_weights(
 def _weights(identity: Mapping[str, Any]) -> list[Any]:
     """The checksums of an extractor's networks, those of its parts among them."""
     inner = [one for part in identity.get("several", []) for one in _weights(part)]
-    return [identity.get("weights"), *inner]
+    return [identity.get("weights"), identity.get("attention"), *inner]
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:

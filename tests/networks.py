@@ -6,6 +6,10 @@ from pathlib import Path
 
 import torch
 from kornia.feature import ALIKED
+from safetensors.torch import save_file
+
+from retrieval.extractors.local.delf import Attention, save_attention
+from retrieval.extractors.trunks import Trunk, bare_network, seeded
 
 
 def random_aliked(path: Path, seed: int) -> Path:
@@ -14,4 +18,18 @@ def random_aliked(path: Path, seed: int) -> Path:
         torch.manual_seed(seed)
         state = ALIKED("aliked-n16rot").state_dict()
     torch.save({key: value for key, value in state.items() if key != "dkd.hw_grid"}, path)
+    return path
+
+
+def random_trunk(path: Path, name: str, seed: int) -> Path:
+    """Write random parameters of a torchvision network."""
+    with seeded(seed):
+        save_file(bare_network(name).state_dict(), path)
+    return path
+
+
+def random_attention(path: Path, trunk: Trunk, seed: int, channels: int = 128) -> Path:
+    """Write random attention for a trunk's map of so many channels."""
+    with seeded(seed):
+        save_attention(path, Attention(channels, 16), trunk, {})
     return path

@@ -13,7 +13,7 @@ from retrieval.extractors.aggregation.base import Aggregator
 from retrieval.extractors.aggregation.registry import AggregationConfig, build_aggregator
 from retrieval.extractors.aggregation.vlad import VladConfig
 from retrieval.extractors.base import Labels, Photograph, StrictModel, Vectors
-from retrieval.extractors.local import learned
+from retrieval.extractors.local import registry
 from retrieval.extractors.local.base import Detector
 from retrieval.extractors.local.features import LocalFeatures
 from retrieval.extractors.local.reduction import ReduceConfig, Reducer
@@ -112,9 +112,7 @@ def located(config: AggregatedConfig, given: Path) -> AggregatedConfig:
     Raises:
         WeightsError: what was given is not there.
     """
-    if not isinstance(config.local, learned.AlikedConfig):
-        return config
-    return config.model_copy(update={"local": learned.located(config.local, given)})
+    return config.model_copy(update={"local": registry.located(config.local, given)})
 
 
 def build(config: AggregatedConfig, device: str) -> AggregatedExtractor:

@@ -26,6 +26,7 @@ from retrieval.extractors.describer import Describer
 from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.hough import HoughConfig
+from retrieval.extractors.local.delf import SEED, DelfConfig
 from retrieval.extractors.local.dense import DenseConfig
 from retrieval.extractors.local.harris import HarrisConfig
 from retrieval.extractors.local.learned import AlikedConfig
@@ -34,10 +35,11 @@ from retrieval.extractors.local.registry import DETECTORS
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import BUILDERS, ExtractorConfig, build_extractor
+from retrieval.extractors.trunks import load_trunk
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.store import Shard, ShardStore
 from retrieval.photographs.decoding import shrink
-from tests.networks import random_aliked
+from tests.networks import random_aliked, random_attention, random_trunk
 from tests.photographs import blank, features_of, picture
 
 
@@ -64,7 +66,22 @@ def weights(seed: int) -> str:
     return str(random_aliked(Path(FOLDER.name) / f"{seed}.pth", seed))
 
 
+def trunk_weights(seed: int) -> str:
+    """A file of random parameters for DELF's trunk."""
+    return str(random_trunk(Path(FOLDER.name) / f"trunk{seed}.safetensors", DELF.trunk, seed))
+
+
+def attention(seed: int) -> str:
+    """A file of random attention for DELF's map."""
+    trunk = load_trunk(DELF.trunk, [DELF.layer], DELF.weights, SEED)
+    return str(random_attention(Path(FOLDER.name) / f"{seed}.safetensors", trunk, seed))
+
+
 FOLDER = TemporaryDirectory()
+DELF = DelfConfig(
+    trunk="squeezenet1_1", layer="features.3", weights="none", size=128, scales=(0.7, 1.0),
+    keypoints=80, precision="float32",
+)  # fmt: skip
 # A detector, or an aggregation: its small config, and another value for each of its fields.
 Part = tuple[BaseModel, dict[str, Any]]
 LOCAL: dict[str, Part] = {
@@ -95,7 +112,13 @@ LOCAL: dict[str, Part] = {
         AlikedConfig(size=128, keypoints=80, weights=weights(0)),
         {"size": 100, "keypoints": 9, "threshold": 0.6, "weights": weights(1)},
     ),
-}
+    "delf": (
+        DELF,
+        {"trunk": "squeezenet1_0", "layer": "features.6", "size": 100, "scales": [1.0],
+         "keypoints": 9, "threshold": 40.0, "overlap": 0.2, "precision": "bfloat16",
+         "weights": trunk_weights(1), "attention": attention(0)},
+    ),
+}  # fmt: skip
 AGGREGATION: dict[str, Part] = {
     "vlad": (
         VladConfig(words=4),
@@ -206,6 +229,7 @@ EXAMPLES: dict[str, Example] = {
     "dense-fisher": aggregated("dense", "fisher"),
     "harris-vlad": aggregated("harris", "vlad"),
     "surf-vlad": aggregated("surf", "vlad", ReduceConfig(dimension=16)),
+    "delf-vlad": replace(aggregated("delf", "vlad", ReduceConfig(dimension=16)), tolerance=1e-6),
     "aliked-vlad": replace(aggregated("aliked", "vlad"), tolerance=1e-6),
 }  # fmt: skip
 EXAMPLES["combination"] = combination("sift-vlad", "dense-fisher", "hog")
