@@ -26,7 +26,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
 
     Args:
         name: of a shipped config, or a path ending in .yaml.
-        overrides: ``dotted.key=value`` each, the value as YAML.
+        overrides: ``dotted.key=value`` each, the value as YAML; a list's entries by their place.
 
     Raises:
         ConfigError: no such config, a wrong key (with the nearest right one), a value out of range.
@@ -111,7 +111,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     *outer, last = key.split(".")
     place: Any = values
     for part in outer:
-        place = place.setdefault(part, {}) if isinstance(place, dict) else None
+        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
+            place = place[int(part)]
+        else:
+            place = place.setdefault(part, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
         raise ConfigError(f"--set {override!r}: {'.'.join(outer)} holds no keys")
     try:

@@ -56,6 +56,11 @@ def test_overrides_are_yaml_by_dotted_keys() -> None:
     assert config.extractor.model_dump()["local"]["upright"] is False
     assert (config.seed, config.description) == (7, "a = b")
     assert load_config("rootsift-vlad", ["whitening=null"]).whitening is None
+    config = load_config("resnet50-gem", ["extractor.layers.0.layer=layer3"])
+    assert config.extractor.model_dump()["layers"][0]["layer"] == "layer3"
+    assert "extractor.layers.1 holds no keys" in refused(
+        "extractor.layers.1.p=3", name="resnet50-gem"
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_an_override_that_is_none(override: str, message: str) -> None:
 
 def test_a_config_that_is_not_there() -> None:
     assert refused(name="rootsift-vld").startswith(
-        "no config 'rootsift-vld'; did you mean rootsift-vlad? there are classical, "
+        "no config 'rootsift-vld'; did you mean rootsift-vlad? there are alexnet-gem, "
     )
     assert refused(name="/absent/x.yaml").startswith(
         "no config '/absent/x.yaml'; there are classical, "
