@@ -131,6 +131,58 @@ def index(
 
 
 @app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A system with a section training.")],
+    data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
+        "data/demo"
+    ),
+    gallery: Annotated[
+        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of the run; by default data/runs/NAME.")
+    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+    sanity: Annotated[
+        bool, typer.Option("--sanity", help="First learn ten photographs by heart, or stop.")
+    ] = False,
+    subset: Annotated[
+        float | None, typer.Option(help="Share of every landmark's photographs, such as 0.1.")
+    ] = None,
+    search: Annotated[
+        int, typer.Option(min=0, help="Trials of the hyperparameters that training.search names.")
+    ] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: training.epochs=5 (repeatable)."),
+    ] = None,
+) -> None:
+    """Fit a network to gallery and bank, into RUN/training. A killed training goes on."""
+    from pipelines.config import load_config
+    from pipelines.train import train_run, trainings_table
+    from retrieval.devices import choose_device
+    from retrieval.photographs.table import load_data_set
+
+    system = load_config(config, settings or ()).with_weights(weights)
+    folder = run or Path("data/runs") / system.name
+    folders = train_run(
+        system, load_data_set(data, gallery), folder, choose_device(device), sanity, subset, search
+    )
+    console.print(trainings_table(folders))
+
+
+@app.command()
+def trainings(
+    folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of trainings.")],
+) -> None:
+    """Compare trainings: what they came to, and the hyperparameters in which they differ."""
+    from pipelines.train import trainings_table
+
+    console.print(trainings_table(folders))
+
+
+@app.command()
 def evaluate(
     run: Run = DEMO_RUN,
     test: Annotated[

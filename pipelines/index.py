@@ -8,7 +8,6 @@ killed at any moment goes on where it was when the same command is given again.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -26,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.locking import locked
 from pipelines.progress import progress_bar
 from pipelines.train import train_network
 from retrieval.classifiers.base import Gallery, HeldOut
@@ -138,12 +138,12 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file: a run needs a folder (--run)")
     run.mkdir(parents=True, exist_ok=True)
-    with _locked(run):
+    with locked(run):
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
         _refuse_added(run, table, added)
         if config.training is not None:
-            train_network(config, config.training, data, run / TRAINING, device)
+            train_network(config, data, run / TRAINING, device)
         describer, made_from, known = _fitted_describer(config, device, table, run)
         parts = [_describe_part(run, FIRST, table, describer, made_from, known)]
         # What was added since the last build is described as the rest is.
@@ -169,7 +169,7 @@ def add_photographs(
         TableError: an id is in the run already.
     """
     record, config = read_run(run)
-    with _locked(run):
+    with locked(run):
         rows = {name: _read_rows(run, name) for name in _part_names(run)}
         name = next((old for old in list(rows)[1:] if _same_rows(rows[old], table)),
                     f"{max(map(int, rows)) + 1:03d}")  # fmt: skip
@@ -204,7 +204,7 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
         TableError: an id never was in the run, or no gallery photograph would be left.
     """
     record, config = read_run(run)
-    with _locked(run):
+    with locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
         removed = _removed(run)
         present = {name for part in parts for name in part.table["id"]}
@@ -625,21 +625,6 @@ def _require_same_extractor(run: Path, record: Mapping[str, Any], describer: Des
     changed = first_difference(before, now)
     if changed is not None:
         raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Keep two commands from writing one run at a time; the lock goes with the process."""
-    path = run / ".lock"
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"{run} is being written by another command: wait for it") from None
-        # What a killed command was writing.
-        for litter in run.rglob(".*.tmp"):
-            litter.unlink()
-        yield
 
 
 def machine() -> dict[str, Any]:

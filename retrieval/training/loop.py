@@ -244,6 +244,8 @@ def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
         scaler.load_state_dict({**scaler.state_dict(), **found.scaler})
         log.info("%s: goes on after epoch %d", folder, len(history))
     _say_size(training)
+    if world.first:
+        _show(training)
     module = world.parallel(learner, training.device)
     training.watcher.begin("training", (config.epochs - len(history)) * _steps(training))
     while not _over(history, config):
@@ -261,6 +263,15 @@ def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
             write_checkpoint(folder, Checkpoint(history, tensors, scale), config.keep)
         training.watcher.epoch(record)
     return history
+
+
+def _show(training: Training) -> None:
+    """The network to the watcher, with a photograph of nothing."""
+    network = training.learner.network
+    side = network.form.square or training.config.crop
+    nothing = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=training.device)
+    with at_rest(network):
+        training.watcher.network(network, nothing)
 
 
 def _over(history: Sequence[Epoch], config: TrainingConfig) -> bool:
@@ -317,7 +328,7 @@ class Step:
             sums = self.step(inputs, own_part(batch, world.rank, world.size), readable, classes)
             totals += sums
             if number == 1 and place == 0:
-                self._first(inputs)
+                self._warn()
             training.watcher.advance(len(batch), int((~readable).sum()))
         loss, right, counted = world.summed(totals).tolist()
         loss /= plan.size
@@ -352,13 +363,10 @@ class Step:
         known = (wanted >= 0) & weight
         return torch.stack([loss.detach(), (right & known).sum(), known.sum()]).double()
 
-    def _first(self, inputs: Tensor) -> None:
-        training = self.training
-        missing = without_gradient(training.learner)
+    def _warn(self) -> None:
+        missing = without_gradient(self.training.learner)
         if missing:
             log.warning("no gradient reaches %s", ", ".join(missing))
-        if training.world.first:
-            training.watcher.network(training.learner.network, inputs[:1].to(training.device))
 
 
 def _teachers(training: Training) -> tuple[Integers, Integers]:

@@ -62,8 +62,5 @@ class Watcher:
     def epoch(self, record: Epoch) -> None:
         """An epoch is over."""
 
-    def step(self, number: int, loss: float, rates: Mapping[str, float]) -> None:
-        """A step was taken."""
-
-    def network(self, network: nn.Module, inputs: Tensor) -> None:
-        """Training begins with this network, to which such inputs are given."""
+    def network(self, network: nn.Module, photographs: Tensor) -> None:
+        """Training begins with this network, which takes photographs such as these."""
