@@ -184,7 +184,10 @@ def trainings(
 
 @app.command()
 def evaluate(
-    run: Run = DEMO_RUN,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", help="Folder of a run; several are measured side by side."),
+    ] = None,
     test: Annotated[
         Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
     ] = None,
@@ -192,18 +195,30 @@ def evaluate(
         Path | None, typer.Option(help="Data folder whose test.csv is measured.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where the figures go; by default RUN/evaluation.")
+        Path | None,
+        typer.Option(
+            help="Where the figures go; by default RUN/evaluation, data/evaluation for several."
+        ),
     ] = None,
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
-    """Measure a run on labelled photographs: figures, predictions, submission and report."""
-    from pipelines.evaluate import evaluate_run, figures_table
+    """Measure runs on labelled photographs: figures, predictions, submission and report."""
+    from pipelines.evaluate import evaluate_run, evaluate_runs, figures_table
     from retrieval.system import System
 
-    system = System.load(run, device, weights)
-    target = out or run / "evaluation"
-    figures = evaluate_run(system, _test_csv(system.record, test, data), target)
+    folders = runs or [DEMO_RUN]
+    systems = {folder.resolve().name: System.load(folder, device, weights) for folder in folders}
+    if len(systems) < len(folders):
+        raise ConfigError("two of the runs have one name: each needs a folder name of its own")
+    first = next(iter(systems.values()))
+    csv = _test_csv(first.record, test, data)
+    if len(folders) == 1:
+        target = out or folders[0] / "evaluation"
+        figures = evaluate_run(first, csv, target)
+    else:
+        target = out or Path("data/evaluation")
+        figures = evaluate_runs(systems, csv, target)
     console.print(figures_table(figures))
     console.print(f"report: {target / 'report.html'}", highlight=False)
 
@@ -286,6 +301,42 @@ def remove(
     from retrieval.devices import choose_device
 
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
+
+
+@app.command()
+def attention(
+    config: Annotated[str, typer.Argument(help="A system with a delf detector, or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="The file: what detector.attention names then.")],
+    data: Annotated[Path, typer.Option(help="A data folder: its gallery teaches.")] = Path(
+        "data/demo"
+    ),
+    gallery: Annotated[
+        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
+    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each photograph teaches.")] = 20,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a key of the system.")
+    ] = None,
+) -> None:
+    """Learn where DELF is to look, by the landmarks of a gallery."""
+    from pipelines.attention import learn_attention
+    from pipelines.config import load_config
+    from retrieval.devices import choose_device
+    from retrieval.photographs.table import load_data_set
+    from retrieval.training.attention import AttentionConfig
+
+    system = load_config(config, settings or ()).with_weights(weights)
+    notes = learn_attention(
+        system, AttentionConfig(epochs=epochs), load_data_set(data, gallery), out,
+        choose_device(device),
+    )  # fmt: skip
+    console.print(
+        f"{out}: learnt on {notes['photographs']:,} photographs of {notes['landmarks']:,}"
+        f" landmarks; {notes['accuracy']:.3f} of {notes['held_out']:,} held out told right",
+        highlight=False,
+    )
 
 
 @app.command()

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pipelines.progress import progress_bar
-from pipelines.report.measured import NO_LANDMARK, NOT_IN_GALLERY, ClassifierResult, Measured
+from pipelines.report.measured import (
+    NO_LANDMARK,
+    NOT_IN_GALLERY,
+    ClassifierResult,
+    Measured,
+    side_by_side,
+)
 from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
 from retrieval.classifiers.base import Judgement
 from retrieval.errors import RunError, TableError
@@ -150,6 +156,13 @@ def evaluate(
         bytes_per_image=bytes_per_image,
         conditions=conditions or {},
     )
+    return write_evaluation(measured, out, read, shown)
+
+
+def write_evaluation(
+    measured: Measured, out: Path, read: Reader = read_photograph, shown: int = 6
+) -> dict[str, Any]:
+    """Write what was measured as :func:`evaluate` says, and return the figures."""
     figures = as_json(measured)
     write_json(out / "metrics.json", figures)
     atomic_write(out / "predictions.csv", predictions_csv(measured))
@@ -291,6 +304,35 @@ def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
     Raises:
         TableError: the CSV is bad.
     """
+    return write_evaluation(measure_run(system, csv, out), out)
+
+
+def evaluate_runs(systems: Mapping[str, System], csv: Path, out: Path) -> dict[str, Any]:
+    """Evaluate several runs on the same photographs: each by itself, then their answers together.
+
+    Args:
+        systems: loaded runs, by the name that each goes by and whose folder in ``out`` it gets.
+        csv: the labelled photographs.
+        out: the folder of all.
+
+    Returns:
+        the figures of the answers side by side.
+
+    Raises:
+        TableError: the CSV is bad.
+    """
+    measured = {name: measure_run(system, csv, out / name) for name, system in systems.items()}
+    for name, one in measured.items():
+        write_evaluation(one, out / name)
+    return write_evaluation(side_by_side(measured), out)
+
+
+def measure_run(system: System, csv: Path, out: Path) -> Measured:
+    """Describe a labelled CSV's photographs into ``out/descriptors``, and measure the run on them.
+
+    Raises:
+        TableError: the CSV is bad.
+    """
     table = read_table(csv)
     made_from = {"describer": system.record["describer"]}
     with progress_bar("describing", len(table)) as progress:
@@ -298,12 +340,10 @@ def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
             table, system.describer, out / "descriptors", made_from, progress,
             clock=out / "timings.json",
         )  # fmt: skip
-    described = read_described(table, store, system.describer)
-    return evaluate(
+    return measure(
         system,
         table,
-        described,
-        out,
+        read_described(table, store, system.describer),
         config=system.config.name,
         bytes_per_image=system.record["index"]["bytes_per_image"],
         conditions=conditions_of(system),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from retrieval.errors import RunError
 
 NO_LANDMARK: Final = -1  # truth code of a photograph that shows no landmark
 NOT_IN_GALLERY: Final = -2  # truth code of a landmark that the gallery has no photograph of
@@ -133,3 +135,59 @@ class Measured:
     def display_code(self, code: int) -> str:
         """The name of the landmark with this code."""
         return self.display(self.landmarks[code])
+
+
+def side_by_side(systems: Mapping[str, Measured]) -> Measured:
+    """Several systems' evaluations of the same photographs as one: the answer of each.
+
+    Neighbours, gallery and costs shown are those of the first; the conditions name each system's.
+
+    Args:
+        systems: by the name that each goes by.
+
+    Raises:
+        RunError: they were not measured on the same rows.
+    """
+    first = next(iter(systems.values()))
+    for name, other in systems.items():
+        if (other.ids, other.truth) != (first.ids, first.truth):
+            raise RunError(f"{name} was not measured on the same photographs as the first run")
+    landmarks = sorted({landmark for one in systems.values() for landmark in one.landmarks})
+    code_of = {landmark: code for code, landmark in enumerate(landmarks)}
+
+    def recoded(codes: NDArray[np.int64], own: Sequence[str]) -> NDArray[np.int64]:
+        # The last place is that of -1, which is no landmark.
+        places = np.array([*(code_of[landmark] for landmark in own), -1], dtype=np.int64)
+        return places[codes]
+
+    known = [NO_LANDMARK if one is None else code_of.get(one, NOT_IN_GALLERY)
+             for one in first.truth]  # fmt: skip
+    results = [
+        replace(
+            one.answering,
+            name=f"{name}: {one.answer}",
+            candidates=recoded(one.answering.candidates, one.landmarks),
+        )
+        for name, one in systems.items()
+    ]
+    each = {
+        name: f"{one.config}, answered by {one.answer}; {one.bytes_per_image:,.0f} bytes and"
+        f" {1000 * one.seconds_per_image:,.1f} ms a photograph; "
+        + "; ".join(f"{key} {one.conditions[key]}" for key in ("whitening", "index", "precision")
+                    if key in one.conditions)
+        for name, one in systems.items()
+    }  # fmt: skip
+    shared = {key: value for key, value in first.conditions.items()
+              if all(one.conditions.get(key) == value for one in systems.values())}  # fmt: skip
+    return replace(
+        first,
+        config=" beside ".join(systems),
+        answer=results[0].name,
+        landmarks=landmarks,
+        names={key: name for one in systems.values() for key, name in one.names.items()},
+        truth_codes=np.array(known, dtype=np.int64),
+        gallery_codes=recoded(first.gallery_codes, first.landmarks),
+        results=results,
+        conditions={**shared, "config": " beside ".join(systems), **each},
+        notes=list(dict.fromkeys(note for one in systems.values() for note in one.notes)),
+    )

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from pipelines.evaluate import measure
 from pipelines.report import curves, examples
-from pipelines.report.measured import Measured
+from pipelines.report.measured import Measured, side_by_side
 from pipelines.report.page import render
+from retrieval.errors import RunError
 from retrieval.photographs.decoding import read_photograph
 from tests.pipelines import measured_example as example
 
@@ -308,3 +309,39 @@ def test_a_browser_shows_the_sections_and_draws_the_page(
     assert pixels.shape == (2400, 1280, 3)
     # A blank page has one colour; rows of text and plots vary all the way down.
     assert (pixels.std(axis=(1, 2)) > 5).mean() > 0.4
+
+
+def test_systems_side_by_side_keep_their_answers(measured: Measured) -> None:
+    # The other system knows a landmark more, the first in order, so that all its codes differ.
+    moved = [
+        replace(one, candidates=np.where(one.candidates >= 0, one.candidates + 1, -1))
+        for one in measured.results
+    ]
+    other = replace(
+        measured,
+        answer="knn",
+        landmarks=["l0", *measured.landmarks],
+        truth_codes=np.where(measured.truth_codes >= 0, measured.truth_codes + 1, -1),
+        gallery_codes=measured.gallery_codes + 1,
+        results=moved,
+        bytes_per_image=7.0,
+    )
+    both = side_by_side({"first": measured, "second": other})
+    assert [one.name for one in both.results] == ["first: svm", "second: knn"]
+    assert both.answer == "first: svm"
+    for shown, own in ((both.results[0], measured.results[1]), (both.results[1], moved[0])):
+        alone = measured if shown is both.results[0] else other
+        np.testing.assert_array_equal(both.named_right(shown), alone.named_right(own))
+    assert [both.landmarks[code] for code in both.gallery_codes] == [
+        measured.landmarks[code] for code in measured.gallery_codes
+    ]
+    assert "7 bytes" in str(both.conditions["second"])
+    assert "7 bytes" not in str(both.conditions["first"])
+    page = render(both, read_photograph).decode()
+    assert "Only second: knn right" in page
+
+
+def test_systems_measured_on_different_photographs_are_not_compared(measured: Measured) -> None:
+    other = replace(measured, ids=[*measured.ids[:-1], "another"])
+    with pytest.raises(RunError, match="second was not measured on the same photographs"):
+        side_by_side({"first": measured, "second": other})
