@@ -394,6 +394,28 @@ def compare(
 
 
 @app.command()
+def describe(
+    network: Annotated[
+        str, typer.Argument(help="A torchvision classification network, or timm/NAME.")
+    ],
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the photograph; by default its own.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+) -> None:
+    """Print a network layer by layer: outputs, activations, parameters, multiply-adds."""
+    from pipelines.describe import table_lines
+    from retrieval.extractors.layer_table import layer_table
+
+    table = layer_table(network, size)
+    if as_json:
+        typer.echo(json.dumps(table.as_dict(), indent=2))
+        return
+    for line in table_lines(table):
+        typer.echo(line)
+
+
+@app.command()
 def doctor() -> None:
     """Check what breaks installations in this field, a line and a remedy each."""
     from pipelines.doctor import render, run_checks

@@ -81,7 +81,7 @@ def load(name: str, layers: Sequence[str | None], weights: str, seed: int) -> Tr
     wanted = tuple(layer or LAST for layer in layers)
     if weights == NONE:
         with seeded(seed):
-            model = _headless(known)
+            model = _made(known, num_classes=0)
     elif Path(weights).suffix == ".safetensors":
         model = _from_file(known, Path(weights))
     elif weights == OWN:
@@ -131,18 +131,18 @@ def check_name(name: str) -> str:
     return known
 
 
-def bare_network(name: str) -> nn.Module:
-    """``timm/NAME`` with its classifier and with random parameters."""
-    model: nn.Module = timm.create_model(check_name(name)).eval()
-    return model
+def bare_network(name: str) -> tuple[nn.Module, int]:
+    """``timm/NAME`` with its classifier and with random parameters, and its side in pixels."""
+    model = _made(check_name(name))
+    return model, model.pretrained_cfg["input_size"][-1]
 
 
-def _headless(name: str, pretrained: bool = False) -> Any:
-    """Without a classifier, and for photographs of any size where it can be built so."""
+def _made(name: str, **options: Any) -> Any:
+    """For photographs of any size where it can be built so."""
     try:
-        model = timm.create_model(name, pretrained, num_classes=0, dynamic_img_size=True)
+        model = timm.create_model(name, dynamic_img_size=True, **options)
     except TypeError:  # this network has no such option
-        model = timm.create_model(name, pretrained, num_classes=0)
+        model = timm.create_model(name, **options)
     return model.eval()
 
 
@@ -151,7 +151,7 @@ def _any_size(model: nn.Module) -> bool:
 
 
 def _from_file(name: str, path: Path) -> Any:
-    model = _headless(name)
+    model = _made(name, num_classes=0)
     own = model.state_dict()
     heads = model.pretrained_cfg.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else heads
@@ -162,7 +162,7 @@ def _from_file(name: str, path: Path) -> Any:
 
 def _downloaded(name: str) -> Any:
     try:
-        return _headless(name, pretrained=True)
+        return _made(name, num_classes=0, pretrained=True)
     except Exception as error:  # the hub's client, urllib and timm raise many kinds
         reason = " ".join(str(error).split())
         raise WeightsError(

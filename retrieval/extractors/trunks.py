@@ -288,6 +288,20 @@ def bare_network(name: str) -> nn.Module:
     return model.eval()
 
 
+def whole_network(name: str) -> tuple[nn.Module, int]:
+    """Any trunk with its classifier and with random parameters, and its own side in pixels.
+
+    Raises:
+        ConfigError: no such network, or timm is not installed.
+    """
+    if name.startswith(TIMM):
+        whole: tuple[nn.Module, int] = timm_trunks(name).bare_network(name)
+        return whole
+    check_trunk(name)
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    return bare_network(name), preset.crop_size[0]
+
+
 def _from_file(name: str, layers: Sequence[str], path: Path) -> nn.Module:
     """A model whose parameters, up to the cut, all come from the file."""
     model = bare_network(name)

@@ -122,7 +122,7 @@ def test_a_config_that_is_not_there() -> None:
         "no config 'rootsift-vld'; did you mean rootsift-vlad? there are alexnet-gem, "
     )
     assert refused(name="/absent/x.yaml").startswith(
-        "no config '/absent/x.yaml'; there are classical, "
+        "no config '/absent/x.yaml'; there are alexnet-gem, "
     )
 
 
