@@ -8,8 +8,14 @@ import torch
 from kornia.feature import ALIKED
 from safetensors.torch import save_file
 
+from retrieval.classifiers.heads import Head
 from retrieval.extractors.local.delf import Attention, save_attention
+from retrieval.extractors.network import Embedder, NeckConfig, NetworkConfig
+from retrieval.extractors.trained import NETWORK, RECORD
 from retrieval.extractors.trunks import Trunk, bare_network, seeded
+from retrieval.index.store import write_json
+from retrieval.training.config import TrainingConfig
+from retrieval.training.learner import Learner
 
 
 def random_aliked(path: Path, seed: int) -> Path:
@@ -26,6 +32,23 @@ def random_trunk(path: Path, name: str, seed: int) -> Path:
     with seeded(seed):
         save_file(bare_network(name).state_dict(), path)
     return path
+
+
+def random_training(folder: Path, trunk: str, seed: int) -> Path:
+    """Write a finished training of a network that learnt nothing, of two landmarks."""
+    neck = NeckConfig(dimension=24, start="random")
+    config = TrainingConfig(network=NetworkConfig(trunk=trunk, weights="none", neck=neck), size=128)
+    network = Embedder(config.network, seed)
+    head = Head(config.head, network.dimension, 2, True, seed)
+    learner = Learner(network, head, torch.zeros(3))
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in learner.saved().items()}, folder / NETWORK)
+    record = {
+        "config": config.model_dump(mode="json"), "network": network.form.identity,
+        "landmarks": ["a", "b"], "none": True,
+    }  # fmt: skip
+    write_json(folder / RECORD, record)
+    return folder
 
 
 def random_attention(path: Path, trunk: Trunk, seed: int, channels: int = 128) -> Path:

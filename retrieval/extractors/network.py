@@ -70,7 +70,8 @@ class LearntGem(nn.Module):
         self.p = nn.Parameter(torch.tensor(p))
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        return gem(feature_map, self.p)
+        learning = torch.is_grad_enabled() and self.p.requires_grad
+        return gem(feature_map, self.p if learning else float(self.p))
 
 
 class Embedder(nn.Module):

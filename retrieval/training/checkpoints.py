@@ -6,6 +6,7 @@ all. ``network.safetensors`` and ``training.json`` are there once the training i
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -55,14 +56,15 @@ class Checkpoint:
 def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
     """Make the folder one of this training; what another left there goes, and the log says why."""
     before = read_json(folder / STARTED) if (folder / STARTED).exists() else None
-    changed = first_difference(before, dict(made_from)) if before is not None else None
+    wanted = json.loads(json.dumps(made_from))
+    changed = first_difference(before, wanted) if before is not None else None
     if changed is not None:
         log.info("%s: %s changed, so it is trained anew", folder, changed)
     if before is None or changed is not None:
         for name in (STARTED, RECORD, NETWORK, PHOTOGRAPHS):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        write_json(folder / STARTED, dict(made_from))
+        write_json(folder / STARTED, wanted)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:

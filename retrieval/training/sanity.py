@@ -24,8 +24,6 @@ from retrieval.training.watching import Watcher
 
 PHOTOGRAPHS: Final = 10
 LANDMARKS: Final = 5
-LOOKED: Final = 5
-"""Steps between looks at the accuracy."""
 SAME: Final = 1e-4
 """Embeddings that differ by less are the same for all photographs."""
 
@@ -103,12 +101,13 @@ def _learn(training: Training) -> Sanity:
     starved: set[str] = set(learner.trained())
     loss = float("nan")
     for number in range(1, config.sanity_steps + 1):
-        loss = float(step.step(inputs, targets, readable, classes)[0]) / len(targets)
+        total, right, tried = step.step(inputs, targets, readable, classes).tolist()
+        loss = total / len(targets)
         if not np.isfinite(loss):
             raise TrainingError(f"--sanity: the loss is {loss} at step {number}: {_RATE}")
         # What has none at first may get some later, behind weights that begin at zero.
         starved &= set(without_gradient(learner))
-        if number % LOOKED == 0 and number > 2 and _right(training, inputs, readable):
+        if right == tried and number > 1:
             if starved:
                 raise TrainingError(f"--sanity: {_unreached(starved)}")
             return Sanity(number, loss)
@@ -119,14 +118,6 @@ def _learn(training: Training) -> Sanity:
 
 
 _RATE: Final = "lower training.optimiser.rate, or the trunk's"
-
-
-def _right(training: Training, inputs: torch.Tensor, readable: torch.Tensor) -> bool:
-    """Whether every photograph is answered right by the network at rest."""
-    targets = torch.from_numpy(training.collection.codes).to(training.device)
-    with at_rest(training.learner), torch.inference_mode():
-        _, right = training.learner(inputs.to(training.device), targets)
-    return bool(right.cpu()[readable].all())
 
 
 def _suspect(training: Training, inputs: torch.Tensor, starved: set[str]) -> str:

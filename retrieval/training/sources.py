@@ -85,7 +85,7 @@ class Crops(Source):
         try:
             photograph = self.photographs.read(row)
         except PhotographError as error:
-            if epoch == 0:
+            if epoch <= 1:
                 log.warning("%s teaches nothing: %s", self.sources[row], error)
             return None
         if self.augmented:

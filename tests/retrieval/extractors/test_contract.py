@@ -35,11 +35,12 @@ from retrieval.extractors.local.registry import DETECTORS
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import BUILDERS, ExtractorConfig, build_extractor
+from retrieval.extractors.trained import TrainedConfig
 from retrieval.extractors.trunks import load_trunk
 from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.store import Shard, ShardStore
 from retrieval.photographs.decoding import shrink
-from tests.networks import random_aliked, random_attention, random_trunk
+from tests.networks import random_aliked, random_attention, random_training, random_trunk
 from tests.photographs import blank, features_of, picture
 
 
@@ -75,6 +76,12 @@ def attention(seed: int) -> str:
     """A file of random attention for DELF's map."""
     trunk = load_trunk(DELF.trunk, [DELF.layer], DELF.weights, SEED)
     return str(random_attention(Path(FOLDER.name) / f"{seed}.safetensors", trunk, seed))
+
+
+@cache
+def trained(seed: int) -> str:
+    """The folder of a network that might have been trained."""
+    return str(random_training(Path(FOLDER.name) / f"trained-{seed}", "squeezenet1_1", seed))
 
 
 FOLDER = TemporaryDirectory()
@@ -211,6 +218,12 @@ EXAMPLES: dict[str, Example] = {
          "flip": True, "precision": "bfloat16", "batch": 2,
          "layers.0.layer": "blocks.4", "layers.0.weight": 2.0,
          "layers.1.layer": "blocks.1", "layers.1.weight": 2.0, "layers.1.pooling.p": 2.0},
+        tolerance=2e-5,
+    ),
+    "trained": Example(
+        TrainedConfig(network=trained(0), precision="float32", batch=3),
+        {"network": trained(1), "size": 100, "scales": [1.0, 0.7], "flip": True,
+         "precision": "bfloat16", "batch": 2},
         tolerance=2e-5,
     ),
     "hog": Example(
