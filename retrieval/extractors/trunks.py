@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,16 +28,12 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.extractors.pooling import first_tensor, tokens_to_map
 
-log = logging.getLogger(__name__)
-
 NONE: Final = "none"
 TIMM: Final = "timm/"
 """Before the names of timm's networks."""
 Colour = tuple[float, float, float]
 """A number for each of red, green and blue."""
 
-IMAGENET_MEAN: Final[Colour] = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final[Colour] = (0.229, 0.224, 0.225)
 LAST_MAPS: Final = (
     # (module, trunks whose last feature map it is): where a trunk is cut unless a config says.
     ("features", ("alexnet", "vgg", "squeezenet", "densenet", "mobilenet", "efficientnet",

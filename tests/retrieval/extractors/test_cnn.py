@@ -14,7 +14,6 @@ from retrieval.errors import ConfigError
 from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, CnnExtractor, build
 from retrieval.extractors.extraction import extract
 from retrieval.extractors.pooling import gem, rmac
-from retrieval.extractors.trunks import IMAGENET_MEAN, IMAGENET_STD
 from tests.photographs import picture
 
 TRUNK = "squeezenet1_1"
@@ -59,7 +58,7 @@ def test_scales_are_summed_layer_by_layer() -> None:
         values = torch.from_numpy(photograph).permute(2, 0, 1)[None].float()
         shape = max(MIN_SIDE, round(150 * scale)), round(200 * scale)
         values = torch.nn.functional.interpolate(values, shape, mode="bilinear", antialias=True)
-        view = standardise(values / 255, list(IMAGENET_MEAN), list(IMAGENET_STD))
+        view = standardise(values / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
         (last, _), (early, _) = single.trunk.outputs(view)
         for i, pooled in enumerate((gem(last, 3.0), rmac(early, 3))):
             sums[i] = sums[i] + unit(pooled[0].numpy())
