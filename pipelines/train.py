@@ -53,7 +53,8 @@ class Bars(Watcher):
     def __init__(self, folder: Path):
         self._stack = ExitStack()
         self._report: Report | None = None
-        self._board = _writer(folder)
+        self._folder = folder
+        self._board: Any = None
 
     def begin(self, what: str, total: int) -> None:
         self._stack.close()
@@ -64,6 +65,7 @@ class Bars(Watcher):
             self._report(rows, failed)
 
     def network(self, network: nn.Module, photographs: Tensor) -> None:
+        self._board = _writer(self._folder)
         if self._board is not None:
             try:
                 with warnings.catch_warnings():

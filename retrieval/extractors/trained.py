@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from retrieval.errors import RunError
+from retrieval.errors import ConfigError, RunError
 from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
 from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, CnnExtractor, fast_bfloat16
 from retrieval.extractors.network import Embedder, NetworkConfig, digest
@@ -148,9 +148,12 @@ def build(config: TrainedConfig, device: str) -> TrainedExtractor:
     """Load a finished training on a device ("cpu" or "cuda").
 
     Raises:
+        ConfigError: no folder was named.
         RunError: there is none, or it is damaged.
     """
-    assert config.network is not None, "the run's own network was not resolved"
+    if config.network is None:
+        raise ConfigError("extractor: trained, outside a run, needs the folder of its training:"
+                          " set extractor.network")  # fmt: skip
     folder = Path(config.network)
     record = read_record(folder)
     tensors = read_network(folder)
