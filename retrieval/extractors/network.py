@@ -106,10 +106,14 @@ class Embedder(nn.Module):
         return self.pooling.p.device
 
     def fold(self) -> None:
-        """Fold batch norms into convolutions: the same embeddings, sooner; for good."""
-        assert isinstance(self.form.network, GraphModule)
-        self.trunk = fuse_norms(self.form.network)
-        self.form = replace(self.form, network=self.trunk)
+        """Fold batch norms into convolutions (torchvision's): the same embeddings, sooner."""
+        if isinstance(self.form.network, GraphModule):
+            self.trunk = fuse_norms(self.form.network)
+            self.form = replace(self.form, network=self.trunk)
+
+    def side(self, wanted: int) -> int:
+        """The side of squares that the trunk takes, near the one wanted."""
+        return self.form.square or self.form.step * max(1, round(wanted / self.form.step))
 
     def maps(self, values: Tensor) -> Tensor:
         """The trunk's maps (n, c, h, w) of (n, 3, h, w) normalised photographs."""

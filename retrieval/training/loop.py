@@ -9,7 +9,6 @@ is pooled once, before the first epoch; see :mod:`retrieval.training.sources`.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -206,8 +205,9 @@ def _source(
     sources = [str(source) for source in collection.table["source"]]
     photographs = Photographs(sources, config.size, config.memory * MIB)
     if config.train != "head":
-        return Crops(photographs, sources, config, True, seed)
-    pooling = pooling_extractor(extractor, config.size)
+        side = extractor.network.side(config.crop)
+        return Crops(photographs, sources, config.augmentation, side, True, seed)
+    pooling = pooling_extractor(config, extractor.network.device, seed)
     fields = {key: made_from["config"][key] for key in ("augmentation", "subset", "size")}
     mark = {**made_from, "config": fields, "p": config.network.p, "by": pooling.identity()}
     folder = views / fingerprint(mark)
@@ -217,12 +217,13 @@ def _source(
     return Pooled(pool_views(photographs, sources, pooling, config, folder, seed, Watcher()), seed)
 
 
-def pooling_extractor(extractor: TrainedExtractor, size: int) -> TrainedExtractor:
-    """What a frozen trunk's vectors are pooled by: a copy of it with its batch norms folded."""
-    still = copy.deepcopy(extractor.network)
-    still.eval().fold()
+def pooling_extractor(config: TrainingConfig, device: torch.device, seed: int) -> TrainedExtractor:
+    """What a frozen trunk's vectors are pooled by: another such network, its norms folded."""
+    still = Embedder(config.network, seed).eval()
+    still.fold()
+    settle(still, device, config.precision)
     still.trunk.to(still.precision)
-    return replace(extractor_around(still, TrainedConfig(), size), pooled=True)
+    return replace(extractor_around(still, TrainedConfig(), config.size), pooled=True)
 
 
 def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
@@ -268,7 +269,7 @@ def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
 def _show(training: Training) -> None:
     """The network to the watcher, with a photograph of nothing."""
     network = training.learner.network
-    side = network.form.square or training.config.crop
+    side = network.side(training.config.crop)
     nothing = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=training.device)
     with at_rest(network):
         training.watcher.network(network, nothing)

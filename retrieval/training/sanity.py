@@ -80,10 +80,12 @@ def _training(config: TrainingConfig, few: Collection, device: torch.device, see
     extractor = extractor_around(network, TrainedConfig(), config.size)
     source: Source
     if config.train == "head":
-        source = Pooled([described(pooling_extractor(extractor, config.size), sources)[0]], seed)
+        source = Pooled([described(pooling_extractor(config, device, seed), sources)[0]], seed)
     else:
         photographs = Photographs(sources, config.size, config.memory * MIB)
-        source = Crops(photographs, sources, config, False, seed)
+        source = Crops(
+            photographs, sources, config.augmentation, network.side(config.crop), False, seed
+        )
     return Training(config, few, seed, learner, extractor, source, device, World(), Watcher())
 
 

@@ -56,14 +56,16 @@ class Crops(Source):
     Attributes:
         photographs: by row.
         sources: their paths.
-        config: of the training.
+        config: of their augmentation.
+        side: of the crops, in pixels.
         augmented: else the middle of each.
         seed: of the crops.
     """
 
     photographs: Photographs
     sources: Sequence[str]
-    config: TrainingConfig
+    config: AugmentationConfig
+    side: int
     augmented: bool
     seed: int
 
@@ -73,15 +75,14 @@ class Crops(Source):
             for batch in rows:
                 waiting.append([pool.submit(self._crop, int(row), epoch) for row in batch])
                 if len(waiting) > AHEAD:
-                    yield _stacked(waiting.popleft(), self.config.crop)
+                    yield _stacked(waiting.popleft(), self.side)
             while waiting:
-                yield _stacked(waiting.popleft(), self.config.crop)
+                yield _stacked(waiting.popleft(), self.side)
 
     def embeddings(self, extractor: TrainedExtractor, rows: Integers) -> tuple[Vectors, Flags]:
         return described(extractor, [self.sources[row] for row in rows])
 
     def _crop(self, row: int, epoch: int) -> Photograph | None:
-        side = self.config.crop
         try:
             photograph = self.photographs.read(row)
         except PhotographError as error:
@@ -90,9 +91,9 @@ class Crops(Source):
             return None
         if self.augmented:
             rng = draw(self.seed, epoch, row)
-            return varied(photograph, (side, side), self.config.augmentation, rng)
+            return varied(photograph, (self.side, self.side), self.config, rng)
         still = AugmentationConfig(least=1.0, aspect=1.0, flip=False, colour=0.0, rotation=0.0)
-        return varied(photograph, (side, side), still, draw(0, 0, 0))
+        return varied(photograph, (self.side, self.side), still, draw(0, 0, 0))
 
 
 def _stacked(futures: Sequence[Future[Photograph | None]], side: int) -> Batch:

@@ -202,6 +202,17 @@ def test_a_loss_that_is_not_finite_ends_a_training(table: pd.DataFrame, tmp_path
         train(config, table, tmp_path)
 
 
+@pytest.mark.parametrize("changes", [{}, {"train": "all"}], ids=["head", "all"])
+def test_transformers_are_trained_too(
+    changes: dict[str, Any], table: pd.DataFrame, tmp_path: Path
+) -> None:
+    network = {"trunk": "timm/test_vit", "weights": "none", "neck": {"dimension": 16}}
+    record = train(toy_config(network=network, epochs=2, crop=100, **changes), table, tmp_path)
+    assert record["epochs"][1]["loss"] < record["epochs"][0]["loss"]
+    extractor = build(TrainedConfig(network=str(tmp_path)), "cpu")
+    assert extractor.dimension == 16
+
+
 def test_a_stage_that_is_not_there_is_refused(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no 'features.99'; it has features.0, "):
         train(toy_config(train="last", trainable=["features.99"]), table, tmp_path)
