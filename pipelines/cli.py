@@ -169,7 +169,8 @@ def train(
     folders = train_run(
         system, load_data_set(data, gallery), folder, choose_device(device), sanity, subset, search
     )
-    console.print(trainings_table(folders))
+    if folders:
+        console.print(trainings_table(folders))
 
 
 @app.command()

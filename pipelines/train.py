@@ -162,7 +162,7 @@ def train_run(
         trials: of a search, in all; 0 trains once.
 
     Returns:
-        folders of the trainings.
+        folders of the trainings; of several processes the first one's alone.
 
     Raises:
         TrainingError: the check failed.
@@ -180,7 +180,7 @@ def train_run(
                 raise ConfigError("--search is for one process: start it without torchrun")
             return search(system, data, run, device, trials)
         train_network(system, data, run / TRAINING, device, world)
-        return [run / TRAINING]
+        return [run / TRAINING] if world.first else []
 
 
 def search(system: SystemConfig, data: DataSet, run: Path, device: str, trials: int) -> list[Path]:

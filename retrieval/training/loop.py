@@ -244,8 +244,8 @@ def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
         restore_optimiser(optimiser, names, found.tensors)
         scaler.load_state_dict({**scaler.state_dict(), **found.scaler})
         log.info("%s: goes on after epoch %d", folder, len(history))
-    _say_size(training)
     if world.first:
+        _say_size(training)
         _show(training)
     module = world.parallel(learner, training.device)
     training.watcher.begin("training", (config.epochs - len(history)) * _steps(training))
