@@ -26,6 +26,7 @@ from torch.fx.experimental.optimization import fuse
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from retrieval.errors import ConfigError, WeightsError
+from retrieval.extractors import small_vgg
 from retrieval.extractors.pooling import first_tensor, tokens_to_map
 
 NONE: Final = "none"
@@ -33,6 +34,11 @@ TIMM: Final = "timm/"
 """Before the names of timm's networks."""
 Colour = tuple[float, float, float]
 """A number for each of red, green and blue."""
+
+IMAGENET_MEAN: Final[Colour] = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final[Colour] = (0.229, 0.224, 0.225)
+OWN: Final = {small_vgg.NAME: small_vgg.SmallVgg}
+"""Networks that torchvision does not have; normalised as ImageNet's."""
 
 LAST_MAPS: Final = (
     # (module, trunks whose last feature map it is): where a trunk is cut unless a config says.
@@ -158,7 +164,7 @@ def load_trunk(
         return trunk
     check_trunk(name)
     wanted = tuple(layer or last_map(name) for layer in layers)
-    entry = torchvision.models.get_model_weights(name).DEFAULT
+    entry = None if name in OWN else torchvision.models.get_model_weights(name).DEFAULT
     if weights == NONE:
         with seeded(seed):
             model = bare_network(name)
@@ -167,8 +173,10 @@ def load_trunk(
     else:
         entry = _entry(name, weights)
         model = _downloaded(name, entry)
-    preset = entry.transforms()
-    mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    mean, std, interpolation = IMAGENET_MEAN, IMAGENET_STD, "bilinear"
+    if entry is not None:
+        preset = entry.transforms()
+        mean, std, interpolation = tuple(preset.mean), tuple(preset.std), preset.interpolation.value
     network = _cut(model, wanted, name)
     square = getattr(model, "image_size", SQUARES.get(name))
     patch = getattr(model, "patch_size", None)
@@ -221,12 +229,12 @@ def identity_of(
 
 
 def check_trunk(name: str) -> None:
-    """Refuse a name that torchvision does not have.
+    """Refuse a name that neither torchvision has nor this project.
 
     Raises:
         ConfigError: with the nearest names.
     """
-    names = torchvision.models.list_models(module=torchvision.models)
+    names = [*torchvision.models.list_models(module=torchvision.models), *OWN]
     if name not in names:
         near = ", ".join(difflib.get_close_matches(name, names, 3)) or ", ".join(names[:3])
         raise ConfigError(f"trunk {name!r} is not a torchvision network; near it: {near}")
@@ -271,7 +279,9 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def bare_network(name: str) -> nn.Module:
-    """A torchvision network with its classifier and with random parameters."""
+    """A network with its classifier and with random parameters: torchvision's, or our own."""
+    if name in OWN:
+        return OWN[name]().eval()
     options: dict[str, Any] = {"weights": None}
     if name in ("googlenet", "inception_v3"):
         # Their default initialisation takes a minute; their weights were trained on another
@@ -293,6 +303,8 @@ def whole_network(name: str) -> tuple[nn.Module, int]:
         whole: tuple[nn.Module, int] = timm_trunks(name).bare_network(name)
         return whole
     check_trunk(name)
+    if name in OWN:
+        return bare_network(name), small_vgg.SIDE
     preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     return bare_network(name), preset.crop_size[0]
 
@@ -351,6 +363,11 @@ def _counters(keys: set[str]) -> set[str]:
 
 def _entry(name: str, weights: str) -> Any:
     """torchvision's weights by name."""
+    if name in OWN:
+        raise WeightsError(
+            f"there are no weights of {name}: train it (landmarks train), give a .safetensors file,"
+            f" or {NONE}"
+        )
     known = torchvision.models.get_model_weights(name)
     try:
         return known[weights]
