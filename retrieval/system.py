@@ -213,9 +213,7 @@ class System:
         if not record.get("finished"):
             raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
         settled = choose_device(device)
-        # The weights that training began with are no longer needed.
-        given = None if own_network(config.extractor) else weights
-        config = config.with_weights(Path(given) if given else None)
+        config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor_in(folder), settled, config.seed)
         companion = companion_of(config, settled)
         _require_weights(folder, record["describer"], extractor, companion)

@@ -153,14 +153,16 @@ def fit(
         source = _source(
             config, collection, extractor, made_from, views or folder / VIEWS, seed, watcher, world
         )
-        if config.network.neck is not None and config.network.neck.start == "whitening":
+        neck, found = config.network.neck, latest(folder)
+        # Further processes are given the first one's parameters.
+        if neck is not None and neck.start == "whitening" and found is None and world.first:
             rows = _some(collection.rows(validation=False), seed)
             pooled, readable = source.embeddings(replace(extractor, pooled=True), rows)
-            network.start_neck(pooled[readable], config.network.neck, seed)
+            network.start_neck(pooled[readable], neck, seed)
         training = Training(
             config, collection, seed, learner, extractor, source, where, world, watcher
         )
-        history = _run(training, folder)
+        history = _run(training, folder, found)
         if world.first:
             write_photographs(folder, collection.table, collection.validation)
             finish(folder, _record(training, made_from), history)
@@ -226,8 +228,8 @@ def pooling_extractor(config: TrainingConfig, device: torch.device, seed: int) -
     return replace(extractor_around(still, TrainedConfig(), config.size), pooled=True)
 
 
-def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
-    """All epochs, from the last checkpoint on."""
+def _run(training: Training, folder: Path, found: Checkpoint | None) -> tuple[Epoch, ...]:
+    """All epochs, those after a checkpoint if there is one."""
     config, learner, world = training.config, training.learner, training.world
     optimiser, names = make_optimiser(learner, config.optimiser)
     half = training.device.type == CUDA and config.precision == "auto" and not (
@@ -237,7 +239,6 @@ def _run(training: Training, folder: Path) -> tuple[Epoch, ...]:
         learner.network.precision = torch.float16
     scaler = torch.amp.GradScaler(training.device.type, enabled=half)
     history: tuple[Epoch, ...] = ()
-    found = latest(folder)
     if found is not None:
         history = found.history
         learner.restore(found.tensors)
