@@ -233,10 +233,8 @@ class DelfDetector(Local):
         )
 
     def _scores(self, columns: Tensor) -> Tensor:
-        if self.attention is not None:
-            learnt: Tensor = self.attention(columns)
-            return learnt
-        return torch.linalg.vector_norm(columns.float(), dim=1)
+        scores: Tensor = (self.attention or _lengths)(columns)
+        return scores
 
     def _strongest(
         self, scores: NDArray[np.float32], looks: NDArray[np.float32]
@@ -251,6 +249,12 @@ class DelfDetector(Local):
         kept = nms(torch.from_numpy(edges[order]), ranks, self.config.overlap).numpy()
         strongest: NDArray[np.int64] = order[kept[: self.config.keypoints]]
         return strongest
+
+
+def _lengths(columns: Tensor) -> Tensor:
+    """(n, c) to (n,): what stands in for attention."""
+    lengths: Tensor = torch.linalg.vector_norm(columns.float(), dim=1)
+    return lengths
 
 
 def located(config: DelfConfig, given: Path) -> DelfConfig:
