@@ -10,18 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Interpreter, Node
 
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import StrictModel, Vectors
-from retrieval.extractors.pooling import gem
+from retrieval.extractors.pooling import first_tensor, gem
 from retrieval.extractors.trunks import fuse_norms, load_trunk, seeded
 from retrieval.extractors.whitening import Whitening, WhiteningConfig
 
@@ -62,6 +62,55 @@ class NetworkConfig(StrictModel):
     neck: NeckConfig | None = Field(default_factory=NeckConfig)
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """A trunk in two: what does not learn, and what does.
+
+    Attributes:
+        trunk: both.
+        layer: whose output counts.
+        still: the steps of the graph that come before anything that learns.
+        last: the one of them from which the rest goes on.
+    """
+
+    trunk: GraphModule
+    layer: str
+    still: tuple[Node, ...]
+    last: Node
+
+    def before(self, values: Tensor) -> Tensor:
+        """Of (n, 3, h, w) normalised photographs what ``last`` gives."""
+        run = Interpreter(self.trunk, garbage_collect_values=False)
+        for node in self.still:
+            run.env[node] = values if node.op == "placeholder" else run.run_node(node)
+        return first_tensor(run.env[self.last])
+
+    def after(self, given: Tensor) -> Tensor:
+        """The trunk's maps from there on."""
+        known: dict[Node, Any] = {**dict.fromkeys(self.still), self.last: given}
+        return first_tensor(Interpreter(self.trunk).run(initial_env=known)[self.layer])
+
+
+def _frozen(network: Embedder) -> Frozen:
+    """See :meth:`Embedder.divide`."""
+    trunk, form = network.trunk, network.form
+    if not isinstance(trunk, GraphModule) or form.tokens is not None:
+        raise ConfigError("training.views: 0 it has to be, where a transformer or timm's learns")
+    learning = [name for name, one in trunk.named_parameters() if one.requires_grad]
+    moved: set[Node] = set()
+    for node in trunk.graph.nodes:
+        own = node.op in ("call_module", "get_attr") and any(
+            f"{name}.".startswith(f"{node.target}.") for name in learning
+        )
+        if own or any(one in moved for one in node.all_input_nodes):
+            moved.add(node)
+    still = tuple(node for node in trunk.graph.nodes if node not in moved)
+    feeding = [node for node in still if any(user in moved for user in node.users)]
+    if len(feeding) != 1:
+        raise ConfigError("training.views: the stages that learn begin in several places: set 0")
+    return Frozen(trunk, form.layers[0], still, feeding[0])
+
+
 class LearntGem(nn.Module):
     """:func:`retrieval.extractors.pooling.gem` whose exponent is a parameter."""
 
@@ -100,6 +149,7 @@ class Embedder(nn.Module):
                 layers.append(nn.BatchNorm1d(config.neck.dimension))
             self.neck = nn.Sequential(*layers)
         self.dimension = config.neck.dimension if config.neck else self.channels
+        self.frozen: Frozen | None = None
 
     @property
     def device(self) -> torch.device:
@@ -117,10 +167,33 @@ class Embedder(nn.Module):
 
     def maps(self, values: Tensor) -> Tensor:
         """The trunk's maps (n, c, h, w) of (n, 3, h, w) normalised photographs."""
-        with torch.autocast(
-            values.device.type, self.precision, enabled=self.precision != torch.float32
-        ):
+        with self._cast(values):
             return self.form.outputs(values)[0][0]
+
+    def divide(self) -> None:
+        """Look for where what learns begins, for ``halfway`` and what goes on from there.
+
+        Raises:
+            ConfigError: there is no one place where it does.
+        """
+        self.frozen = _frozen(self)
+
+    def halfway(self, values: Tensor) -> Tensor:
+        """(n, c, h, w) that the part which learns is given, of (n, 3, h, w) normalised ones."""
+        assert self.frozen is not None
+        with self._cast(values):
+            return self.frozen.before(values)
+
+    def _cast(self, values: Tensor) -> torch.autocast:
+        wanted = self.precision != torch.float32
+        return torch.autocast(values.device.type, self.precision, enabled=wanted)
+
+    def _beyond(self, given: Tensor) -> Tensor:
+        """From what ``halfway`` gave to embeddings."""
+        assert self.frozen is not None
+        with self._cast(given):
+            maps = self.frozen.after(given.contiguous(memory_format=torch.channels_last))
+        return self.embedded(nn.functional.normalize(self.pooling(maps), dim=1))
 
     def pooled(self, values: Tensor) -> Tensor:
         """(n, 3, h, w) normalised photographs to (n, channels) float32 unit rows."""
@@ -137,9 +210,11 @@ class Embedder(nn.Module):
         return self.embedded(self.pooled(values))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(n, h, w, 3) uint8 photographs, or what they were pooled to before, to embeddings."""
+        """To embeddings: (n, h, w, 3) uint8 photographs, or what was made of them before."""
         if inputs.ndim == 2:
             return self.embedded(inputs)
+        if inputs.is_floating_point():
+            return self._beyond(inputs.float())
         values = self.form.normalised(inputs)
         return self.described(values.contiguous(memory_format=torch.channels_last))
 

@@ -53,18 +53,19 @@ class TrainedExtractor(VectorExtractor):
         network: at rest, on its device.
         seen: what shows photographs to its trunk, at all scales.
         weights: checksum of the network's parameters.
-        pooled: whether the features are what the neck is given, instead of embeddings.
+        part: what the features are: ``embedding``, ``pooled`` (what the neck is given) or
+            ``halfway`` (what the part that learns is).
     """
 
     network: Embedder
     seen: CnnExtractor
     weights: str = ""
-    pooled: bool = False
+    part: Literal["embedding", "pooled", "halfway"] = "embedding"
     batched = True
 
     @property
     def dimension(self) -> int:
-        return self.network.channels if self.pooled else self.network.dimension
+        return self.network.dimension if self.part == "embedding" else self.network.channels
 
     @property
     def longest_side(self) -> int:
@@ -91,7 +92,9 @@ class TrainedExtractor(VectorExtractor):
         return self.seen.shape(photograph)
 
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
-        describe = self.network.pooled if self.pooled else self.network.described
+        network = self.network
+        describe = {"embedding": network.described, "pooled": network.pooled,
+                    "halfway": network.halfway}[self.part]  # fmt: skip
         with torch.inference_mode():
             values = self.seen.stacked(photographs)
             total = torch.stack([describe(view) for view in self.seen.views(values)]).sum(dim=0)

@@ -94,8 +94,9 @@ class TrainingConfig(StrictModel):
         trainable: which stages of the trunk ``last`` names, such as ``features.17``.
         size: longest side of a whole photograph, which validation and the extractor see.
         crop: side of the squares that a batch consists of, where the trunk is trained.
-        views: where it is not: how often each photograph is described, once as it is and else
-            augmented; every epoch picks one.
+        views: how often the frozen part of the trunk sees each photograph, augmented but for a
+            first time with ``head``. What it makes of them is kept on disk, and every epoch picks
+            one. 0 is anew in every epoch. By default 4 with ``head`` and else 0.
         epochs, batch: their number; photographs in a batch (of all processes together).
         optimiser, schedule: see there.
         clip: longest gradient.
@@ -119,7 +120,7 @@ class TrainingConfig(StrictModel):
     trainable: tuple[str, ...] = Field((), strict=False)
     size: int = Field(448, ge=32, le=4096)
     crop: int = Field(320, ge=32, le=4096)
-    views: int = Field(4, ge=1, le=1000)
+    views: int | None = Field(None, ge=0, le=1000)
     epochs: int = Field(20, ge=1)
     batch: int = Field(64, ge=2)
     optimiser: OptimiserConfig = Field(default_factory=AdamConfig)
@@ -142,7 +143,18 @@ class TrainingConfig(StrictModel):
     def _stages(self) -> TrainingConfig:
         if (self.train == "last") != bool(self.trainable):
             raise ValueError("trainable: names the stages where train is last, and only there")
+        if self.train == "head" and self.views == 0:
+            raise ValueError("views: with train head there is at least one")
+        if self.train == "all" and self.views:
+            raise ValueError("views: with train all nothing is frozen that could be kept")
         return self
+
+    @property
+    def kept_views(self) -> int:
+        """How many views of a photograph are kept."""
+        if self.views is None:
+            return 4 if self.train == "head" else 0
+        return self.views
 
     def fields(self) -> dict[str, Any]:
         """What decides the result; weights do by their checksum, wherever they lie."""

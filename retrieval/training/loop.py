@@ -59,7 +59,7 @@ from retrieval.training.learner import (
 from retrieval.training.losses import head_memory
 from retrieval.training.photographs import Photographs
 from retrieval.training.sampling import epoch_batches, own_part, sampled_classes
-from retrieval.training.sources import Crops, Pooled, Source, pool_views
+from retrieval.training.sources import Crops, Halfway, Pooled, Source, Views
 from retrieval.training.split import Collection, split
 from retrieval.training.watching import Epoch, Mistake, Watcher
 
@@ -157,7 +157,7 @@ def fit(
         # Further processes are given the first one's parameters.
         if neck is not None and neck.start == "whitening" and found is None and world.first:
             rows = _some(collection.rows(validation=False), seed)
-            pooled, readable = source.embeddings(replace(extractor, pooled=True), rows)
+            pooled, readable = source.embeddings(replace(extractor, part="pooled"), rows)
             network.start_neck(pooled[readable], neck, seed)
         training = Training(
             config, collection, seed, learner, extractor, source, where, world, watcher
@@ -203,20 +203,29 @@ def _source(
     watcher: Watcher,
     world: World,
 ) -> Source:
-    """Where inputs come from; pools a frozen trunk's views, unless they lie there."""
+    """Where inputs come from; shows a trunk's frozen part its views, unless they lie there."""
     sources = [str(source) for source in collection.table["source"]]
     photographs = Photographs(sources, config.size, config.memory * MIB)
-    if config.train != "head":
-        side = extractor.network.side(config.crop)
-        return Crops(photographs, sources, config.augmentation, side, True, seed)
-    pooling = pooling_extractor(config, extractor.network.device, seed)
+    network, count = extractor.network, config.kept_views
+    side: int | None = network.side(config.crop)
+    if not count:
+        return Crops(photographs, sources, config.augmentation, network.side(config.crop), True,
+                     seed)  # fmt: skip
+    if config.train == "head":
+        describer, side = pooling_extractor(config, network.device, seed), None
+    else:
+        network.divide()
+        describer = replace(extractor, part="halfway")
     fields = {key: made_from["config"][key] for key in ("augmentation", "subset", "size")}
-    mark = {**made_from, "config": fields, "p": config.network.p, "by": pooling.identity()}
+    mark = {**made_from, "config": fields, "p": config.network.p, "by": describer.identity(),
+            "side": side, "trainable": config.trainable}  # fmt: skip
     folder = views / fingerprint(mark)
+    shown = Views(photographs, sources, describer, config.augmentation, side, seed)
     if world.first:
-        pool_views(photographs, sources, pooling, config, folder, seed, watcher)
+        shown.kept(count, folder, watcher)
     world.wait()
-    return Pooled(pool_views(photographs, sources, pooling, config, folder, seed, Watcher()), seed)
+    kept = shown.kept(count, folder, Watcher())
+    return Pooled(kept, seed) if config.train == "head" else Halfway(kept, sources, seed)
 
 
 def pooling_extractor(config: TrainingConfig, device: torch.device, seed: int) -> TrainedExtractor:
@@ -225,7 +234,7 @@ def pooling_extractor(config: TrainingConfig, device: torch.device, seed: int) -
     still.fold()
     settle(still, device, config.precision)
     still.trunk.to(still.precision)
-    return replace(extractor_around(still, TrainedConfig(), config.size), pooled=True)
+    return replace(extractor_around(still, TrainedConfig(), config.size), part="pooled")
 
 
 def _run(training: Training, folder: Path, found: Checkpoint | None) -> tuple[Epoch, ...]:

@@ -1,4 +1,4 @@
-"""What a network is trained on, batch by batch: squares cut anew, or vectors pooled once."""
+"""What a network is trained on: squares cut anew, or what its frozen part made of them once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval.classifiers.base import Flags, Integers
@@ -21,7 +22,7 @@ from retrieval.extractors.extraction import WINDOW, Outcome, extract, worker_poo
 from retrieval.extractors.network import at_rest
 from retrieval.extractors.trained import TrainedExtractor
 from retrieval.index.store import read_arrays, write_arrays
-from retrieval.training.config import AugmentationConfig, TrainingConfig
+from retrieval.training.config import AugmentationConfig
 from retrieval.training.photographs import Photographs, draw, varied
 from retrieval.training.watching import Watcher
 
@@ -116,89 +117,137 @@ class Pooled(Source):
     seed: int
 
     def batches(self, rows: Iterable[Integers], epoch: int) -> Iterator[Batch]:
-        for batch in rows:
-            chosen = [
-                int(draw(self.seed, epoch, int(row)).integers(len(self.views))) for row in batch
-            ]
-            vectors = np.stack([self.views[v][r] for v, r in zip(chosen, batch, strict=True)])
-            yield torch.from_numpy(vectors), torch.from_numpy(np.any(vectors, axis=1))
+        yield from (_picked(self.views, batch, self.seed, epoch) for batch in rows)
 
     def embeddings(self, extractor: TrainedExtractor, rows: Integers) -> tuple[Vectors, Flags]:
         vectors = self.views[0][rows]
         readable: Flags = np.any(vectors, axis=1)
-        if extractor.pooled:
+        if extractor.part == "pooled":
             return vectors, readable
         with at_rest(extractor.network), torch.inference_mode():
             inputs = torch.from_numpy(vectors).to(extractor.network.device)
             return extractor.network(inputs).cpu().numpy(), readable
 
 
-def pool_views(
-    photographs: Photographs,
-    sources: Sequence[str],
-    extractor: TrainedExtractor,
-    config: TrainingConfig,
-    folder: Path,
-    seed: int,
-    watcher: Watcher,
-) -> list[Vectors]:
-    """Describe every photograph ``config.views`` times; views that lie in the folder stay.
+@dataclass(frozen=True)
+class Halfway(Source):
+    """What the frozen part of a trunk made of crops once, for the rest of it.
 
-    Args:
-        photographs: by row.
-        sources: their paths.
-        extractor: that pools.
-        config: of the training.
-        folder: of this network's views of these photographs, ``view-000.npy`` and so on.
-        seed: of the views.
-        watcher: told of photographs described.
-
-    Returns:
-        (n, channels) float32 each, memory-mapped; zeros for a photograph that cannot be read.
+    Attributes:
+        views: (n, c, h, w) float16 each.
+        sources: the photographs' paths.
+        seed: of which view an epoch takes.
     """
 
-    def window(rows: range, view: int) -> list[str | Photograph]:
-        def one(row: int) -> str | Photograph:
-            try:
-                photograph = photographs.read(row)
-            except PhotographError:
-                return sources[row]  # which fails likewise, and says so
-            if view == 0:
-                return photograph
-            shape = extractor.shape(photograph)
-            return varied(photograph, shape, config.augmentation, draw(seed, view, row))
+    views: Sequence[NDArray[np.float16]]
+    sources: Sequence[str]
+    seed: int
 
+    def batches(self, rows: Iterable[Integers], epoch: int) -> Iterator[Batch]:
+        yield from (_picked(self.views, batch, self.seed, epoch) for batch in rows)
+
+    def embeddings(self, extractor: TrainedExtractor, rows: Integers) -> tuple[Vectors, Flags]:
+        return described(extractor, [self.sources[row] for row in rows])
+
+
+def _picked(
+    views: Sequence[NDArray[np.floating[Any]]], rows: Integers, seed: int, epoch: int
+) -> Batch:
+    """One of the views of each row; a photograph that cannot be read is all zeros in all."""
+    chosen = [int(draw(seed, epoch, int(row)).integers(len(views))) for row in rows]
+    found = np.stack([views[view][row] for view, row in zip(chosen, rows, strict=True)])
+    readable = np.any(found.reshape(len(found), -1), axis=1)
+    return torch.from_numpy(found), torch.from_numpy(readable)
+
+
+@dataclass(frozen=True)
+class Views:
+    """How the frozen part of a trunk is shown photographs.
+
+    Attributes:
+        photographs: by row.
+        sources: their paths.
+        extractor: that part.
+        config: of the augmentation.
+        side: of square crops; ``None``: photographs keep their form, and the first view is of
+            them as they are.
+        seed: of the views.
+    """
+
+    photographs: Photographs
+    sources: Sequence[str]
+    extractor: TrainedExtractor
+    config: AugmentationConfig
+    side: int | None
+    seed: int
+
+    def kept(self, count: int, folder: Path, watcher: Watcher) -> list[NDArray[Any]]:
+        """Describe every photograph so many times; views that lie in the folder stay.
+
+        Args:
+            count: of views.
+            folder: of these very views, ``view-000.npy`` and so on.
+            watcher: told of photographs described.
+
+        Returns:
+            a row a photograph each, memory-mapped; zeros for one that cannot be read.
+        """
+        missing = [view for view in range(count) if not (folder / f"{_name(view)}.npy").exists()]
+        watcher.begin("describing views", len(missing) * len(self.sources))
+        if missing:
+            dtype, shape = self._form()
+            form = dtype, (len(self.sources), *shape)
+            for view in missing:
+                write_arrays(folder, {_name(view): form}, self._blocks(view, shape, watcher))
+        arrays = read_arrays(folder)
+        return [arrays[_name(view)] for view in range(count)]
+
+    def _form(self) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Type and shape of a row."""
+        if self.side is None:
+            return np.dtype(np.float32), (self.extractor.dimension,)
+        with at_rest(self.extractor.network):
+            (nothing,) = self.extractor.features([np.zeros((self.side, self.side, 3), np.uint8)])
+        return np.dtype(np.float16), nothing.shape
+
+    def _blocks(
+        self, view: int, shape: tuple[int, ...], watcher: Watcher
+    ) -> Iterator[dict[str, NDArray[Any]]]:
+        starts = range(0, len(self.sources), WINDOW)
+        windows = [range(start, min(start + WINDOW, len(self.sources))) for start in starts]
+        with at_rest(self.extractor.network):
+            found = extract((self._window(rows, view) for rows in windows), self.extractor)
+            for rows, outcomes in zip(windows, found, strict=True):
+                vectors, readable = _rows(outcomes, shape)
+                for place in np.flatnonzero(~readable) if view == 0 else ():
+                    log.warning("%s teaches nothing: %s", self.sources[rows[place]],
+                                outcomes[place])  # fmt: skip
+                watcher.advance(len(rows), int((~readable).sum()))
+                yield {_name(view): vectors}
+
+    def _window(self, rows: range, view: int) -> list[str | Photograph]:
         with worker_pool() as pool:
-            return list(pool.map(one, rows))
+            return list(pool.map(lambda row: self._shown(row, view), rows))
 
-    missing = [v for v in range(config.views) if not (folder / f"{_name(v)}.npy").exists()]
-    watcher.begin("pooling", len(missing) * len(sources))
-    starts = range(0, len(sources), WINDOW)
-    windows = [range(start, min(start + WINDOW, len(sources))) for start in starts]
-
-    def blocks(view: int) -> Iterator[dict[str, Vectors]]:
-        found = extract((window(rows, view) for rows in windows), extractor)
-        for rows, outcomes in zip(windows, found, strict=True):
-            vectors, readable = _rows(outcomes, extractor.dimension)
-            for place in np.flatnonzero(~readable) if view == 0 else ():
-                log.warning("%s teaches nothing: %s", sources[rows[place]], outcomes[place])
-            watcher.advance(len(rows), int((~readable).sum()))
-            yield {_name(view): vectors}
-
-    form = np.dtype(np.float32), (len(sources), extractor.dimension)
-    for view in missing:
-        write_arrays(folder, {_name(view): form}, blocks(view))
-    arrays = read_arrays(folder)
-    return [arrays[_name(view)] for view in range(config.views)]
+    def _shown(self, row: int, view: int) -> str | Photograph:
+        try:
+            photograph = self.photographs.read(row)
+        except PhotographError:
+            return self.sources[row]  # which fails likewise, and says so
+        if self.side is None and view == 0:
+            return photograph
+        square = None if self.side is None else (self.side, self.side)
+        shape = square or self.extractor.shape(photograph)
+        return varied(photograph, shape, self.config, draw(self.seed, view, row))
 
 
 def _name(view: int) -> str:
     return f"view-{view:03d}"
 
 
-def _rows(outcomes: Sequence[Outcome], dimension: int) -> tuple[Vectors, Flags]:
-    """(n, dimension) features, zeros for what failed; and (n,) what did not."""
-    vectors = np.zeros((len(outcomes), dimension), np.float32)
+def _rows(outcomes: Sequence[Outcome], shape: tuple[int, ...]) -> tuple[Vectors, Flags]:
+    """(n, *shape) features, zeros for what failed; and (n,) what did not."""
+    vectors = np.zeros((len(outcomes), *shape), np.float32)
     readable = np.array([not isinstance(one, PhotographError) for one in outcomes], np.bool_)
     for row, one in enumerate(outcomes):
         if not isinstance(one, PhotographError):
@@ -211,4 +260,4 @@ def described(extractor: TrainedExtractor, sources: Sequence[str]) -> tuple[Vect
     windows = [sources[start : start + WINDOW] for start in range(0, len(sources), WINDOW)]
     with at_rest(extractor.network):
         outcomes = [one for window in extract(windows, extractor) for one in window]
-    return _rows(outcomes, extractor.dimension)
+    return _rows(outcomes, (extractor.dimension,))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from retrieval.errors import ConfigError, TrainingError
-from retrieval.extractors.network import Embedder
+from retrieval.extractors.network import Embedder, at_rest, set_trained
 from retrieval.extractors.trained import NETWORK, RECORD, TrainedConfig, build
 from retrieval.training.checkpoints import CHECKPOINTS, PHOTOGRAPHS
 from retrieval.training.watching import Epoch, Watcher
@@ -56,6 +56,9 @@ class Counted(Watcher):
         self.epochs.append(record)
 
 
+KEPT: dict[str, Any] = {**LAST, "views": 2}
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     return toy_table(tmp_path_factory.mktemp("toy"))
@@ -83,7 +86,7 @@ def test_every_head_learns_the_toy(
     assert epochs[record["best"] - 1]["gap"] == record["gap"]
 
 
-@pytest.mark.parametrize("changes", [{}, LAST], ids=["head", "last"])
+@pytest.mark.parametrize("changes", [{}, LAST, KEPT], ids=["head", "last", "kept"])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_a_training_that_was_cut_short_comes_to_the_same_bytes(
     changes: dict[str, Any], optimiser: str, table: pd.DataFrame, tmp_path: Path
@@ -117,7 +120,7 @@ def test_a_finished_training_is_not_done_again_and_another_config_begins_anew(
     assert "config.epochs changed" in caplog.text
     assert again["fingerprint"] != first["fingerprint"]
     # The views that were pooled are the same.
-    assert watcher.done == {"pooling": 0, "training": 2 * 24}
+    assert watcher.done == {"describing views": 0, "training": 2 * 24}
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -129,9 +132,10 @@ def parameters(folder: Path) -> dict[str, torch.Tensor]:
     [
         ({}, ()),
         (LAST, ("trunk.features.3.", "pooling.p")),
+        (KEPT, ("trunk.features.3.", "pooling.p")),
         ({"train": "all"}, ("trunk.", "pooling.p")),
     ],
-    ids=["head", "last", "all"],
+    ids=["head", "last", "kept", "all"],
 )
 def test_frozen_layers_do_not_move_nor_do_their_statistics(
     changes: dict[str, Any], moving: tuple[str, ...], table: pd.DataFrame, tmp_path: Path
@@ -189,11 +193,40 @@ def test_a_photograph_that_cannot_be_read_teaches_nothing(
 ) -> None:
     table = toy_table(tmp_path / "photographs")
     Path(table["source"].iloc[0]).write_bytes(b"no photograph")
-    for name, changes in (("head", {}), ("last", LAST)):
+    for name, changes in (("head", {}), ("last", LAST), ("kept", KEPT)):
         caplog.clear()
         record = train(toy_config(**changes, epochs=1, validation=0.2), table, tmp_path / name)
         assert np.isfinite(record["epochs"][0]["loss"])
         assert "teaches nothing" in caplog.text
+
+
+def test_what_is_frozen_sees_a_view_once(table: pd.DataFrame, tmp_path: Path) -> None:
+    watcher = Counted()
+    record = train(toy_config(**KEPT, epochs=12), table, tmp_path, watcher)
+    assert watcher.done["describing views"] == 2 * 32
+    assert record["epochs"][-1]["loss"] < 0.5 * record["epochs"][0]["loss"]
+    (view, _) = [np.load(path) for path in sorted((tmp_path / "views").rglob("view-*.npy"))]
+    # The map before the stage that learns, of the crops' side.
+    assert view.shape == (32, 24, 10, 10)
+
+
+@pytest.mark.parametrize("stages", [["features.3"], ["features.2", "features.3"]])
+def test_halfway_and_on_is_the_whole_way(stages: list[str]) -> None:
+    network = Embedder(toy_config().network, 0)
+    set_trained(network, "last", stages)
+    network.divide()
+    photographs = torch.randint(0, 256, (3, 64, 96, 3), dtype=torch.uint8)
+    with at_rest(network), torch.no_grad():
+        halfway = network.halfway(network.form.normalised(photographs))
+        torch.testing.assert_close(network(halfway), network(photographs))
+
+
+def test_stages_that_do_not_begin_at_one_place_are_refused() -> None:
+    network = Embedder(toy_config().network, 0)
+    # A branch within a block learns, and the sum behind it needs the other branch too.
+    set_trained(network, "last", ["features.3.block.1"])
+    with pytest.raises(ConfigError, match="begin in several places"):
+        network.divide()
 
 
 def test_a_loss_that_is_not_finite_ends_a_training(table: pd.DataFrame, tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ def toy_config(**changes: Any) -> TrainingConfig:
         "neck": {"dimension": 16},
     }
     values = {
-        "network": network, "size": 96, "crop": 64, "views": 2, "epochs": 4, "batch": 8,
+        "network": network, "size": 96, "crop": 80, "epochs": 4, "batch": 8,
         "validation": 0.3, "checkpoint_every": 1, "precision": "float32", "sanity_steps": 100,
     }  # fmt: skip
+    if changes.get("train", "head") == "head":
+        values["views"] = 2
     return TrainingConfig.model_validate({**values, **changes})
 
 
