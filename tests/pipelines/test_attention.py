@@ -68,3 +68,13 @@ def two_detectors() -> SystemConfig:
     part = "{extractor: {kind: aggregated, local: %s}}"
     parts = f"[{part % (DELF % 'null')}, {part % other}]"
     return load_config("rootsift-vlad", [f"extractor={{kind: combination, parts: {parts}}}"])
+
+
+def test_the_shipped_system_takes_one_file_for_both_its_networks(tmp_path: Path) -> None:
+    (tmp_path / "resnet50.safetensors").write_bytes(b"")
+    found = load_config("resnet50-delf").with_weights(tmp_path)
+    assert found.local is not None
+    for one in (found.extractor, found.local.detector):
+        assert one.model_dump()["weights"] == str(tmp_path / "resnet50.safetensors")
+    assert found.local.kept is not None
+    assert found.local.kept.features * (found.local.kept.dimension + 8) <= 20_000
