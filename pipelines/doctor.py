@@ -50,7 +50,13 @@ LIBRARIES: Final = (
     "mahotas",
 )
 # What pyproject.toml's extras bring: not having one is no fault.
-EXTRAS: Final = {"kornia": "learned", "poselib": "verification"}
+EXTRAS: Final = {
+    "kornia": "learned",
+    "optuna": "training",
+    "poselib": "verification",
+    "tensorboard": "training",
+    "timm": "timm",
+}
 PROBE_SECONDS: Final = 90.0
 GB: Final = 10**9
 WANTED_DISK: Final = 10 * GB
