@@ -33,7 +33,7 @@ from tests.photographs import blank, picture
 
 SMALL: dict[str, Any] = {
     "trunk": "resnet18", "layer": "layer2", "weights": "none", "size": 128, "scales": (0.7, 1.0),
-    "keypoints": 60, "precision": "float32",
+    "keypoints": 60, "overlap": 0.8, "precision": "float32",
 }  # fmt: skip
 
 
