@@ -225,6 +225,25 @@ def evaluate(
 
 
 @app.command()
+def score(
+    submission: Annotated[Path, typer.Argument(help="CSV of id,landmarks or id,images.")],
+    solution: Annotated[
+        Path, typer.Argument(help="Official solution: id,landmarks,Usage or id,images,Usage.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+) -> None:
+    """Score a submission to the Google Landmarks challenges: GAP and top-1, or mAP@100."""
+    from pipelines.score import score_table
+    from retrieval.evaluation.submissions import score_submission
+
+    found = score_submission(submission, solution)
+    if as_json:
+        typer.echo(json.dumps({"kind": found.kind, **found.figures}, indent=2))
+    else:
+        console.print(score_table(found))
+
+
+@app.command()
 def classify(
     csv: Annotated[Path, typer.Argument(help="CSV of id,url; or a URL or path a line.")],
     out: Annotated[Path, typer.Option(help="Predictions CSV.")] = Path("predictions.csv"),

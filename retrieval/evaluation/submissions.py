@@ -1,0 +1,265 @@
+"""Submissions to the Google Landmarks challenges, scored against the official solution files.
+
+What is read, refused and rated follows the challenges' own code (the DELF library of
+tensorflow/models, ``google_landmarks_dataset``), cell by cell:
+
+- a recognition solution has the columns ``id,landmarks,Usage``, a retrieval solution
+  ``id,images,Usage``; ids in a cell are separated by blanks. An empty cell or ``None`` is a
+  photograph of no landmark;
+- ``Usage`` is Public or Private, which are rated apart, or Ignored: such a photograph is no query,
+  and what a submission says of it is not looked at;
+- a submission has ``id,landmarks`` with cells of exactly "<landmark> <score>", or ``id,images``
+  with ids, best first. An empty cell or ``None`` is no answer, and so is a query that is not there;
+- an answer to an id that the solution does not have is refused, an empty cell for one is not.
+
+Landmark ids are compared as they are written. A retrieval query whose solution is ``None`` is
+answered right by ``None`` alone, as the challenges' code has it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from retrieval.errors import TableError
+from retrieval.evaluation.metrics import (
+    Truth,
+    first_occurrences,
+    global_average_precision,
+    mean_average_precision,
+    top_k_accuracy,
+)
+
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Kind = Literal["recognition", "retrieval"]
+
+COLUMN: Final[dict[Kind, str]] = {"recognition": "landmarks", "retrieval": "images"}
+USAGES: Final = ("Public", "Private")
+IGNORED: Final = "Ignored"
+NONE: Final = "None"
+RANKED: Final = 100
+"""Answers to a retrieval query that count."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The q queries of a solution file, Ignored ones left out.
+
+    Attributes:
+        kind: of the challenge.
+        queries: (q,) ids.
+        usage: (q,) one of :data:`USAGES`.
+        cells: q lists of the landmarks, or of the photographs, that are right.
+        ignored: ids that are no queries.
+    """
+
+    kind: Kind
+    queries: pd.Index[str]
+    usage: NDArray[np.object_]
+    cells: Sequence[Sequence[str]]
+    ignored: pd.Index[str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The figures of a submission.
+
+    Attributes:
+        kind: of the challenge.
+        figures: for Public, Private and both ("all"), those that have queries: ``queries``, and
+            ``with_landmark``, ``answered``, ``gap`` and ``top1``, or ``answered`` and ``map100``;
+            a figure is None where no query of that part shows a landmark.
+    """
+
+    kind: Kind
+    figures: dict[str, dict[str, float | None]]
+
+
+def score_submission(submission: Path, solution: Path) -> Score:
+    """Rate a submission file by a solution file, both CSVs with a header.
+
+    Raises:
+        TableError: naming file and row; or no query of the solution shows a landmark.
+    """
+    known = read_solution(solution)
+    table = _read(submission, ("id", COLUMN[known.kind]))
+    answers = _answers_of_queries(table, submission, known)
+    rate = _recognition if known.kind == "recognition" else _retrieval
+    return Score(known.kind, rate(answers, submission, known))
+
+
+def read_solution(path: Path) -> Solution:
+    """Read a solution file; its columns tell the challenge.
+
+    Raises:
+        TableError: naming file and row; or no query shows a landmark.
+    """
+    table = _read(path, ("id", "Usage"))
+    kinds = [kind for kind, column in COLUMN.items() if column in table]
+    if len(kinds) != 1:
+        raise TableError(f"{path}: no solution: needs id,landmarks,Usage or id,images,Usage")
+    _refuse(path, table, ~table["Usage"].isin([*USAGES, IGNORED]),
+            "Usage is {Usage!r}: Public, Private or Ignored")  # fmt: skip
+    ignored = table["Usage"] == IGNORED
+    asked = table[~ignored]
+    kind = kinds[0]
+    cells = [[] if cell in ("", NONE) else cell.split() for cell in asked[COLUMN[kind]].str.strip()]
+    if not any(cells):
+        raise TableError(
+            f"{path}: no Public or Private photograph shows a landmark: there is nothing to score"
+        )
+    return Solution(
+        kind,
+        pd.Index(asked["id"]),
+        asked["Usage"].to_numpy(dtype=object),
+        cells,
+        pd.Index(table.loc[ignored, "id"]),
+    )
+
+
+def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A CSV's cells as they stand, with ``row``, the line of each; ids are there, and unique."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, [])
+            missing = [column for column in columns if column not in header]
+            if missing:
+                raise TableError(f"{path}, row 1: no column {missing[0]} among {','.join(header)}")
+            # Flat, since Python's collector would look a hundred thousand lists over and over.
+            flat: list[str] = []
+            lines: list[int] = []
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    raise TableError(
+                        f"{path}, row {reader.line_num}: {len(cells)} cells where the header has"
+                        f" {len(header)} ({','.join(header)})"
+                    )
+                if cells:
+                    flat += cells
+                    lines.append(reader.line_num)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    cells_of_rows = np.array(flat, dtype=object).reshape(len(lines), len(header))
+    table = pd.DataFrame(cells_of_rows, columns=header).assign(row=lines)
+    _refuse(path, table, table["id"] == "", "the id is empty")
+    _refuse(path, table, table["id"].duplicated(), "id {id!r} stands further up already")
+    return table
+
+
+def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series[bool], why: str) -> None:
+    """Raise TableError for the first wrong row, with its cells set into ``why``."""
+    if wrong.any():
+        first = table[wrong].iloc[0]
+        more = f" ({wrong.sum()} such rows)" if wrong.sum() > 1 else ""
+        raise TableError(f"{path}, row {first['row']}: {why.format_map(first.to_dict())}{more}")
+
+
+def _answers_of_queries(table: pd.DataFrame, path: Path, solution: Solution) -> pd.DataFrame:
+    """The rows that answer a query: ``row``, ``id``, ``cell`` and the query's place, ``query``."""
+    answers = table[["row", "id"]].assign(cell=table[COLUMN[solution.kind]])
+    answers = answers[~answers["id"].isin(solution.ignored)]
+    # None answers a query of no relevant photographs, but says nothing of a landmark.
+    blank = {""} if solution.kind == "retrieval" else {"", NONE}
+    answers = answers[~answers["cell"].str.strip().isin(blank)]
+    answers = answers.assign(query=solution.queries.get_indexer(pd.Index(answers["id"])))
+    _refuse(path, answers, answers["query"] < 0, "id {id!r} is not in the solution")
+    return answers
+
+
+def _recognition(
+    answers: pd.DataFrame, path: Path, solution: Solution
+) -> dict[str, dict[str, float | None]]:
+    # One blank may stand at the end.
+    split = [cell.removesuffix(" ").partition(" ") for cell in answers["cell"]]
+    wrong = [not name or not score or " " in score for name, _, score in split]
+    _refuse(path, answers, pd.Series(wrong, answers.index, dtype=bool),
+            "{cell!r} is not an answer: exactly '<landmark> <score>', or empty")  # fmt: skip
+    scores = np.array([_number(score) for *_, score in split], dtype=np.float64)
+    finite = pd.Series(np.isfinite(scores), answers.index, dtype=bool)
+    _refuse(path, answers, ~finite, "the score of {cell!r} is not a finite number")
+    codes, truth = _coded([name for name, *_ in split], solution.cells)
+    predicted = np.full(truth.count, -1, np.int64)
+    confidence = np.full(truth.count, -np.inf)
+    predicted[answers["query"]] = codes
+    confidence[answers["query"]] = scores
+
+    def figures(rows: Flags) -> dict[str, float | None]:
+        part = _part(truth, rows)
+        ids = solution.queries[rows].tolist()
+        shown = int(part.has_landmark.sum())
+        gap = global_average_precision(ids, predicted[rows], confidence[rows], part)
+        return {
+            "queries": part.count,
+            "with_landmark": shown,
+            "answered": int((predicted[rows] >= 0).sum()),
+            "gap": gap if shown else None,
+            "top1": top_k_accuracy(predicted[rows, None], part, 1) if shown else None,
+        }
+
+    return _by_usage(solution, figures)
+
+
+def _retrieval(
+    answers: pd.DataFrame, path: Path, solution: Solution
+) -> dict[str, dict[str, float | None]]:
+    ranked = [cell.split()[:RANKED] for cell in answers["cell"]]
+    sizes = np.array([len(row) for row in ranked], dtype=np.int64)
+    flat = [one for row in ranked for one in row]
+    codes, truth = _coded(flat, [cell or [NONE] for cell in solution.cells])
+    results = np.full((truth.count, RANKED), -1, np.int64)
+    places = np.arange(len(flat)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    results[np.repeat(answers["query"].to_numpy(), sizes), places] = codes
+    hits = truth.holds(results) & first_occurrences(results)
+    relevant = np.bincount(truth.photographs, minlength=truth.count)
+    answered = results[:, 0] >= 0
+
+    def figures(rows: Flags) -> dict[str, float | None]:
+        return {
+            "queries": int(rows.sum()),
+            "answered": int(answered[rows].sum()),
+            "map100": mean_average_precision(hits[rows], relevant[rows], RANKED),
+        }
+
+    return _by_usage(solution, figures)
+
+
+def _by_usage(
+    solution: Solution, figures: Callable[[Flags], dict[str, float | None]]
+) -> dict[str, dict[str, float | None]]:
+    """The figures of Public and of Private queries where there are any, and of all."""
+    parts = {usage: solution.usage == usage for usage in USAGES}
+    parts["all"] = np.ones(len(solution.usage), np.bool_)
+    return {name: figures(rows) for name, rows in parts.items() if rows.any()}
+
+
+def _coded(answers: Sequence[str], cells: Sequence[Sequence[str]]) -> tuple[Integers, Truth]:
+    """Integers for the ids of answers, and the truth in the same integers."""
+    sizes = [len(cell) for cell in cells]
+    flat = [*answers, *(one for cell in cells for one in cell)]
+    codes = pd.factorize(np.array(flat, dtype=object))[0].astype(np.int64)
+    photographs = np.repeat(np.arange(len(cells)), sizes)
+    return codes[: len(answers)], Truth(len(cells), photographs, codes[len(answers) :])
+
+
+def _part(truth: Truth, rows: Flags) -> Truth:
+    """The truth of some photographs, numbered anew."""
+    kept = rows[truth.photographs]
+    places = np.cumsum(rows) - 1
+    return Truth(int(rows.sum()), places[truth.photographs[kept]], truth.landmarks[kept])
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
