@@ -82,3 +82,19 @@ def holidays_map(numbers: Sequence[int], rankings: dict[int, list[int]]) -> floa
             hits = [one in group for one in others]
             found.append(trapezoidal_average_precision(hits, len(group)))
     return sum(found) / len(found)
+
+
+def revisited(
+    sought: set[int], passed: set[int], ranking: Sequence[int], cuts: Sequence[int]
+) -> list[float] | None:
+    """One query's average precision, and its precision at cuts; None where nothing is sought."""
+    if not sought:
+        return None
+    left = [one for one in ranking if one >= 0 and one not in passed]
+    hits = [one in sought for one in left]
+    figures = [trapezoidal_average_precision(hits, len(sought))]
+    positions = [rank for rank, hit in enumerate(hits, start=1) if hit]
+    for cut in cuts:
+        top = min([*positions[-1:], cut]) if positions else cut
+        figures.append(sum(hits[:top]) / top)
+    return figures
