@@ -93,17 +93,27 @@ def global_average_precision(
     predicted, confidence = np.asarray(predicted, np.int64), np.asarray(confidence)
     if not len(ids) == len(predicted) == len(confidence) == truth.count:
         raise ValueError("ids, predictions, confidences and truth differ in length")
-    answered = np.flatnonzero(predicted >= 0)
-    if np.isnan(confidence[answered]).any():
-        raise ValueError("an answer's confidence is not a number")
+    order = by_confidence(ids, predicted, confidence)
     photographs = int(truth.has_landmark.sum())
     if not photographs:
         return 0.0
-    names = np.asarray(ids, dtype=str)[answered]
-    order = np.lexsort((predicted[answered], names, -confidence[answered].astype(np.float64)))
-    right = truth.holds(predicted)[answered][order]
+    right = truth.holds(predicted)[order]
     places = np.flatnonzero(right) + 1
     return float((np.arange(1, len(places) + 1) / places).sum() / photographs)
+
+
+def by_confidence(ids: Sequence[str], predicted: Integers, confidence: Reals) -> Integers:
+    """(a,) photographs with an answer, in the order in which GAP walks through them.
+
+    Raises:
+        ValueError: an answer's confidence is NaN.
+    """
+    answered = np.flatnonzero(np.asarray(predicted) >= 0)
+    surest = -np.asarray(confidence, np.float64)[answered]
+    if np.isnan(surest).any():
+        raise ValueError("an answer's confidence is not a number")
+    names = np.asarray(ids, dtype=str)[answered]
+    return answered[np.lexsort((predicted[answered], names, surest))]
 
 
 def top_k_accuracy(candidates: Integers, truth: Truth, k: int) -> float:
