@@ -10,6 +10,7 @@ has not seen: :class:`HeldOut`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
@@ -110,6 +111,40 @@ class Scores:
     def __len__(self) -> int:
         return len(self.candidates)
 
+    @classmethod
+    def blank(cls, count: int, width: int) -> Self:
+        """No candidate for any of so many queries, in arrays to be filled."""
+        return cls(
+            np.full((count, width), -1, np.int64), np.full((count, width), -np.inf, np.float32)
+        )
+
+    @classmethod
+    def top(cls, values: Vectors, count: int) -> Self:
+        """The best of (q, l) values of every landmark; equal ones in the landmarks' order.
+
+        A value of -inf is no candidate.
+        """
+        count = min(count, values.shape[1])
+        best = np.argpartition(-values, count - 1, axis=1)[:, :count]
+        best.sort(axis=1)
+        found = np.take_along_axis(values, best, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        found = np.take_along_axis(found, order, axis=1)
+        best = np.take_along_axis(best, order, axis=1)
+        return cls(np.where(np.isneginf(found), -1, best), found.astype(np.float32))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Self:
+        """Queries after queries, ranked as deep."""
+        return cls(
+            np.concatenate([part.candidates for part in parts]),
+            np.concatenate([part.values for part in parts]),
+        )
+
+    def at(self, queries: Flags | Integers) -> Scores:
+        """Those of some of the queries."""
+        return Scores(self.candidates[queries], self.values[queries])
+
     @property
     def best(self) -> Integers:
         """(q,) the first candidate, -1 for a query without one."""
@@ -160,6 +195,16 @@ class HeldOut:
         """(g,) whether the first candidate is the photograph's landmark."""
         correct: Flags = self.gallery.best == self.truth
         return correct
+
+    def at(self, gallery: Flags, bank: Flags) -> HeldOut:
+        """Those of some of the (g,) gallery and (b,) bank photographs."""
+        return HeldOut(
+            self.rows[gallery],
+            self.truth[gallery],
+            self.gallery.at(gallery),
+            self.bank_rows[bank],
+            self.bank.at(bank),
+        )
 
 
 class Classifier(Protocol):
@@ -224,9 +269,9 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
     counts = np.bincount(gallery.codes, minlength=len(gallery.landmarks))
     if (counts > 1).any():
         folds = min(folds, max(2, int(np.median(counts[counts > 1]))))
-    fold = _spread(gallery.codes, folds, rng)
+    fold = deal(gallery.codes, folds, rng)
     fold[counts[gallery.codes] < 2] = -1
-    bank_fold = _spread(np.zeros(len(gallery.bank), np.int64), folds, rng)
+    bank_fold = deal(np.zeros(len(gallery.bank), np.int64), folds, rng)
     if gallery.unseen is not None:
         fold[~gallery.unseen] = -1
     if gallery.bank_unseen is not None:
@@ -238,17 +283,17 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
     return Folds(rows, fold[rows], bank_rows, bank_fold[bank_rows])
 
 
-def _spread(codes: Integers, folds: int, rng: np.random.Generator) -> Integers:
+def deal(codes: Integers, folds: int, rng: np.random.Generator) -> Integers:
     """(n,) a fold for each row: each code's rows, shuffled, are dealt out from a random start."""
     order = rng.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
     ordered = codes[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))
     lengths = np.diff(starts, append=len(ordered))
-    deal = np.arange(len(ordered)) - np.repeat(starts, lengths)
-    deal += np.repeat(rng.integers(folds, size=len(starts)), lengths)
+    turn = np.arange(len(ordered)) - np.repeat(starts, lengths)
+    turn += np.repeat(rng.integers(folds, size=len(starts)), lengths)
     spread = np.empty(len(codes), np.int64)
-    spread[order] = deal % folds
+    spread[order] = turn % folds
     return spread
 
 
@@ -257,3 +302,12 @@ def _first(fold: Integers, limit: int, rng: np.random.Generator) -> Integers:
     rows = rng.permutation(len(fold))
     rows = rows[np.argsort(fold[rows], kind="stable")]
     return np.sort(rows[fold[rows] >= 0][:limit])
+
+
+def kept_rows(chosen: Folds, gallery: Gallery, fold: np.int64) -> tuple[Integers, Integers]:
+    """Rows of gallery and bank that what scores a fold is trained on."""
+    rows = np.setdiff1d(np.arange(len(gallery.codes)), chosen.rows[chosen.folds == fold])
+    bank_rows = np.setdiff1d(
+        np.arange(len(gallery.bank)), chosen.bank_rows[chosen.bank_folds == fold]
+    )
+    return rows, bank_rows

@@ -47,6 +47,7 @@ from retrieval.classifiers.base import (
     Integers,
     Scores,
     Vectors,
+    kept_rows,
     stratified_folds,
 )
 from retrieval.devices import cores
@@ -134,10 +135,11 @@ class SvmClassifier:
         """Scores of photographs by machines trained without them, one machine a fold."""
         chosen = stratified_folds(gallery, config.folds, config.held_out, seed)
         width = min(config.candidates, len(gallery.landmarks))
-        scores, bank_scores = _blank(len(chosen.rows), width), _blank(len(chosen.bank_rows), width)
+        scores = Scores.blank(len(chosen.rows), width)
+        bank_scores = Scores.blank(len(chosen.bank_rows), width)
         near, bank_near = _verified_neighbours(config, gallery, chosen)
         for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
-            kept = _kept(chosen, gallery, fold)
+            kept = kept_rows(chosen, gallery, fold)
             fitted = cls(config, *_train(config, gallery, *kept, seed), gallery.codes)
             for part, own, descriptors, found in (
                 (scores, chosen.folds == fold, gallery.vectors[chosen.rows], near),
@@ -194,7 +196,7 @@ class SvmClassifier:
 
     def _rank(self, queries: Vectors, neighbours: Neighbours | None) -> Scores:
         width = min(self.config.candidates, len(self.weights) - 1)
-        scores = _blank(len(queries), width)
+        scores = Scores.blank(len(queries), width)
         step = max(1, MARGINS // len(self.weights))
         for start in range(0, len(queries), step):
             here = slice(start, start + step)
@@ -204,13 +206,10 @@ class SvmClassifier:
                 landmarks = landmarks + self._gained(
                     neighbours.rows[here], neighbours.bonus[here], landmarks.shape
                 )
-            top = np.argpartition(-landmarks, width - 1, axis=1)[:, :width]
-            top.sort(axis=1)  # so that equal margins keep the landmarks' order
-            best = np.take_along_axis(landmarks, top, axis=1)
-            order = np.argsort(-best, axis=1, kind="stable")
-            best = np.take_along_axis(best, order, axis=1)
-            scores.candidates[here] = np.take_along_axis(top, order, axis=1)
-            scores.values[here] = contrast(best, bank, self.config.temperature)
+            top = Scores.top(landmarks, width)
+            against = np.stack([bank, np.full_like(bank, -1.0)], axis=1)
+            scores.candidates[here] = top.candidates
+            scores.values[here] = contrast(top.values, against, self.config.temperature)
         scores.candidates[np.isneginf(scores.values)] = -1
         return scores
 
@@ -228,19 +227,21 @@ def _verified_neighbours(
     )
 
 
-def contrast(margins: Vectors, bank: Vectors, temperature: float) -> Vectors:
+def contrast(margins: Vectors, against: NDArray[Any], temperature: float) -> Vectors:
     """Margins against a soft maximum of their rivals; see :meth:`SvmClassifier.scores`.
 
     Args:
         margins: (q, c) the best landmarks' margins, falling; -inf where there is none.
-        bank: (q,) the bank's; -inf without a bank.
+        against: (q, r) further rivals, at least one of them finite.
         temperature: the smaller, the more the strongest rival alone counts.
 
     Returns:
         (q, c) float32, falling.
     """
-    against = np.stack([bank.astype(np.float64), np.full(len(bank), -1.0)], axis=1)
-    everything = np.concatenate([margins.astype(np.float64), against], axis=1) / temperature
+    everything = (
+        np.concatenate([margins.astype(np.float64), against.astype(np.float64)], axis=1)
+        / temperature
+    )
     everything -= everything.max(axis=1, keepdims=True)
     odds = np.exp(everything)
     own = odds[:, : margins.shape[1]]
@@ -249,21 +250,6 @@ def contrast(margins: Vectors, bank: Vectors, temperature: float) -> Vectors:
         values = temperature * (everything[:, : margins.shape[1]] - np.log(rivals))
     contrasted: Vectors = values.astype(np.float32)
     return contrasted
-
-
-def _blank(count: int, width: int) -> Scores:
-    return Scores(
-        np.full((count, width), -1, np.int64), np.full((count, width), -np.inf, np.float32)
-    )
-
-
-def _kept(chosen: Folds, gallery: Gallery, fold: np.int64) -> tuple[Integers, Integers]:
-    """Rows of gallery and bank that a fold's machine is trained on."""
-    rows = np.setdiff1d(np.arange(len(gallery.codes)), chosen.rows[chosen.folds == fold])
-    bank_rows = np.setdiff1d(
-        np.arange(len(gallery.bank)), chosen.bank_rows[chosen.bank_folds == fold]
-    )
-    return rows, bank_rows
 
 
 def _train(

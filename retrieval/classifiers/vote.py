@@ -166,10 +166,7 @@ class VoteClassifier:
             )
             for start in range(0, max(len(found.rows), 1), step)
         ]
-        return Scores(
-            np.concatenate([part.candidates for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
+        return Scores.joined(parts)
 
     def _vote_block(
         self, rows: Integers, similarities: Vectors, corrections: Vectors, own: Vectors
@@ -220,6 +217,13 @@ class Groups:
             return np.zeros(0)
         sums: NDArray[np.float64] = np.add.reduceat(np.take(values, self.order), self.starts)
         return sums
+
+    def most(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(g,) largest of (q, k) values."""
+        if not len(self.starts):
+            return np.zeros(0)
+        most: NDArray[np.float64] = np.maximum.reduceat(np.take(values, self.order), self.starts)
+        return most
 
     def largest(self, similarities: Vectors) -> Vectors:
         """(g,) largest of (q, k) similarities, which fall along a row."""

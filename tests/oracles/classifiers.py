@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,3 +55,25 @@ def contrast(margins: Sequence[float], bank: float, temperature: float) -> list[
 
 def accepted_gain(confidence: Sequence[float], gain: Sequence[float], threshold: float) -> float:
     return sum(g for c, g in zip(confidence, gain, strict=True) if c >= threshold)
+
+
+def fusion(
+    rankings: Sequence[dict[int, float]], learnt: dict[str, Any], count: int
+) -> list[tuple[int, float]]:
+    """Landmarks and the log-odds of a softmax over strengths and none, best first."""
+    strengths = {}
+    for code in sorted({one for ranking in rankings for one in ranking if one >= 0}):
+        strength = learnt["offset"]
+        for member, ranking in enumerate(rankings):
+            odds = learnt["floors"][member]
+            if code in ranking:
+                value = learnt["slopes"][member] * ranking[code] + learnt["offsets"][member]
+                odds = max(odds, value)
+            strength += learnt["weights"][member] * odds
+        strengths[code] = strength
+    best = sorted(strengths.items(), key=lambda one: -one[1])[:count]
+    values = []
+    for code, strength in best:
+        rivals = [0.0, *(other for rival, other in best if rival != code)]
+        values.append((code, strength - math.log(sum(math.exp(one) for one in rivals))))
+    return values

@@ -128,18 +128,16 @@ def test_contrast_is_the_margin_against_its_rivals(
     margins: list[float], bank: float, temperature: float
 ) -> None:
     margins = sorted(margins, reverse=True)
-    values = svm.contrast(
-        np.array([margins], np.float32), np.array([bank], np.float32), temperature
-    )
+    values = svm.contrast(np.array([margins], np.float32), np.array([[bank, -1.0]]), temperature)
     assert values[0] == pytest.approx(slow.contrast(margins, bank, temperature), abs=1e-3)
     assert (np.diff(values[0]) <= 1e-6).all()
 
 
 def test_the_more_like_the_bank_the_less_confident() -> None:
     margins = np.full((2, 1), 0.5, np.float32)
-    values = svm.contrast(margins, np.array([-1.0, 0.5], np.float32), 0.5)
+    values = svm.contrast(margins, np.array([[-1.0, -1.0], [0.5, -1.0]]), 0.5)
     assert values[0, 0] > values[1, 0]
-    without = svm.contrast(margins, np.full(2, -np.inf, np.float32), 0.5)
+    without = svm.contrast(margins, np.array([[-np.inf, -1.0]] * 2), 0.5)
     assert (without[0] == 1.5).all()
 
 

@@ -1,0 +1,291 @@
+"""Several classifiers' scores made one, by weights learnt on photographs that none has seen.
+
+Each member's values become log-odds by a Platt curve through its held-out candidates, right ones
+and wrong ones; a landmark that a member does not rank has the lowest log-odds that the member's
+held-out candidates commonly have. A landmark's strength is the weighted sum of its members'
+log-odds and an offset, and its probability is that of a softmax over the strengths of all
+candidates and a strength of zero, for none of them: McFadden's conditional logit ("Conditional
+logit analysis of qualitative choice behavior", 1974). Weights, never negative, and offset maximise
+the likelihood of the held-out photographs' landmarks, and of none for the bank's.
+
+Held-out scores of the ensemble are cross-fitted: the photographs are dealt into parts, and each
+part is scored by curves and weights learnt on the others.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, field_validator
+from scipy.optimize import minimize
+
+from retrieval.classifiers.base import (
+    Classifier,
+    Gallery,
+    HeldOut,
+    Scores,
+    Vectors,
+    deal,
+)
+from retrieval.classifiers.calibration import Platt
+from retrieval.classifiers.members import MemberConfig, fit_member, load_member, member_held_out
+from retrieval.classifiers.svm import contrast
+from retrieval.classifiers.vote import Groups
+from retrieval.errors import RunError
+from retrieval.extractors.base import StrictModel
+from retrieval.extractors.descriptors import Descriptors
+from retrieval.index.faiss_index import Neighbours
+from retrieval.index.store import read_json, write_json
+
+FILE: Final = "ensemble.json"
+PARTS: Final = 5
+"""Parts that the held-out photographs are dealt into for cross-fitting."""
+FLOOR: Final = 0.05
+"""Share of a member's wrong held-out candidates whose log-odds lie below its floor."""
+
+Reals = NDArray[np.float64]
+
+
+class EnsembleConfig(StrictModel):
+    """Members, and how their weights are learnt.
+
+    Attributes:
+        members: by name; each is fitted as it would be alone.
+        candidates: landmarks taken of each member, and ranked for a photograph.
+        penalty: of the squared distance of the weights from equal ones, which sum to one; as
+            many photographs' log-likelihood.
+    """
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: dict[str, MemberConfig]
+    candidates: int = Field(default=10, ge=1)
+    penalty: float = Field(default=30.0, ge=0.0)
+
+    @field_validator("members")
+    @classmethod
+    def _several(cls, members: dict[str, MemberConfig]) -> dict[str, MemberConfig]:
+        if not members:
+            raise ValueError("name at least one")
+        return members
+
+    @property
+    def k(self) -> int:
+        """The most neighbours that a member looks at."""
+        return max(getattr(one, "k", 1) for one in self.members.values())
+
+
+class Fusion(StrictModel):
+    """What is learnt: a Platt curve's slope and offset, a floor and a weight a member."""
+
+    slopes: list[float]
+    offsets: list[float]
+    floors: list[float]
+    weights: list[float]
+    offset: float
+
+    @classmethod
+    def fit(cls, held: Sequence[HeldOut], config: EnsembleConfig) -> Fusion:
+        """Learn from the members' held-out scores of the same photographs.
+
+        Without a right candidate, or a wrong one, the members count alike.
+        """
+        curves = [_curve(one, config.candidates) for one in held]
+        equal = 1.0 / len(held)
+        fusion = cls(
+            slopes=[platt.slope for platt, _ in curves],
+            offsets=[platt.offset for platt, _ in curves],
+            floors=[floor for _, floor in curves],
+            weights=[equal] * len(held),
+            offset=0.0,
+        )
+        truth = np.concatenate([held[0].truth, np.full(len(held[0].bank_rows), -1)])
+        groups, odds = fusion.gathered([_joined(one) for one in held], config.candidates)
+        right = groups.code == truth[groups.query]
+        if right.all() or not right.any():
+            return fusion
+        counts = len(held[0].rows), len(held[0].bank_rows)
+        # Gallery and bank count alike, however many there are of each.
+        weights = np.repeat([len(truth) / max(n, 1) / 2 for n in counts], counts)
+        weights, offset = _likeliest(groups, odds, right, weights, config.penalty)
+        return fusion.model_copy(update={"weights": weights.tolist(), "offset": offset})
+
+    def gathered(self, scores: Sequence[Scores], candidates: int) -> tuple[Groups, Reals]:
+        """The (g, m) log-odds by each of m members of the landmarks that any of them ranks."""
+        parts = [one.candidates[:, :candidates] for one in scores]
+        groups = Groups.gather(np.concatenate(parts, axis=1))
+        odds = np.empty((len(groups.starts), len(parts)))
+        start = 0
+        for member, (part, one) in enumerate(zip(parts, scores, strict=True)):
+            floor = self.floors[member]
+            found = np.full(groups.shape, -np.inf)
+            values = one.values[:, :candidates].astype(np.float64)
+            found[:, start : start + part.shape[1]] = np.maximum(
+                self.slopes[member] * values + self.offsets[member], floor
+            )
+            odds[:, member] = np.maximum(groups.most(found), floor)
+            start += part.shape[1]
+        return groups, odds
+
+    def fused(self, scores: Sequence[Scores], candidates: int) -> Scores:
+        """One ranking of the members' rankings of the same photographs."""
+        groups, odds = self.gathered(scores, candidates)
+        strengths = odds @ np.array(self.weights) + self.offset
+        ranked = groups.ranked(strengths.astype(np.float32), odds.max(axis=1, initial=-np.inf))
+        best = Scores(ranked.candidates[:, :candidates], ranked.values[:, :candidates])
+        return Scores(best.candidates, contrast(best.values, np.zeros((len(best), 1)), 1.0))
+
+
+class _Saved(StrictModel):
+    """What ensemble.json holds; its keys are sorted, what was learnt goes by ``order``."""
+
+    order: list[str]
+    config: EnsembleConfig
+    fusion: Fusion
+
+
+@dataclass(frozen=True)
+class EnsembleClassifier:
+    """A fitted ensemble.
+
+    Attributes:
+        config: its constants.
+        members: fitted, by name, in the config's order.
+        fusion: what makes one ranking of theirs.
+    """
+
+    kind: ClassVar[str] = "ensemble"
+    config: EnsembleConfig
+    members: Mapping[str, Classifier]
+    fusion: Fusion
+
+    @property
+    def neighbours(self) -> int:
+        return max(one.neighbours for one in self.members.values())
+
+    @classmethod
+    def fit(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> Self:
+        """Fit the members, and learn their weights on what they hold out."""
+        members = {name: fit_member(one, gallery, seed) for name, one in config.members.items()}
+        return cls(config, members, Fusion.fit(_held(config, gallery, seed), config))
+
+    @classmethod
+    def held_out(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
+        """Cross-fitted scores of the photographs that every member holds out."""
+        held = _held(config, gallery, seed)
+        rng = np.random.default_rng(seed)
+        first = held[0]
+        parts = deal(first.truth, PARTS, rng)
+        bank_parts = deal(np.zeros(len(first.bank_rows), np.int64), PARTS, rng)
+        width = min(config.candidates, sum(one.gallery.candidates.shape[1] for one in held))
+        scores, bank = Scores.blank(len(parts), width), Scores.blank(len(bank_parts), width)
+        for part in range(PARTS):
+            own, bank_own = parts == part, bank_parts == part
+            fusion = Fusion.fit([one.at(~own, ~bank_own) for one in held], config)
+            for into, chosen, of in (
+                (scores, own, [one.gallery.at(own) for one in held]),
+                (bank, bank_own, [one.bank.at(bank_own) for one in held]),
+            ):
+                fused = fusion.fused(of, config.candidates)
+                into.candidates[chosen], into.values[chosen] = fused.candidates, fused.values
+        return HeldOut(first.rows, first.truth, scores, first.bank_rows, bank)
+
+    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+        """Rank landmarks by strength; a candidate's value is the log-odds of its probability.
+
+        Args:
+            queries: q photographs.
+            neighbours: theirs, as many as any member looks at.
+
+        Returns:
+            at most ``candidates`` landmarks.
+        """
+        ranked = [one.scores(queries, neighbours) for one in self.members.values()]
+        return self.fusion.fused(ranked, self.config.candidates)
+
+    def save(self, folder: Path) -> None:
+        """Write ``ensemble.json``, and each member into a folder of its name."""
+        for name, one in self.members.items():
+            one.save(folder / name)
+        saved = _Saved(order=list(self.members), config=self.config, fusion=self.fusion)
+        write_json(folder / FILE, saved.model_dump())
+
+    @classmethod
+    def load(cls, folder: Path, gallery: Gallery) -> Self:
+        try:
+            saved = _Saved.model_validate(read_json(folder / FILE))
+        except ValidationError:
+            raise RunError(f"{folder / FILE} is damaged: fit the classifiers again") from None
+        members = saved.config.members
+        loaded = {name: load_member(members[name], folder / name, gallery) for name in saved.order}
+        return cls(saved.config, loaded, saved.fusion)
+
+
+def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
+    """The members' held-out scores of the photographs that all of them hold out."""
+    held = [member_held_out(one, gallery, seed) for one in config.members.values()]
+    rows = functools.reduce(np.intersect1d, [one.rows for one in held])
+    bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held])
+    return [one.at(np.isin(one.rows, rows), np.isin(one.bank_rows, bank_rows)) for one in held]
+
+
+def _joined(held: HeldOut) -> Scores:
+    """Scores of gallery photographs, then of bank photographs, which may rank fewer."""
+    width = max(held.gallery.candidates.shape[1], held.bank.candidates.shape[1])
+    both = Scores.blank(len(held.gallery) + len(held.bank), width)
+    for start, part in ((0, held.gallery), (len(held.gallery), held.bank)):
+        here = slice(start, start + len(part)), slice(part.candidates.shape[1])
+        both.candidates[here], both.values[here] = part.candidates, part.values
+    return both
+
+
+def _curve(held: HeldOut, candidates: int) -> tuple[Platt, float]:
+    """A member's curve, and its floor."""
+    scores = _joined(held)
+    truth = np.concatenate([held.truth, np.full(len(held.bank_rows), -1)])
+    found, values = scores.candidates[:, :candidates], scores.values[:, :candidates]
+    there = found >= 0
+    right = (found == truth[:, None])[there]
+    platt = Platt.fit(values[there], right, np.ones(int(there.sum())))
+    wrong = values[there][~right].astype(np.float64)
+    lowest = float(np.quantile(wrong, FLOOR)) if len(wrong) else 0.0
+    return platt, platt.slope * lowest + platt.offset
+
+
+def _likeliest(
+    groups: Groups, odds: Reals, right: NDArray[np.bool_], weights: Reals, penalty: float
+) -> tuple[Reals, float]:
+    """The members' weights and the offset that make the right landmarks likeliest.
+
+    Args:
+        groups: the g candidates of n photographs.
+        odds: (g, m) their log-odds.
+        right: (g,) whether each is right; a photograph without a right one shows none of them.
+        weights: (n,) of the photographs.
+        penalty: of the weights' distance from equal ones.
+    """
+    count, members = len(weights), odds.shape[1]
+    inputs = np.column_stack([odds, np.ones(len(odds))])
+    weight = weights[groups.query]
+    start = np.append(np.full(members, 1.0 / members), 0.0)
+
+    def loss(found: Reals) -> tuple[float, Reals]:
+        strengths = inputs @ found
+        highest = np.zeros(count)
+        np.maximum.at(highest, groups.query, strengths)
+        powers = np.exp(strengths - highest[groups.query])
+        total = np.bincount(groups.query, powers, count) + np.exp(-highest)
+        likely = powers / total[groups.query]
+        away = np.append(found[:-1] - start[:-1], 0.0)
+        value = weights @ (np.log(total) + highest) - weight[right] @ strengths[right]
+        slope = (weight * (likely - right)) @ inputs
+        return float(value + penalty * away @ away), slope + 2 * penalty * away
+
+    bounds = [(0.0, None)] * members + [(None, None)]
+    found: Any = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return found[:-1], float(found[-1])
