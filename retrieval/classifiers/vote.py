@@ -1,18 +1,20 @@
 """The nearest neighbours' vote, corrected by a bank of photographs without a landmark.
 
-A landmark's vote is the p-norm of its neighbours' similarities to the query, which many agreeing
-neighbours raise but which stays in the units of a similarity, so that corrections can be taken off
-it: the mean similarity of the voting rows to their nearest bank photographs (rows that resemble
-everything vote less), and the query's own (a query that resembles the bank is trusted less). The
-idea of lowering a score by the similarity to photographs without a landmark is Henkel and
-Singer's, "Supporting large-scale image recognition with out-of-domain samples", 2020, section 3.
+A landmark's vote is, unless another is asked for (:func:`weigh`), the p-norm of its neighbours'
+similarities to the query, which many agreeing neighbours raise but which stays in the units of a
+similarity, so that corrections can be taken off it: the mean similarity of the voting rows to
+their nearest bank photographs (rows that resemble everything vote less), and the query's own (a
+query that resembles the bank is trusted less). The idea of lowering a score by the similarity to
+photographs without a landmark is Henkel and Singer's, "Supporting large-scale image recognition
+with out-of-domain samples", 2020, section 3.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +43,60 @@ ROWS: Final = 1 << 10
 """Rows searched for in the bank at a time."""
 
 
+class MajorityVote(StrictModel):
+    """Every neighbour has one vote; the value is the share of the k."""
+
+    kind: Literal["majority"] = "majority"
+
+
+class WeightedVote(StrictModel):
+    """Every neighbour votes with its similarity; the value is their sum over k."""
+
+    kind: Literal["weighted"] = "weighted"
+
+
+class PoweredVote(StrictModel):
+    """The p-norm of the similarities: ``power`` 1 sums them, a large one takes the best alone."""
+
+    kind: Literal["powered"] = "powered"
+    power: float = Field(default=4.0, ge=1.0, le=20.0)
+
+
+class SoftmaxVote(StrictModel):
+    """Every neighbour has its share of a softmax over the k similarities."""
+
+    kind: Literal["softmax"] = "softmax"
+    temperature: float = Field(default=0.1, gt=0.0)
+
+
+class RankedVote(StrictModel):
+    """Every neighbour votes with the inverse of its rank, as a share of all these."""
+
+    kind: Literal["ranked"] = "ranked"
+
+
+class TopVote(StrictModel):
+    """The sum of a landmark's few largest similarities, over so many."""
+
+    kind: Literal["top"] = "top"
+    few: int = Field(default=3, ge=1)
+
+
+Vote = Annotated[
+    MajorityVote | WeightedVote | PoweredVote | SoftmaxVote | RankedVote | TopVote,
+    Field(discriminator="kind"),
+]
+
+
 class VoteConfig(StrictModel):
     """The vote's constants; defaults chosen on held-out gallery and bank photographs.
 
     Attributes:
         k: neighbours that vote. At most 2,047, since held-out search takes one more and FAISS
             stops at 2,048 on a GPU.
-        power: p of the p-norm; 1 sums similarities, a large one takes the best alone.
+        vote: how the neighbours' votes make a landmark's value.
+        counts: power of a landmark's photographs in the gallery, relative to the mean over
+            landmarks, that its value is divided by; 0 lets large landmarks outvote small ones.
         bank_neighbours: bank photographs that a correction is the mean similarity to.
         row_correction: how much of the voting rows' correction is taken off.
         query_correction: how much of the query's correction is taken off.
@@ -56,7 +105,8 @@ class VoteConfig(StrictModel):
 
     kind: Literal["knn"] = "knn"
     k: int = Field(default=50, ge=1, le=2047)
-    power: float = Field(default=4.0, ge=1.0, le=20.0)
+    vote: Vote = PoweredVote()
+    counts: float = Field(default=0.0, ge=0.0, le=1.0)
     bank_neighbours: int = Field(default=10, ge=1, le=2047)
     row_correction: float = Field(default=0.5, ge=0.0)
     query_correction: float = Field(default=1.5, ge=0.0)
@@ -168,17 +218,61 @@ class VoteClassifier:
         ]
         return Scores.joined(parts)
 
+    @functools.cached_property
+    def _sizes(self) -> NDArray[np.float64]:
+        """(l,) each landmark's photographs, relative to the mean of those that have any."""
+        sizes = np.bincount(self.codes)
+        relative: NDArray[np.float64] = sizes / sizes[sizes > 0].mean()
+        return relative
+
     def _vote_block(
         self, rows: Integers, similarities: Vectors, corrections: Vectors, own: Vectors
     ) -> Scores:
         groups = Groups.gather(np.where(rows >= 0, self.codes[rows], -1))
-        power = self.config.power
-        weights = np.maximum(similarities.astype(np.float64), 0.0) ** power
+        weights = weigh(self.config.vote, similarities, groups)
         total = groups.total(weights)
         penalty = groups.total(weights * corrections) / np.maximum(total, np.finfo(float).tiny)
-        values = total ** (1.0 / power) - self.config.row_correction * penalty
+        values = total
+        if isinstance(self.config.vote, PoweredVote):
+            values = total ** (1.0 / self.config.vote.power)
+        if self.config.counts:
+            values = values / self._sizes[groups.code] ** self.config.counts
+        values = values - self.config.row_correction * penalty
         values -= self.config.query_correction * own[groups.query].astype(np.float64)
         return groups.ranked(values.astype(np.float32), groups.largest(similarities))
+
+
+def weigh(vote: Vote, similarities: Vectors, groups: Groups) -> NDArray[np.float64]:
+    """What each neighbour's vote weighs; a landmark's value is their sum (powered: its root).
+
+    Args:
+        vote: its kind and constants.
+        similarities: (q, k) falling along a row, -inf where there is no neighbour.
+        groups: the same neighbours by landmark.
+
+    Returns:
+        (q, k), at least 0.
+    """
+    positive = np.maximum(similarities.astype(np.float64), 0.0)
+    there = ~np.isneginf(similarities)
+    if isinstance(vote, PoweredVote):
+        powered: NDArray[np.float64] = positive**vote.power
+        return powered
+    if isinstance(vote, TopVote):
+        return np.where(groups.places() < vote.few, positive, 0.0) / vote.few
+    if isinstance(vote, MajorityVote | WeightedVote):
+        count = np.maximum(there.sum(axis=1, keepdims=True), 1)
+        evenly: NDArray[np.float64] = (
+            there if isinstance(vote, MajorityVote) else positive
+        ) / count
+        return evenly
+    if isinstance(vote, RankedVote):
+        weights = there / np.arange(1.0, similarities.shape[1] + 1)
+    else:
+        nearest = np.where(there, similarities, -1.0).max(axis=1, keepdims=True, initial=-1.0)
+        weights = np.exp((similarities.astype(np.float64) - nearest) / vote.temperature)
+    shares: NDArray[np.float64] = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+    return shares
 
 
 @dataclass(frozen=True)
@@ -210,6 +304,13 @@ class Groups:
         new = (np.diff(query, prepend=-1) != 0) | (np.diff(code, prepend=-1) != 0)
         starts = np.flatnonzero(new)
         return cls((q, k), order, starts, query[starts], code[starts])
+
+    def places(self) -> Integers:
+        """(q, k) how many of its landmark stand before each neighbour; k for one without."""
+        places = np.full(self.shape[0] * self.shape[1], self.shape[1], np.int64)
+        lengths = np.diff(self.starts, append=len(self.order))
+        places[self.order] = np.arange(len(self.order)) - np.repeat(self.starts, lengths)
+        return places.reshape(self.shape)
 
     def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """(g,) sums of (q, k) values."""

@@ -22,26 +22,54 @@ def vote(
     bank: NDArray[np.float32],
     *,
     k: int,
-    power: float,
+    way: dict[str, Any],
+    counts: float,
     n: int,
     row_correction: float,
     query_correction: float,
 ) -> list[tuple[int, float]]:
     """Landmarks and their values, best first."""
     near = sorted(range(len(gallery)), key=lambda row: (-float(query @ gallery[row]), row))[:k]
+    k = min(k, len(near))
     values = []
     for code in sorted({codes[row] for row in near}):
         own = [row for row in near if codes[row] == code]
-        weights = [max(float(query @ gallery[row]), 0.0) ** power for row in own]
+        weights = [_weight(way, query, gallery, near, own, row) for row in own]
         corrections = [mean_of_nearest(gallery[row], bank, n) for row in own]
         total = sum(weights)
-        value = total ** (1 / power)
+        value = total ** (1 / way["power"]) if way["kind"] == "powered" else total
+        mean = len(codes) / len(set(codes))
+        value /= (list(codes).count(code) / mean) ** counts
         if total > 0:
             weighted = sum(w * c for w, c in zip(weights, corrections, strict=True))
             value -= row_correction * weighted / total
         value -= query_correction * mean_of_nearest(query, bank, n)
         values.append((code, value))
     return sorted(values, key=lambda one: -one[1])
+
+
+def _weight(
+    way: dict[str, Any],
+    query: NDArray[np.float32],
+    gallery: NDArray[np.float32],
+    near: list[int],
+    own: list[int],
+    row: int,
+) -> float:
+    similarity = float(query @ gallery[row])
+    if way["kind"] == "majority":
+        return 1 / len(near)
+    if way["kind"] == "weighted":
+        return max(similarity, 0.0) / len(near)
+    if way["kind"] == "powered":
+        return float(max(similarity, 0.0) ** way["power"])
+    if way["kind"] == "softmax":
+        powers = [math.exp(float(query @ gallery[one]) / way["temperature"]) for one in near]
+        return math.exp(similarity / way["temperature"]) / sum(powers)
+    if way["kind"] == "ranked":
+        return 1 / (near.index(row) + 1) / sum(1 / (i + 1) for i in range(len(near)))
+    assert way["kind"] == "top"
+    return max(similarity, 0.0) / way["few"] if own.index(row) < way["few"] else 0.0
 
 
 def contrast(margins: Sequence[float], bank: float, temperature: float) -> list[float]:

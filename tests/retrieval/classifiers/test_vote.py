@@ -12,13 +12,33 @@ from hypothesis import strategies as st
 
 from retrieval.classifiers import vote
 from retrieval.classifiers.base import Gallery, Scores
-from retrieval.classifiers.vote import VoteClassifier, VoteConfig
+from retrieval.classifiers.vote import (
+    MajorityVote,
+    PoweredVote,
+    RankedVote,
+    SoftmaxVote,
+    TopVote,
+    Vote,
+    VoteClassifier,
+    VoteConfig,
+    WeightedVote,
+)
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import Neighbours
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
-PLAIN = VoteConfig(k=3, power=1.0, row_correction=0.0, query_correction=0.0)
+SUM = PoweredVote(power=1.0)
+VOTES = [
+    MajorityVote(),
+    WeightedVote(),
+    SUM,
+    PoweredVote(power=2.5),
+    SoftmaxVote(temperature=0.2),
+    RankedVote(),
+    TopVote(few=2),
+]
+PLAIN = VoteConfig(k=3, vote=SUM, row_correction=0.0, query_correction=0.0)
 
 
 def answer(config: VoteConfig, gallery: Gallery, queries: np.ndarray) -> Scores:
@@ -37,7 +57,8 @@ def voted(codes: list[int], rows: list[list[int]], similarities: list[list[float
 @settings(max_examples=30)
 @given(
     st.integers(1, 12),
-    st.sampled_from([1.0, 2.5, 3.0]),
+    st.sampled_from(VOTES),
+    st.sampled_from([0.0, 0.5]),
     st.integers(1, 9),
     st.sampled_from([0.0, 0.5, 2.0]),
     st.sampled_from([0.0, 1.5]),
@@ -45,12 +66,18 @@ def voted(codes: list[int], rows: list[list[int]], similarities: list[list[float
     st.integers(0, 1000),
 )
 def test_vote_is_the_slow_one(
-    k: int, power: float, n: int, by_row: float, by_query: float, bank: int, seed: int
+    k: int, way: Vote, counts: float, n: int, by_row: float, by_query: float, bank: int, seed: int
 ) -> None:
     gallery = clusters(3, 3, bank, 1.0, seed, dimension=3)
+    gallery = replace(gallery, codes=np.array([0, 1, 1, 1, 1, 2, 2, 2, 2]))
     queries = unit(np.random.default_rng(seed + 1).standard_normal((4, 3)))
     config = VoteConfig(
-        k=k, power=power, bank_neighbours=n, row_correction=by_row, query_correction=by_query
+        k=k,
+        vote=way,
+        counts=counts,
+        bank_neighbours=n,
+        row_correction=by_row,
+        query_correction=by_query,
     )
     scores = answer(config, gallery, queries)
     assert scores.candidates.shape == scores.values.shape == (4, k)
@@ -62,7 +89,8 @@ def test_vote_is_the_slow_one(
                 gallery.codes.tolist(),
                 gallery.bank_vectors,
                 k=k,
-                power=power,
+                way=way.model_dump(),
+                counts=counts,
                 n=n,
                 row_correction=by_row,
                 query_correction=by_query,
@@ -149,7 +177,7 @@ def test_a_copy_in_the_gallery_is_no_photograph_of_itself() -> None:
     axes = np.eye(3, dtype=np.float32)
     # Rows 1 to 4 are copies; with k = 2 the search for row 4 may not even find itself.
     gallery = gallery_of(axes[[0, 1, 1, 1, 1, 0]], np.array([0, 1, 1, 1, 1, 0]))
-    held_out = VoteClassifier.held_out(VoteConfig(k=2, power=1.0), gallery)
+    held_out = VoteClassifier.held_out(VoteConfig(k=2, vote=SUM), gallery)
     assert held_out.correct.all()
     assert held_out.gallery.confidence.tolist() == [1.0, 2.0, 2.0, 2.0, 2.0, 1.0]
 
@@ -178,7 +206,7 @@ def test_held_out_photographs_are_bounded() -> None:
 
 def test_a_saved_vote_scores_alike(tmp_path: Path) -> None:
     gallery = clusters(3, 4, 5, 0.7)
-    config = VoteConfig(k=6, power=2.0, bank_neighbours=2)
+    config = VoteConfig(k=6, vote=TopVote(few=2), bank_neighbours=2)
     fitted = VoteClassifier.fit(config, gallery)
     fitted.save(tmp_path)
     loaded = VoteClassifier.load(tmp_path, gallery)
