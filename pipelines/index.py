@@ -35,7 +35,6 @@ from retrieval.devices import CPU, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor
-from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.companion import Companion
 from retrieval.extractors.describer import (
     Describer,
@@ -50,6 +49,7 @@ from retrieval.extractors.descriptors import KEPT, VECTORS, Descriptors, write_d
 from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
+from retrieval.extractors.whitening import taught_by
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
@@ -246,7 +246,7 @@ def _fitted_describer(
         extract_table(sample, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
     known = KnownFeatures(maker, store, positions)
     recipe = {**fields, "taught_by": store.digest}
-    if _learns_on_pairs(config):
+    if config.labels_teach:
         recipe["landmarks"] = fingerprint(sample["landmark"].tolist())
     note = run / "extractor" / "fitted.json"
     before = read_json(note) if note.exists() else None
@@ -263,11 +263,10 @@ def _fitted_describer(
         reason = next((str(one) for one in known.values() if isinstance(one, PhotographError)), "")
         raise TableError(f"fewer than two photographs could be read ({reason})")
     log.info("learning codebook and whitening from %d photographs", len(features))
-    labels = table["landmark"].iloc[known.good_positions]
-    describer = Describer.fit(
-        extractor, features, config.whitening, config.seed, companion,
-        labels.astype(object).where(labels.notna(), None).tolist(),
-    )  # fmt: skip
+    taught = table.iloc[known.good_positions]
+    told = taught["landmark"].notna() & taught_by(taught["id"])
+    labels = taught["landmark"].astype(object).where(told, None).tolist()
+    describer = Describer.fit(extractor, features, config.whitening, config.seed, companion, labels)
     # From here the run's index is another describer's.
     if (run / RUN).exists():
         write_json(run / RUN, {"finished": False})
@@ -303,13 +302,6 @@ def _describer_fields(
             "stored": config.search.stored,
         }
     return dict(json.loads(json.dumps(fields)))
-
-
-def _learns_on_pairs(config: SystemConfig) -> bool:
-    """Whether other labels would be another describer."""
-    parts = config.extractor.parts if isinstance(config.extractor, CombinationConfig) else ()
-    whitenings = [config.whitening, *(part.whitening for part in parts)]
-    return any(one is not None and one.learnt_on == "pairs" for one in whitenings)
 
 
 def _extractor_fields(config: SystemConfig) -> dict[str, Any]:

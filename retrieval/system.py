@@ -21,6 +21,7 @@ from retrieval.classifiers.rejection import Rejection
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.extractors.base import Extractor, Photograph, StrictModel, Vectors
+from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
 from retrieval.extractors.describer import Describer, complaints
 from retrieval.extractors.descriptors import VECTORS, Descriptors
@@ -30,7 +31,7 @@ from retrieval.extractors.local.features import LocalFeatures, no_features
 from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
 from retrieval.extractors.trained import TrainedConfig, own_network, resolved, trained_networks
 from retrieval.extractors.trunks import find_weights
-from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.extractors.whitening import WhiteningConfig, taught_by
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.inverted import InvertedFile
@@ -133,6 +134,13 @@ class SystemConfig(StrictModel):
         """The extractor's config, with the run's own network as its network."""
         extractor: ExtractorConfig = resolved(self.extractor, run / TRAINING)
         return extractor
+
+    @property
+    def labels_teach(self) -> bool:
+        """Whether a whitening learns from labels, so that other ones make other descriptors."""
+        parts = self.extractor.parts if isinstance(self.extractor, CombinationConfig) else ()
+        whitenings = [self.whitening, *(part.whitening for part in parts)]
+        return any(one is not None and one.learnt_on == "pairs" for one in whitenings)
 
     @property
     def neighbours(self) -> int:
@@ -460,14 +468,19 @@ def load_gallery(
 def _unseen(
     config: SystemConfig, folder: Path, rows: pd.DataFrame
 ) -> tuple[Flags | None, Flags | None]:
-    """Which rows of gallery and bank no trained network of the extractor was trained on."""
+    """Which rows of gallery and bank taught no network of the extractor, and no whitening on pairs;
+    ``None`` where nothing learns from labels."""
+    gallery: Flags | None = None
+    bank: Flags | None = None
     networks = trained_networks(config.extractor_in(folder))
-    if not networks:
-        return None, None
-    seen = {one for network in networks for one in seen_photographs(network)}
-    bank = pd.read_parquet(folder / BANK_ROWS)
-    gallery_unseen, bank_unseen = (~table["id"].isin(list(seen)) for table in (rows, bank))
-    return gallery_unseen.to_numpy(dtype=bool), bank_unseen.to_numpy(dtype=bool)
+    if networks:
+        seen = [one for network in networks for one in seen_photographs(network)]
+        tables = (rows, pd.read_parquet(folder / BANK_ROWS))
+        gallery, bank = (~table["id"].isin(seen).to_numpy(dtype=bool) for table in tables)
+    if config.labels_teach:
+        untaught = ~taught_by(rows["id"])
+        gallery = untaught if gallery is None else gallery & untaught
+    return gallery, bank
 
 
 def _require_whole(config: SystemConfig, gallery: Searcher, bank: Searcher | None) -> None:

@@ -9,11 +9,13 @@ Where landmarks are known, what differs between photographs of one landmark can 
 instead: Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation"
 (TPAMI 2019), section 3.4, after Mikolajczyk and Matas (ICCV 2007). The covariance of the
 differences within matching pairs is whitened, and the principal directions of all photographs in
-that space are kept.
+that space are kept, scaled by a power of their eigenvalues as above.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -43,10 +45,12 @@ class WhiteningConfig(StrictModel):
 
     Attributes:
         dimension: numbers kept; fewer if fewer photographs were seen.
-        power: exponent of the eigenvalues.
-        shrinkage: share of the mean eigenvalue mixed into each, 0 to 1, against overfitting.
-        learnt_on: whose eigenvalues those are: the covariance's of ``all`` photographs, or that of
-            the differences within ``pairs`` of one landmark's, each photograph counting alike.
+        power: exponent of the eigenvalues of all photographs' covariance; where pairs teach, of
+            the one after what differs within pairs was whitened (Radenović et al. have 0).
+        shrinkage: share of the mean eigenvalue mixed into each, 0 to 1, against overfitting; where
+            pairs teach, of the covariance of their differences.
+        learnt_on: ``all`` photographs alike, or besides by the differences within ``pairs`` of one
+            landmark's, each photograph counting alike.
     """
 
     dimension: int = Field(256, ge=1)
@@ -113,6 +117,16 @@ class Whitening:
         return cls(arrays["mean"], arrays["projection"])
 
 
+def taught_by(ids: Iterable[str]) -> NDArray[np.bool_]:
+    """(n,) which photographs' labels teach a whitening on pairs: four of five, told by their ids.
+
+    Among those that taught it a landmark's photographs lie nearer together than new ones do, so
+    thresholds and probabilities have to be fitted on the others.
+    """
+    digests = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in ids)
+    return np.array([digest[0] % 5 != 0 for digest in digests], dtype=bool)
+
+
 def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDArray[np.float64]:
     directions, eigenvalues = _varied_directions(centred, config.dimension, seed)
     average = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
@@ -139,9 +153,9 @@ def _learnt_on_pairs(
             f"whitening on pairs has {freedom} differences for {len(values)} directions: give it"
             " some whitening.shrinkage (0.1, say) or more photographs a landmark"
         )
-    alike = span @ (axes * softened**config.power)
-    turn, _ = _varied_directions((centred @ alike).astype(np.float32), config.dimension, seed)
-    return _settled(alike @ turn)
+    alike = span @ (axes * softened**-0.5)
+    turn, spread = _varied_directions((centred @ alike).astype(np.float32), config.dimension, seed)
+    return _settled(alike @ (turn * spread**config.power))
 
 
 def _from_landmark_means(

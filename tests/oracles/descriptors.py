@@ -117,8 +117,9 @@ def whiten_on_pairs(
     span = np.linalg.svd(centred, full_matrices=False)[2][: np.linalg.matrix_rank(centred)].T
     values, axes = np.linalg.eigh(span.T @ within @ span / freedom)
     softened = (1 - shrinkage) * values + shrinkage * values.mean()
-    alike = centred @ span @ axes * softened**power
-    projected = alike @ np.linalg.svd(alike, full_matrices=False)[2][:dimension].T
+    alike = centred @ span @ axes * softened**-0.5
+    _, spread, turn = np.linalg.svd(alike, full_matrices=False)
+    projected = alike @ turn[:dimension].T * (spread[:dimension] ** 2 / len(centred)) ** power
     return projected / np.linalg.norm(projected, axis=1, keepdims=True)
 
 

@@ -23,6 +23,7 @@ from pipelines.config import load_config
 from pipelines.index import add_photographs, build_run, remove_photographs
 from retrieval.errors import RunError, TableError
 from retrieval.extractors import describer as describing
+from retrieval.extractors.whitening import taught_by
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System, SystemConfig
@@ -161,6 +162,12 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     config, known = config_of("hog", *pairs), load_data_set(data)
     build_run(config, known, tmp_path, "cpu")
     learnt = (tmp_path / "whitening/whitening.safetensors").read_bytes()
+    # Thresholds are fitted on photographs that did not teach it.
+    system = System.load(tmp_path, "cpu")
+    unseen = system.gallery.unseen
+    assert unseen is not None
+    assert unseen.tolist() == (~taught_by(system.rows["id"])).tolist()
+    assert 0 < unseen.sum() < len(unseen) / 2
     swapped = known.gallery.copy()
     swapped["landmark"] = np.roll(swapped["landmark"], 1)
     with caplog.at_level(logging.INFO):
