@@ -201,6 +201,12 @@ def evaluate(
             help="Where the figures go; by default RUN/evaluation, data/evaluation for several."
         ),
     ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Tell precision for this share of landmark photographs too."
+        ),
+    ] = None,
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
@@ -216,10 +222,10 @@ def evaluate(
     csv = _test_csv(first.record, test, data)
     if len(folders) == 1:
         target = out or folders[0] / "evaluation"
-        figures = evaluate_run(first, csv, target)
+        figures = evaluate_run(first, csv, target, share)
     else:
         target = out or Path("data/evaluation")
-        figures = evaluate_runs(systems, csv, target)
+        figures = evaluate_runs(systems, csv, target, share)
     console.print(figures_table(figures))
     console.print(f"report: {target / 'report.html'}", highlight=False)
 

@@ -11,7 +11,7 @@ import io
 import logging
 import math
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pipelines.progress import progress_bar
+from pipelines.report.curves import per_landmark
 from pipelines.report.measured import (
     NO_LANDMARK,
     NOT_IN_GALLERY,
@@ -31,11 +32,16 @@ from pipelines.report.measured import (
 from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
 from retrieval.classifiers.base import Judgement
 from retrieval.errors import RunError, TableError
+from retrieval.evaluation.intervals import Difference, Outcomes, intervals
 from retrieval.evaluation.metrics import (
     Truth,
     average_precisions,
+    first_ranks,
     gallery_hits,
+    precision,
+    precision_at_share,
     recognition_metrics,
+    reliability,
 )
 from retrieval.extractors.describer import describe_table, read_described
 from retrieval.extractors.descriptors import Descriptors
@@ -51,6 +57,8 @@ log = logging.getLogger(__name__)
 BATCH: Final = 4096  # queries judged at once
 CANDIDATES: Final = 5  # kept of each answer
 RANKED: Final = 100  # gallery photographs that mAP@100 looks at
+DEEP: Final = 1000  # and those that mAP does
+RECALLS: Final = (1, 10, 100)
 WARNED: Final = 20  # rows named one by one before the rest is counted
 
 
@@ -121,6 +129,8 @@ def evaluate(
     config: str,
     bytes_per_image: float | None = None,
     conditions: Mapping[str, str | int | float] | None = None,
+    origins: Sequence[str] = (),
+    share: float | None = None,
     read: Reader = read_photograph,
     shown: int = 6,
 ) -> dict[str, Any]:
@@ -130,19 +140,22 @@ def evaluate(
         system: the loaded run.
         test: the image table that was asked for: id, source, landmark, row.
         store: the same rows described.
-        out: the folder for ``metrics.json``, ``predictions.csv``, ``submission.csv`` and
-            ``report.html``, each written whole or not at all.
+        out: the folder for ``metrics.json``, ``predictions.csv``, ``per_landmark.csv``,
+            ``submission.csv`` and ``report.html``, each written whole or not at all.
         config: the name of the system's config.
         bytes_per_image: what the index holds of a photograph; float32 descriptors unless said.
         conditions: more lines for the report's footer and ``metrics.json``: whitening, precision,
             machine and so on.
+        origins: where each row comes from, for figures by origin.
+        share: of landmark photographs, 0 to 1, for which precision is told too.
         read: how the report reads a photograph for its thumbnail.
         shown: examples of each kind in the report, at most.
 
     Returns:
-        What ``metrics.json`` holds: for each classifier its figures, and beside them
-        ``seconds_per_image``, ``bytes_per_image``, ``answer`` and ``conditions``; ``None`` where a
-        figure is undefined, as a false-accept rate is without photographs of no landmark.
+        What ``metrics.json`` holds: for each classifier its figures, with their intervals where
+        there are any, and beside them ``seconds_per_image``, ``bytes_per_image``, ``answer``,
+        ``conditions``, ``per_source`` and ``paired``; ``None`` where a figure is undefined, as a
+        false-accept rate is without photographs of no landmark.
 
     Raises:
         TableError: the test table has no rows.
@@ -155,6 +168,8 @@ def evaluate(
         config=config,
         bytes_per_image=bytes_per_image,
         conditions=conditions or {},
+        origins=origins,
+        share=share,
     )
     return write_evaluation(measured, out, read, shown)
 
@@ -166,6 +181,7 @@ def write_evaluation(
     figures = as_json(measured)
     write_json(out / "metrics.json", figures)
     atomic_write(out / "predictions.csv", predictions_csv(measured))
+    atomic_write(out / "per_landmark.csv", _csv(per_landmark(measured)))
     atomic_write(out / "submission.csv", submission_csv(measured))
     atomic_write(out / "report.html", render(measured, read, shown=shown))
     return figures
@@ -179,6 +195,8 @@ def measure(
     config: str,
     bytes_per_image: float | None,
     conditions: Mapping[str, str | int | float],
+    origins: Sequence[str] = (),
+    share: float | None = None,
 ) -> Measured:
     """The evaluation itself; :func:`evaluate` says what goes in. Nothing is written."""
     table = store.table
@@ -192,11 +210,13 @@ def measure(
     answers = _answers(system, store.descriptors, truth_codes[ok])
     rows = np.flatnonzero(ok)
     shown = truth_codes != NO_LANDMARK
-    map100 = _mean(_spread(answers.average_precision, rows, len(ids), 0.0)[shown])
+    ranking = _ranking_figures(answers, rows, shown)
+    threshold_of = {name: float(one.threshold) for name, one in system.rejections.items()}
     results = [
-        _result(name, system, _everywhere(judged, rows, len(ids)), ids, truth_codes, map100)
+        _result(name, threshold_of[name], _everywhere(judged, rows, len(ids)), ids, truth_codes,
+                ranking, share)
         for name, judged in answers.judged.items()
-    ]
+    ]  # fmt: skip
     dimension = int(store.descriptors.vectors.shape[1])
     return Measured(
         config=config,
@@ -228,25 +248,63 @@ def measure(
             "landmarks": len(system.landmarks),
             "bank": len(system.gallery.bank),
             "dimension": dimension,
+            **({} if share is None else {"share_of_landmark_photographs": share}),
             **conditions,
         },
         notes=notes,
+        origins=origins,
     )
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
     """The content of ``metrics.json``: NaN and infinities become ``None``."""
-    figures: dict[str, Any] = {
-        result.name: {key: _finite(value) for key, value in result.metrics.items()}
-        for result in measured.results
-    }
     return {
-        **figures,
+        **{result.name: _figures_json(result) for result in measured.results},
         "seconds_per_image": _finite(measured.seconds_per_image),
         "bytes_per_image": _finite(measured.bytes_per_image),
         "answer": measured.answer,
         "conditions": dict(measured.conditions),
+        **({"per_source": per_source(measured)} if len(measured.origins) else {}),
+        "paired": {
+            name: {key: _difference_json(one) for key, one in found.items()}
+            for name, found in measured.paired.items()
+        },
     }
+
+
+def _figures_json(result: ClassifierResult) -> dict[str, Any]:
+    costs = {} if result.cost is None else asdict(result.cost)
+    intervals = {f"{key}_interval": _ends(one) for key, one in result.intervals.items()}
+    return {key: _finite(one) for key, one in {**result.metrics, **costs}.items()} | intervals
+
+
+def _difference_json(found: Difference) -> dict[str, Any]:
+    return {
+        "difference": _finite(found.value), "interval": _ends(found.interval), "p": found.p,
+    }  # fmt: skip
+
+
+def _ends(interval: tuple[float, float]) -> list[float] | None:
+    return None if math.isnan(interval[0]) else list(interval)
+
+
+def per_source(measured: Measured) -> dict[str, dict[str, Any]]:
+    """Figures of each origin of test photographs by itself, for every classifier."""
+    origins = np.asarray(measured.origins, dtype=object)
+    found: dict[str, dict[str, Any]] = {}
+    for origin in sorted(set(measured.origins)):
+        rows = np.flatnonzero(origins == origin)
+        truth = Truth.of_codes(measured.truth_codes[rows])
+        ids = [measured.ids[row] for row in rows.tolist()]
+        found[origin] = {"queries": len(rows), "with_landmark": int(truth.has_landmark.sum())}
+        for result in measured.results:
+            figures = recognition_metrics(
+                ids, result.candidates[rows], result.confidence[rows], result.accepted[rows], truth
+            )
+            if not truth.has_landmark.any():
+                figures["gap"] = math.nan
+            found[origin][result.name] = {key: _finite(one) for key, one in figures.items()}
+    return found
 
 
 def predictions_csv(measured: Measured) -> bytes:
@@ -295,7 +353,9 @@ def submission_csv(measured: Measured) -> bytes:
     return _csv({"id": measured.ids, "landmarks": cells})
 
 
-def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
+def evaluate_run(
+    system: System, csv: Path, out: Path, share: float | None = None
+) -> dict[str, Any]:
     """Describe a labelled CSV's photographs with a run, and :func:`evaluate` it.
 
     The descriptors stay in ``out/descriptors``: a killed evaluation goes on, and one of the same
@@ -304,16 +364,19 @@ def evaluate_run(system: System, csv: Path, out: Path) -> dict[str, Any]:
     Raises:
         TableError: the CSV is bad.
     """
-    return write_evaluation(measure_run(system, csv, out), out)
+    return write_evaluation(measure_run(system, csv, out, share), out)
 
 
-def evaluate_runs(systems: Mapping[str, System], csv: Path, out: Path) -> dict[str, Any]:
+def evaluate_runs(
+    systems: Mapping[str, System], csv: Path, out: Path, share: float | None = None
+) -> dict[str, Any]:
     """Evaluate several runs on the same photographs: each by itself, then their answers together.
 
     Args:
         systems: loaded runs, by the name that each goes by and whose folder in ``out`` it gets.
         csv: the labelled photographs.
         out: the folder of all.
+        share: of landmark photographs, for which precision is told too.
 
     Returns:
         the figures of the answers side by side.
@@ -321,13 +384,15 @@ def evaluate_runs(systems: Mapping[str, System], csv: Path, out: Path) -> dict[s
     Raises:
         TableError: the CSV is bad.
     """
-    measured = {name: measure_run(system, csv, out / name) for name, system in systems.items()}
+    measured = {
+        name: measure_run(system, csv, out / name, share) for name, system in systems.items()
+    }
     for name, one in measured.items():
         write_evaluation(one, out / name)
     return write_evaluation(side_by_side(measured), out)
 
 
-def measure_run(system: System, csv: Path, out: Path) -> Measured:
+def measure_run(system: System, csv: Path, out: Path, share: float | None = None) -> Measured:
     """Describe a labelled CSV's photographs into ``out/descriptors``, and measure the run on them.
 
     Raises:
@@ -347,7 +412,20 @@ def measure_run(system: System, csv: Path, out: Path) -> Measured:
         config=system.config.name,
         bytes_per_image=system.record["index"]["bytes_per_image"],
         conditions=conditions_of(system),
+        origins=read_origins(csv, table["id"]),
+        share=share,
     )
+
+
+def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str]) -> list[str]:
+    """The ``source`` column of a checked table's CSV, for some of its ids; empty without one."""
+    if csv.is_dir():
+        return []
+    cells = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    cells = cells.rename(columns=str.strip)
+    if "source" not in cells:
+        return []
+    return [str(one) for one in cells.set_index("id")["source"].reindex(list(ids))]
 
 
 def conditions_of(system: System) -> dict[str, str | int | float]:
@@ -395,9 +473,13 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
             cells = ["–" if values[m.key] is None else f"{values[m.key]:.3f}" for m in METRICS]
             table.add_row(f"{name} *" if name == figures["answer"] else name, *cells)
     seconds = figures["seconds_per_image"]
+    share = figures["conditions"].get("share_of_landmark_photographs")
+    at_share = figures[figures["answer"]].get("precision_at_share")
     table.caption = (
         f"* answers; {figures['bytes_per_image']:,.0f} bytes a photograph"
         + (f", {1000 * seconds:.1f} ms each to describe" if seconds else "")
+        + ("" if at_share is None else
+           f"; its precision were {share:.2%} landmark photographs: {at_share:.3f}")
     )  # fmt: skip
     return table
 
@@ -428,6 +510,8 @@ class _Answers:
     judged: dict[str, _Judged]
     near: Neighbours
     average_precision: NDArray[np.float64]
+    whole_precision: NDArray[np.float64]
+    first_rank: NDArray[np.int64]
 
 
 def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.int64]) -> _Answers:
@@ -438,7 +522,8 @@ def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.in
     parts: dict[str, list[_Judged]] = {name: [_nobody()] for name in system.classifiers}
     rows = [np.empty((0, NEIGHBOURS), np.int64)]
     similarities = [np.empty((0, NEIGHBOURS), np.float32)]
-    precision = [np.empty(0)]
+    precisions, whole = [np.empty(0)], [np.empty(0)]
+    first_rank = [np.empty(0, np.int64)]
     for start in range(0, len(descriptors), BATCH):
         block = descriptors[start : start + BATCH]
         near = system.neighbours(block, max(RANKED, wanted))
@@ -453,11 +538,16 @@ def _answers(system: Judge, descriptors: Descriptors, truth_codes: NDArray[np.in
             parts[name].append(_kept(judgement, _precisions(by_label, gallery_codes, truth)))
         rows.append(near.rows[:, :NEIGHBOURS])
         similarities.append(near.similarities[:, :NEIGHBOURS])
-        precision.append(_precisions(ranking, gallery_codes, truth))
+        hits, relevant = gallery_hits(ranking.rows, gallery_codes, truth)
+        precisions.append(average_precisions(hits, relevant, RANKED))
+        first_rank.append(first_ranks(hits))
+        whole.append(_whole_precisions(system, block, truth))
     return _Answers(
         {name: _joined(judged) for name, judged in parts.items()},
         Neighbours(np.concatenate(rows), np.concatenate(similarities)),
-        np.concatenate(precision),
+        np.concatenate(precisions),
+        np.concatenate(whole),
+        np.concatenate(first_rank),
     )
 
 
@@ -467,6 +557,35 @@ def _precisions(
     """(q,) average precision of each query's ranking."""
     hits, relevant = gallery_hits(ranking.rows, gallery_codes, truth)
     return average_precisions(hits, relevant, RANKED)
+
+
+def _whole_precisions(system: Judge, block: Descriptors, truth: Truth) -> NDArray[np.float64]:
+    """(q,) average precision over :data:`DEEP` ranks, of the queries that show a landmark.
+
+    A search of its own: where words propose neighbours too, a deeper search has others to choose
+    from, and classifiers would not see what they see in use.
+    """
+    precisions = np.zeros(truth.count)
+    shown = truth.photographs
+    if shown.size:
+        codes = np.asarray(system.gallery.codes)
+        rows = system.neighbours(block[shown], DEEP).rows
+        hits, relevant = gallery_hits(rows, codes, Truth.of_codes(truth.landmarks))
+        precisions[shown] = average_precisions(hits, relevant, len(codes))
+    return precisions
+
+
+def _ranking_figures(
+    answers: _Answers, rows: NDArray[np.int64], shown: NDArray[np.bool_]
+) -> dict[str, float]:
+    """How good the ranking is, which all classifiers share; failed rows found nothing."""
+    n = len(shown)
+    first = _spread(answers.first_rank, rows, n, 0)[shown]
+    return {
+        "map100": _mean(_spread(answers.average_precision, rows, n, 0.0)[shown]),
+        "map": _mean(_spread(answers.whole_precision, rows, n, 0.0)[shown]),
+        **{f"recall{k}": _mean((first > 0) & (first <= k)) for k in RECALLS},
+    }
 
 
 def _nobody() -> _Judged:
@@ -515,29 +634,41 @@ def _everywhere(judged: _Judged, rows: NDArray[np.int64], n: int) -> _Judged:
 
 def _result(
     name: str,
-    system: Judge,
+    threshold: float,
     judged: _Judged,
     ids: Sequence[str],
     truth_codes: NDArray[np.int64],
-    map100: float,
+    ranking: Mapping[str, float],
+    share: float | None,
 ) -> ClassifierResult:
-    found = recognition_metrics(
-        ids, judged.candidates, judged.confidence, judged.accepted, Truth.of_codes(truth_codes)
-    )
-    by_label = _mean(judged.average_precision[truth_codes != NO_LANDMARK])
-    figures = {**found, "map100": map100, "map100_by_label": by_label}
+    truth = Truth.of_codes(truth_codes)
+    best = judged.candidates[:, 0]
+    shown, right, answered = truth.has_landmark, truth.holds(best), best >= 0
+    told = answered & np.isfinite(judged.probability)
+    figures = {
+        **recognition_metrics(ids, judged.candidates, judged.confidence, judged.accepted, truth),
+        **ranking,
+        "map100_by_label": _mean(judged.average_precision[shown]),
+        "precision": precision(right, judged.accepted),
+        "precision_at_full_coverage": precision(right, answered),
+        "calibration_error": reliability(judged.probability[told], right[told]).error,
+    }
+    if share is not None:
+        figures["precision_at_share"] = precision_at_share(right, judged.accepted, shown, share)
+    outcomes = Outcomes.of(ids, best, judged.confidence, judged.accepted, truth)
     return ClassifierResult(
         name,
         judged.candidates,
         judged.confidence,
         judged.probability,
         judged.accepted,
-        float(system.rejections[name].threshold),
-        {metric.key: figures[metric.key] for metric in METRICS},
+        threshold,
+        figures,
+        intervals(outcomes),
     )
 
 
-def _mean(precisions: NDArray[np.float64]) -> float:
+def _mean(precisions: NDArray[Any]) -> float:
     return float(precisions.mean()) if precisions.size else math.nan
 
 
@@ -615,7 +746,7 @@ def _seen(ids: Sequence[str], gallery_ids: Sequence[str]) -> list[str]:
     return [note]
 
 
-def _csv(columns: Mapping[str, Any]) -> bytes:
+def _csv(columns: Mapping[str, Any] | pd.DataFrame) -> bytes:
     file = io.StringIO()
     pd.DataFrame(columns).to_csv(file, index=False, lineterminator="\n")
     return file.getvalue().encode("utf-8", errors="replace")

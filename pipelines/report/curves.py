@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.report.measured import ClassifierResult, Measured
+from retrieval.evaluation.metrics import Reliability, reliability
 
 # Points kept of a curve: more than a screen's pixels only make the page heavier.
 MAX_POINTS: Final = 400
@@ -69,41 +71,11 @@ def rejection(measured: Measured, result: ClassifierResult) -> Curve:
     return Curve(x[keep], y[keep], chosen)
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """Probability promised against share right, in bins of equal width.
-
-    Attributes:
-        promised: (b,) mean probability of each bin that is not empty.
-        right: (b,) share of its answers that are right.
-        count: (b,) answers in it.
-        error: expected calibration error, the mean gap weighted by count; NaN without answers.
-    """
-
-    promised: Floats
-    right: Floats
-    count: NDArray[np.int64]
-    error: float
-
-
-def reliability(measured: Measured, result: ClassifierResult, bins: int = 10) -> Reliability:
-    """Does an answer given with probability p turn out right in a share p of the cases?
-
-    Over every photograph that was described, with a landmark or not; the answer is the best
-    candidate, accepted or not (Guo et al. 2017, equation 3).
-    """
-    rows = measured.ok & (result.best >= 0) & np.isfinite(result.probability)
-    probability = result.probability[rows].astype(np.float64)
-    right = measured.best_is_right(result)[rows]
-    if not probability.size:
-        return Reliability(np.empty(0), np.empty(0), np.empty(0, np.int64), float("nan"))
-    bin_of = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
-    count = np.bincount(bin_of, minlength=bins)
-    used = count > 0
-    promised = np.bincount(bin_of, probability, minlength=bins)[used] / count[used]
-    share = np.bincount(bin_of, right, minlength=bins)[used] / count[used]
-    error = float(np.average(np.abs(promised - share), weights=count[used]))
-    return Reliability(promised, share, count[used], error)
+def calibration(measured: Measured, result: ClassifierResult) -> Reliability:
+    """Over every photograph that was described, with a landmark or not; the answer is the best
+    candidate, accepted or not."""
+    rows = result.answered & np.isfinite(result.probability)
+    return reliability(result.probability[rows], measured.best_is_right(result)[rows])
 
 
 def answered_confidences(
@@ -150,6 +122,56 @@ def false_accepts(measured: Measured, limit: int) -> list[Confusion]:
     """The landmarks that photographs of none are taken for, most frequent first."""
     rows = ~measured.with_landmark
     return _most_frequent(measured, [rows & result.accepted for result in _all(measured)], limit)
+
+
+def per_landmark(measured: Measured) -> pd.DataFrame:
+    """A row for each landmark of gallery and test, by id.
+
+    Columns: landmark, name, gallery and queries (photographs); and of each classifier
+    ``<name>_top1`` and ``<name>_named`` (queries whose best candidate is right, and of these the
+    accepted), ``<name>_false_accepts`` (photographs of none that it is named for).
+    """
+    landmarks = pd.Index(sorted({*measured.landmarks, *filter(None, measured.truth)}))
+    of_code = landmarks.get_indexer(pd.Index(measured.landmarks))
+    shown = landmarks.get_indexer(pd.Index([one or "" for one in measured.truth]))
+
+    def tally(places: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(places, minlength=len(landmarks))
+
+    columns: dict[str, object] = {
+        "landmark": landmarks,
+        "name": [measured.display(one) for one in landmarks],
+        "gallery": tally(of_code[measured.gallery_codes]),
+        "queries": tally(shown[measured.with_landmark]),
+    }
+    for result in measured.results:
+        false = result.accepted & ~measured.with_landmark
+        columns[f"{result.name}_top1"] = tally(shown[measured.best_is_right(result)])
+        columns[f"{result.name}_named"] = tally(shown[measured.named_right(result)])
+        columns[f"{result.name}_false_accepts"] = tally(of_code[result.best[false]])
+    return pd.DataFrame(columns)
+
+
+def worst_landmarks(measured: Measured, limit: int) -> list[dict[str, Any]]:
+    """The landmarks that the answering classifier misses most, by share and then by number.
+
+    Those that it always names right are left out.
+    """
+    table = per_landmark(measured)
+    named = table[f"{measured.answer}_named"]
+    missed = table.assign(missed=table["queries"] - named)[table["queries"] > named]
+    missed = missed.assign(share=missed["missed"] / missed["queries"])
+    order = ["share", "missed", "landmark"]
+    worst = missed.sort_values(order, ascending=[False, False, True]).head(limit)
+    return [
+        {
+            "name": row["name"],
+            "gallery": int(row["gallery"]),
+            "queries": int(row["queries"]),
+            "named": [int(row[f"{result.name}_named"]) for result in measured.results],
+        }
+        for row in worst.to_dict("records")
+    ]
 
 
 def _all(measured: Measured) -> list[ClassifierResult]:

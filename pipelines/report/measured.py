@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -11,9 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import RunError
+from retrieval.evaluation.intervals import Difference, Outcomes, paired_differences
+from retrieval.evaluation.metrics import Truth
 
 NO_LANDMARK: Final = -1  # truth code of a photograph that shows no landmark
 NOT_IN_GALLERY: Final = -2  # truth code of a landmark that the gallery has no photograph of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a system holds of a gallery photograph, and the time to describe a query (or NaN)."""
+
+    bytes_per_image: float
+    seconds_per_image: float
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class ClassifierResult:
         accepted: (n,) whether the classifier names the candidate rather than saying "none".
         threshold: the confidence at which it accepts, where that is what decides.
         metrics: the figures of ``metrics.json``; NaN where undefined.
+        intervals: 95 % intervals of some of them.
+        cost: of a photograph, where systems of several costs stand side by side.
     """
 
     name: str
@@ -40,6 +52,14 @@ class ClassifierResult:
     accepted: NDArray[np.bool_]
     threshold: float | None
     metrics: Mapping[str, float]
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    cost: Cost | None = None
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """(n,) whether there is a candidate."""
+        answered: NDArray[np.bool_] = self.best >= 0
+        return answered
 
     @property
     def best(self) -> NDArray[np.int64]:
@@ -72,6 +92,8 @@ class Measured:
         bytes_per_image: what the index holds of one gallery photograph.
         conditions: what was measured how, for the footer: label to value.
         notes: one-line remarks that a reader of the figures has to know.
+        origins: (n,) where each test photograph comes from, as the table's ``source`` column says;
+            empty where it has none.
     """
 
     config: str
@@ -94,6 +116,7 @@ class Measured:
     bytes_per_image: float
     conditions: Mapping[str, str | int | float]
     notes: Sequence[str]
+    origins: Sequence[str] = ()
 
     @cached_property
     def ok(self) -> NDArray[np.bool_]:
@@ -110,6 +133,26 @@ class Measured:
     def answering(self) -> ClassifierResult:
         """The classifier that answers for the system."""
         return next(result for result in self.results if result.name == self.answer)
+
+    def outcomes(self, result: ClassifierResult) -> Outcomes:
+        """What resampled figures are made from."""
+        return Outcomes.of(
+            self.ids,
+            result.best,
+            result.confidence,
+            result.accepted,
+            Truth.of_codes(self.truth_codes),
+        )
+
+    @cached_property
+    def paired(self) -> dict[str, dict[str, Difference]]:
+        """Each other classifier's GAP and top-1 less those of the one that answers, by name."""
+        against = self.outcomes(self.answering)
+        return {
+            result.name: paired_differences(self.outcomes(result), against)
+            for result in self.results
+            if result.name != self.answer
+        }
 
     def best_is_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
         """(n,) whether the best candidate is the photograph's landmark, accepted or not."""
@@ -167,6 +210,7 @@ def side_by_side(systems: Mapping[str, Measured]) -> Measured:
             one.answering,
             name=f"{name}: {one.answer}",
             candidates=recoded(one.answering.candidates, one.landmarks),
+            cost=Cost(one.bytes_per_image, one.seconds_per_image),
         )
         for name, one in systems.items()
     ]

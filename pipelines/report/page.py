@@ -30,6 +30,7 @@ Reader = Callable[[str, int], NDArray[np.uint8]]
 TEMPLATES: Final = Path(__file__).parent / "templates"
 NEIGHBOURS: Final = 5
 CONFUSIONS: Final = 12
+WORST: Final = 12
 LISTED: Final = 50  # failed photographs
 QUERY_SIDE: Final = 288
 NEIGHBOUR_SIDE: Final = 144
@@ -87,6 +88,48 @@ METRICS: Final = (
         "Share of photographs of no landmark that a landmark is named for, at the threshold that"
         " the run chose on held-out gallery photographs. Lower is better.",
         higher_is_better=False,
+    ),
+)
+
+MORE: Final = (
+    Metric(
+        "precision",
+        "Precision",
+        "Share right of the landmarks named at the chosen threshold, on this mixture of landmark"
+        " photographs and others.",
+    ),
+    Metric(
+        "precision_at_share",
+        "Precision at the share",
+        "The same, were landmark photographs as rare as was asked for (see the conditions).",
+    ),
+    Metric(
+        "precision_at_full_coverage",
+        "All answered",
+        "Share right if the best candidate were named for every photograph, none rejected.",
+    ),
+    Metric(
+        "calibration_error",
+        "Calibration error",
+        "How far probabilities are from the share right, on average. Lower is better.",
+        higher_is_better=False,
+    ),
+    Metric(
+        "map",
+        "mAP",
+        "As mAP@100, but every gallery photograph of the landmark is to be found among the first"
+        " 1,000.",
+    ),
+    *(
+        Metric(
+            f"recall{k}",
+            f"Recall@{k}",
+            f"Share of landmark photographs with one of their landmark among the first {k}."
+            if k > 1
+            else "Share of landmark photographs whose nearest gallery photograph is of their"
+            " landmark.",
+        )
+        for k in (1, 10, 100)
     ),
 )
 
@@ -148,18 +191,27 @@ def render(measured: Measured, read: Reader, *, shown: int = 6) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        share=share, fraction=fraction, percent=percent, count=count, label=label
+        share=share,
+        fraction=fraction,
+        percent=percent,
+        count=count,
+        label=label,
+        seconds=seconds,
+        bytes=size,
+        chance=chance,
+        signed=signed,
     )
     html = environment.get_template("page.html.j2").render(
         measured=measured,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
         headline=_headline(measured),
-        metrics=METRICS,
-        best={metric.key: _best(measured, metric) for metric in METRICS},
-        cost=_cost(measured),
+        metrics=list(METRICS),
+        more=[metric for metric in MORE if metric.key in measured.answering.metrics],
+        best={metric.key: _best(measured, metric) for metric in (*METRICS, *MORE)},
         plots=_plots(measured),
         confused=curves.confused_landmarks(measured, CONFUSIONS),
         mistaken=curves.false_accepts(measured, CONFUSIONS),
+        worst=curves.worst_landmarks(measured, WORST),
         groups=_galleries(measured, Thumbnails(read), shown),
         failed=_failed(measured),
         listed=LISTED,
@@ -186,18 +238,11 @@ def _headline(measured: Measured) -> dict[str, Any]:
 
 def _best(measured: Measured, metric: Metric) -> float:
     """The winning value of a column, as it is printed; NaN where there is nothing to win."""
-    values = [round(result.metrics[metric.key], 3) for result in measured.results]
+    values = [round(one.metrics.get(metric.key, math.nan), 3) for one in measured.results]
     known = [value for value in values if not math.isnan(value)]
     if len(set(known)) < 2:
         return math.nan
     return max(known) if metric.higher_is_better else min(known)
-
-
-def _cost(measured: Measured) -> dict[str, str]:
-    return {
-        "seconds": seconds(measured.seconds_per_image),
-        "bytes": f"{measured.bytes_per_image:,.0f} B",
-    }
 
 
 def _plots(measured: Measured) -> list[dict[str, Any]]:
@@ -211,7 +256,20 @@ def _plots(measured: Measured) -> list[dict[str, Any]]:
         else ""
     )
     gaps = ", ".join(f"{one.name} {fraction(one.metrics['gap'])}" for one in measured.results)
+    costs = "; ".join(
+        f"{one.name} {size(one.cost.bytes_per_image)}, {seconds(one.cost.seconds_per_image)}"
+        for one in measured.results
+        if one.cost is not None
+    )
+    cost = {
+        "title": "Cost and accuracy",
+        "svg": Markup(plots.cost_plot(measured)),
+        "alt": f"GAP against bytes and time a photograph. {costs}. GAP: {gaps}.",
+        "text": "What a gallery photograph takes in the index, and a query to describe, against"
+        " GAP with its 95 % interval. Up and to the left is better.",
+    }
     return [
+        *([cost] if costs else []),
         {
             "title": "Precision and recall",
             "svg": Markup(plots.precision_recall_plot(measured)),
@@ -331,6 +389,21 @@ def label(text: str, length: int = 60) -> Markup:
     cut = text if len(text) <= length else text[: length - 1] + "…"
     breaks = Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/.,\-])", cut))
     return Markup("<bdi>{}</bdi>").format(breaks)
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, and three decimals."""
+    return "n/a" if math.isnan(value) else f"{value:+.3f}".replace("-", "−")
+
+
+def chance(value: float) -> str:
+    """A chance of a test; as far as a thousand resamples can tell."""
+    return "< 0.005" if value < 0.005 else f"{value:.2f}"
+
+
+def size(value: float) -> str:
+    """Bytes."""
+    return f"{value:,.0f} B"
 
 
 def seconds(value: float) -> str:

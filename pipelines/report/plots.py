@@ -16,7 +16,13 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
 from pipelines.report import curves
 from pipelines.report.measured import ClassifierResult, Measured
@@ -38,6 +44,7 @@ VARIABLES: Final = {
 DASHES: Final[tuple[Any, ...]] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (7, 2, 1.5, 2)))
 MARKERS: Final = ("o", "s", "^", "D")
 
+LINE_OF_LEGEND: Final = 0.22  # inches
 WIDTH: Final = 4.7  # inches of 72 SVG units: near a phone's width, where text keeps its size
 STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
@@ -117,7 +124,7 @@ def reliability_plot(measured: Measured) -> str:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=MUTED, lw=1, ls=(0, (2, 3)))
         for number, result in enumerate(measured.results):
-            found = curves.reliability(measured, result)
+            found = curves.calibration(measured, result)
             label = f"{result.name}, off by {found.error:.3f}" if found.count.size else result.name
             axes.plot(found.promised, found.right, **_line(number), label=label, alpha=0.75)
             sizes = 18 + 110 * np.sqrt(found.count / max(1, found.count.sum()))
@@ -133,9 +140,9 @@ def reliability_plot(measured: Measured) -> str:
             )
         _shares(axes, "probability given", "share of answers right")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
-        _legend(axes, "upper left")
+        _legend_below(figure, axes)
 
-    return _svg("reliability", 3.3, draw)
+    return _svg("reliability", 3.3 + LINE_OF_LEGEND * len(measured.results), draw)
 
 
 def score_plot(measured: Measured) -> str:
@@ -149,6 +156,34 @@ def score_plot(measured: Measured) -> str:
         panels[-1].set_xlabel("confidence")
 
     return _svg("scores", max(3.3, 1.65 * rows), draw)
+
+
+def cost_plot(measured: Measured) -> str:
+    """GAP against what a photograph takes: bytes in the index, milliseconds to describe."""
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(1, 2, sharey=True)
+        for number, result in enumerate(measured.results):
+            if result.cost is None:
+                continue
+            gap = result.metrics["gap"]
+            low, high = result.intervals.get("gap", (gap, gap))
+            across = result.cost.bytes_per_image, 1000 * result.cost.seconds_per_image
+            for axes, x in zip(panels, across, strict=True):
+                if np.isfinite(x) and x > 0:
+                    axes.vlines(x, low, high, color=_colour(number), lw=1.4, alpha=0.6)
+                    axes.plot(x, gap, **_marker(number), ms=9, label=result.name)
+        for axes, title in zip(panels, ("bytes", "milliseconds"), strict=True):
+            axes.set_xscale("log")
+            axes.set_xlabel(f"{title} a photograph")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.margins(x=0.25)
+        panels[0].set_title("GAP", loc="left", fontsize=10, color=MUTED)
+        _legend_below(figure, panels[0])
+
+    return _svg("cost", 2.6 + LINE_OF_LEGEND * len(measured.results), draw)
 
 
 def _histogram(axes: Axes, measured: Measured, result: ClassifierResult, number: int) -> None:
@@ -228,8 +263,14 @@ def _with(result: ClassifierResult, metric: str) -> str:
     return f"{result.name}, {metric.upper()} {result.metrics[metric]:.3f}"
 
 
-def _legend(axes: Axes, place: Literal["lower left", "lower right", "upper left"]) -> None:
+def _legend(axes: Axes, place: Literal["lower left", "lower right"]) -> None:
     axes.legend(loc=place, handletextpad=0.6, borderaxespad=0.2, labelspacing=0.3)
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """For plots whose curves may run anywhere."""
+    names = axes.get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower left", handletextpad=0.4, labelspacing=0.3)
 
 
 def _svg(name: str, height: float, draw: Callable[[Figure], None]) -> str:

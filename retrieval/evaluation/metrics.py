@@ -148,6 +148,73 @@ def false_accept_rate(accepted: Flags, has_landmark: Flags) -> float:
     return float(accepted[none].mean()) if none.any() else float("nan")
 
 
+def precision(right: Flags, answered: Flags) -> float:
+    """Share of the photographs answered that are answered right; NaN without answers."""
+    return float(right[answered].mean()) if answered.any() else float("nan")
+
+
+def precision_at_share(right: Flags, accepted: Flags, has_landmark: Flags, share: float) -> float:
+    """Precision of the accepted answers if another share of photographs showed a landmark.
+
+    What is accepted among landmark photographs, and among the others, stays as it was measured;
+    only their numbers are re-weighted.
+
+    Args:
+        right: (n,) whether the best candidate is right.
+        accepted: (n,) whether a landmark was named.
+        has_landmark: (n,).
+        share: 0 to 1, of landmark photographs; 0.017 in the test of Google Landmarks v2.
+
+    Returns:
+        0 to 1; NaN where nothing would be accepted, or one kind of photograph is missing.
+    """
+    if not 0 < has_landmark.sum() < len(has_landmark):
+        return float("nan")
+    named = share * float((right & accepted)[has_landmark].mean())
+    taken = share * float(accepted[has_landmark].mean())
+    taken += (1 - share) * float(accepted[~has_landmark].mean())
+    return named / taken if taken else float("nan")
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Probability promised against share right, in bins of equal width.
+
+    Attributes:
+        promised: (b,) mean probability of each bin that is not empty.
+        right: (b,) share of its answers that are right.
+        count: (b,) answers in it.
+        error: expected calibration error, the mean gap weighted by count; NaN without answers.
+    """
+
+    promised: NDArray[np.float64]
+    right: NDArray[np.float64]
+    count: Integers
+    error: float
+
+
+def reliability(probability: Reals, right: Flags, bins: int = 10) -> Reliability:
+    """Does an answer given with probability p turn out right in a share p of the cases?
+
+    (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.)
+
+    Args:
+        probability: (a,) of the answers, 0 to 1.
+        right: (a,).
+        bins: of equal width.
+    """
+    probability = np.asarray(probability, np.float64)
+    if not probability.size:
+        return Reliability(np.empty(0), np.empty(0), np.empty(0, np.int64), float("nan"))
+    bin_of = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
+    count = np.bincount(bin_of, minlength=bins)
+    used = count > 0
+    promised = np.bincount(bin_of, probability, minlength=bins)[used] / count[used]
+    share = np.bincount(bin_of, right, minlength=bins)[used] / count[used]
+    error = float(np.average(np.abs(promised - share), weights=count[used]))
+    return Reliability(promised, share, count[used], error)
+
+
 def average_precisions(hits: Flags, relevant: Integers, k: int = 100) -> NDArray[np.float64]:
     """Average precision of each query's first k results, as Google Landmarks retrieval has it.
 
@@ -173,6 +240,18 @@ def average_precisions(hits: Flags, relevant: Integers, k: int = 100) -> NDArray
 def mean_average_precision(hits: Flags, relevant: Integers, k: int = 100) -> float:
     """Mean over queries of :func:`average_precisions`; NaN without queries."""
     return float(average_precisions(hits, relevant, k).mean()) if len(hits) else float("nan")
+
+
+def first_ranks(hits: Flags) -> Integers:
+    """(q,) rank of the first hit, counted from 1; 0 where there is none.
+
+    The share of queries with a rank of 1 to k is recall@k as metric learning has it: whether
+    anything relevant stands among the first k (Jegou, Douze and Schmid, PAMI 2011).
+    """
+    if not hits.shape[1]:
+        return np.zeros(len(hits), np.int64)
+    ranks: Integers = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, 0)
+    return ranks
 
 
 def first_occurrences(items: Integers) -> Flags:

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.evaluate import evaluate
+from pipelines.evaluate import evaluate, read_origins
 from retrieval.errors import RunError, TableError
 from retrieval.extractors.descriptors import Descriptors
 from tests.pipelines import measured_example as example
 
-FILES = ("metrics.json", "predictions.csv", "report.html", "submission.csv")
+FILES = ("metrics.json", "per_landmark.csv", "predictions.csv", "report.html", "submission.csv")
 
 
 @pytest.fixture
@@ -86,7 +86,9 @@ def test_metrics_json_holds_one_object_a_classifier_and_the_costs(tmp_path: Path
     assert written == found
     figures = {
         *("gap", "top1", "top5", "map100", "map100_by_label"),
-        *("rejection_auc", "false_accept_rate"),
+        *("rejection_auc", "false_accept_rate", "precision", "precision_at_full_coverage"),
+        *("calibration_error", "map", "recall1", "recall10", "recall100"),
+        *("gap_interval", "top1_interval", "rejection_auc_interval", "false_accept_rate_interval"),
     }
     assert set(found["knn"]) == set(found["svm"]) == figures
     assert found["seconds_per_image"] == 0.02
@@ -102,6 +104,75 @@ def test_metrics_json_holds_one_object_a_classifier_and_the_costs(tmp_path: Path
     assert conditions["config"] == "made-up"
     assert conditions["machine"] == "two cores"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_what_is_answered_is_rated_for_another_share_of_landmarks_too(tmp_path: Path) -> None:
+    found = run(tmp_path, share=0.02)
+    # kNN names a and b right and c of no landmark; d, wrong, is the fourth candidate.
+    assert found["knn"]["precision"] == pytest.approx(2 / 3)
+    assert found["knn"]["precision_at_full_coverage"] == 2 / 4
+    # Half of the landmark photographs and half of the others are accepted, the former right.
+    assert found["knn"]["precision_at_share"] == pytest.approx(0.02)
+    assert found["svm"]["precision_at_share"] == 1.0
+    assert found["conditions"]["share_of_landmark_photographs"] == 0.02
+    assert found["knn"]["calibration_error"] == pytest.approx((0.05 + 0.25 + 0.85 + 0.40) / 4)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_the_ranking_is_rated_to_its_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = example.system(tmp_path)
+    # d finds one of its photographs, row 2, third: rows 0 and 1 are alike to it and come first.
+    system.gallery.index.vectors[0:4] = np.eye(example.DIMENSION)[[7, 7, 7, 3]]
+    system.gallery.index.vectors[[0, 1], 0] = 1
+    found = run(tmp_path, system=system)["svm"]
+    assert found["recall1"] == 3 / 4  # f failed
+    assert found["map"] == found["map100"] == pytest.approx((2 + (1 + 2 / 4) / 2) / 4)
+    monkeypatch.setattr("pipelines.evaluate.DEEP", 1)
+    assert run(tmp_path, system=system)["svm"]["map"] == pytest.approx(3 / 2 / 4)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_figures_have_intervals_and_classifiers_paired_tests(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    for figure in ("gap", "top1"):
+        low, high = found["knn"][f"{figure}_interval"]
+        assert 0 <= low < found["knn"][figure] < high <= 1
+    assert list(found["paired"]) == ["knn"]
+    gap = found["paired"]["knn"]["gap"]
+    assert gap["difference"] == pytest.approx(found["knn"]["gap"] - found["svm"]["gap"])
+    assert gap["interval"][0] <= gap["difference"] <= gap["interval"][1]
+    assert 0 < gap["p"] <= 1
+
+
+@pytest.mark.usefixtures("no_report")
+def test_every_origin_and_every_landmark_is_rated(tmp_path: Path) -> None:
+    found = run(tmp_path, origins=["x", "x", "y", "x", "y", "y"])
+    assert list(found["per_source"]) == ["x", "y"]
+    x, y = found["per_source"]["x"], found["per_source"]["y"]
+    assert (x["queries"], x["with_landmark"], y["queries"], y["with_landmark"]) == (3, 3, 3, 1)
+    assert x["knn"]["top1"] == pytest.approx(2 / 3)
+    assert x["knn"]["gap"] == pytest.approx(2 / 3)  # without c in between
+    assert x["knn"]["false_accept_rate"] is None
+    assert y["knn"]["false_accept_rate"] == 1 / 2
+    assert y["svm"]["gap"] == 0
+    table = pd.read_csv(tmp_path / "out" / "per_landmark.csv").set_index("landmark")
+    assert list(table.index) == example.LANDMARKS
+    assert table.loc["l1", "name"] == "The First Tower"
+    assert table["gallery"].tolist() == [2] * 5
+    assert table["queries"].tolist() == [1, 1, 1, 0, 1]
+    assert table["knn_top1"].tolist() == table["knn_named"].tolist() == [1, 0, 0, 0, 1]
+    assert table["svm_named"].tolist() == [1, 1, 0, 0, 1]
+    assert table["knn_false_accepts"].tolist() == [0, 0, 0, 1, 0]
+
+
+def test_origins_are_read_beside_the_table(tmp_path: Path) -> None:
+    csv = tmp_path / "test.csv"
+    csv.write_text("\ufeffid,path,landmark_id, source\na,a.jpg,,x\nb,b.jpg,l1,y z\n")
+    assert read_origins(csv, ["b", "a"]) == ["y z", "x"]
+    csv.write_text("id,path\na,a.jpg\n")
+    assert read_origins(csv, ["a"]) == []
+    assert read_origins(tmp_path, ["a"]) == []
 
 
 @pytest.mark.usefixtures("no_report")

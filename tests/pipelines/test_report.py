@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.evaluate import measure
+from pipelines.evaluate import as_json, measure
 from pipelines.report import curves, examples
 from pipelines.report.measured import Measured, side_by_side
 from pipelines.report.page import render
@@ -24,7 +24,7 @@ from retrieval.photographs.decoding import read_photograph
 from tests.pipelines import measured_example as example
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-SECTIONS = ("results", "curves", "confusions", "examples", "failed", "conditions")
+SECTIONS = ("results", "curves", "confusions", "landmarks", "examples", "failed", "conditions")
 GROUPS = ("all-right", "only-1", "only-2", "all-wrong", "false-accepts")
 HOSTILE = '<script>alert("1")</script><img src=https://example.org/x onerror=alert(2)>\'"&\u202e'
 
@@ -104,7 +104,7 @@ def test_pictures_are_small_and_say_what_they_show(html: str) -> None:
     assert "Neighbour 1: The First Tower, the same landmark" in texts
 
 
-def test_figures_names_and_reasons_are_shown(html: str) -> None:
+def test_figures_names_and_reasons_are_shown(measured: Measured, html: str) -> None:
     text = " ".join(Page(html).text.split())
     assert "made-up" in text
     assert "Names 75.0 % of landmark photographs right" in text
@@ -112,7 +112,8 @@ def test_figures_names_and_reasons_are_shown(html: str) -> None:
     assert "The First Tower" in text
     assert "not a photograph of a known format" in text
     assert "two cores" in text
-    for figure in ("0.417", "0.750", "0.500", "20 ms", "32 B"):
+    low, high = measured.results[0].intervals["gap"]
+    for figure in ("0.417", "0.750", "0.500", "20 ms", "32 B", f"{low:.3f}–{high:.3f}"):
         assert figure in text, figure
 
 
@@ -206,9 +207,20 @@ def test_the_chosen_point_is_what_was_accepted(measured: Measured) -> None:
 
 def test_calibration_error_is_the_mean_gap(measured: Measured) -> None:
     # kNN: .95 right, .75 right, .85 wrong, .40 wrong, each alone in its bin.
-    found = curves.reliability(measured, measured.results[0])
+    found = curves.calibration(measured, measured.results[0])
     assert found.error == pytest.approx((0.05 + 0.25 + 0.85 + 0.40) / 4)
     assert found.count.sum() == 4
+
+
+def test_the_hardest_landmarks_are_those_least_often_named(measured: Measured) -> None:
+    # Of the SVM, f failed; of the kNN, d was rejected too.
+    assert [row["name"] for row in curves.worst_landmarks(measured, 9)] == ["l4"]
+    found = curves.worst_landmarks(_answering(measured), 9)
+    assert found == [
+        {"name": "l3", "gallery": 2, "queries": 1, "named": [0, 1]},
+        {"name": "l4", "gallery": 2, "queries": 1, "named": [0, 0]},
+    ]
+    assert curves.worst_landmarks(_answering(measured), 1) == found[:1]
 
 
 def test_curves_of_a_hundred_thousand_answers_stay_small(measured: Measured) -> None:
@@ -337,8 +349,17 @@ def test_systems_side_by_side_keep_their_answers(measured: Measured) -> None:
     ]
     assert "7 bytes" in str(both.conditions["second"])
     assert "7 bytes" not in str(both.conditions["first"])
-    page = render(both, read_photograph).decode()
-    assert "Only second: knn right" in page
+    html = render(both, read_photograph).decode()
+    assert "Only second: knn right" in html
+    # Their costs and their difference are shown: the kNN's GAP is 0.417, the SVM's 0.750.
+    page = Page(html)
+    assert "Cost and accuracy" in page.text
+    assert "−0.333" in page.text
+    assert "7 B" in page.text
+    assert "7 B" not in Page(render(measured, read_photograph).decode()).text
+    assert as_json(both)["second: knn"]["bytes_per_image"] == 7.0
+    assert list(as_json(both)["paired"]) == ["second: knn"]
+    assert "Cost and accuracy" not in render(measured, read_photograph).decode()
 
 
 def test_systems_measured_on_different_photographs_are_not_compared(measured: Measured) -> None:

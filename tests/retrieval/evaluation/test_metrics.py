@@ -185,3 +185,32 @@ def test_recognition_metrics_puts_the_figures_together() -> None:
         "rejection_auc": pytest.approx(4 / 6),
         "false_accept_rate": 0.5,
     }
+
+
+def test_precision_at_another_share_by_hand() -> None:
+    shown = np.array([True] * 10 + [False] * 10)
+    accepted = np.array([True] * 8 + [False] * 2 + [True] + [False] * 9)
+    right = np.array([True] * 6 + [False] * 3 + [True] + [False] * 10)
+    assert metrics.precision(right, accepted) == pytest.approx(6 / 9)
+    assert metrics.precision_at_share(right, accepted, shown, 0.5) == pytest.approx(6 / 9)
+    # Of a thousand: 17 landmarks, 13.6 accepted, 10.2 right; 98.3 of the 983 others accepted.
+    found = metrics.precision_at_share(right, accepted, shown, 0.017)
+    assert found == pytest.approx(10.2 / (13.6 + 98.3))
+    assert math.isnan(metrics.precision_at_share(right, accepted, np.ones(20, bool), 0.5))
+    assert math.isnan(metrics.precision_at_share(right, ~shown & shown, shown, 0.5))
+    assert math.isnan(metrics.precision(right, ~shown & shown))
+
+
+def test_reliability_by_hand() -> None:
+    found = metrics.reliability(np.array([0.0, 0.04, 0.95, 1.0]), np.array([0, 1, 1, 1], bool))
+    assert found.promised == pytest.approx([0.02, 0.975])
+    assert found.right.tolist() == [0.5, 1.0]
+    assert found.count.tolist() == [2, 2]
+    assert found.error == pytest.approx((0.48 + 0.025) / 2)
+    assert math.isnan(metrics.reliability(np.empty(0), np.empty(0, bool)).error)
+
+
+def test_first_ranks() -> None:
+    hits = np.array([[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
+    assert metrics.first_ranks(hits).tolist() == [3, 1, 0]
+    assert metrics.first_ranks(hits[:, :0]).tolist() == [0, 0, 0]
