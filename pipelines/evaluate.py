@@ -36,6 +36,7 @@ from retrieval.evaluation.intervals import Difference, Outcomes, intervals
 from retrieval.evaluation.metrics import (
     Truth,
     average_precisions,
+    false_accepts_at,
     first_ranks,
     gallery_hits,
     precision,
@@ -649,6 +650,7 @@ def _result(
         **recognition_metrics(ids, judged.candidates, judged.confidence, judged.accepted, truth),
         **ranking,
         "map100_by_label": _mean(judged.average_precision[shown]),
+        "false_accepts_at_90": false_accepts_at(judged.confidence, right, shown),
         "precision": precision(right, judged.accepted),
         "precision_at_full_coverage": precision(right, answered),
         "calibration_error": reliability(judged.probability[told], right[told]).error,

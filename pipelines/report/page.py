@@ -93,6 +93,13 @@ METRICS: Final = (
 
 MORE: Final = (
     Metric(
+        "false_accepts_at_90",
+        "False accepts at 90 %",
+        "False accepts at the threshold that names 90 % of landmark photographs right; n/a where"
+        " none does. Lower is better.",
+        higher_is_better=False,
+    ),
+    Metric(
         "precision",
         "Precision",
         "Share right of the landmarks named at the chosen threshold, on this mixture of landmark"

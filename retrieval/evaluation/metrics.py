@@ -7,6 +7,7 @@ the photographs given (a false-accept rate where every photograph shows a landma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -146,6 +147,28 @@ def false_accept_rate(accepted: Flags, has_landmark: Flags) -> float:
     """Share of the photographs without a landmark that one was named for."""
     none: Flags = np.logical_not(has_landmark)
     return float(accepted[none].mean()) if none.any() else float("nan")
+
+
+def false_accepts_at(
+    confidence: Reals, right: Flags, has_landmark: Flags, found: float = 0.9
+) -> float:
+    """Share of photographs without a landmark accepted, where enough landmarks are named right.
+
+    Args:
+        confidence: (n,) of the best candidates, -inf where there is none.
+        right: (n,) whether the best candidate is right.
+        has_landmark: (n,).
+        found: share of landmark photographs to be named right; the threshold is the highest at
+            which they are.
+
+    Returns:
+        0 to 1; NaN where no threshold names as many right, or every photograph shows a landmark.
+    """
+    needed = math.ceil(found * int(has_landmark.sum()) - 1e-9)
+    sure = np.sort(confidence[right & has_landmark])[::-1]
+    if not 0 < needed <= len(sure) or has_landmark.all():
+        return float("nan")
+    return float((confidence[~has_landmark] >= sure[needed - 1]).mean())
 
 
 def precision(right: Flags, answered: Flags) -> float:

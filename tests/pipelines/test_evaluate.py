@@ -87,7 +87,7 @@ def test_metrics_json_holds_one_object_a_classifier_and_the_costs(tmp_path: Path
     figures = {
         *("gap", "top1", "top5", "map100", "map100_by_label"),
         *("rejection_auc", "false_accept_rate", "precision", "precision_at_full_coverage"),
-        *("calibration_error", "map", "recall1", "recall10", "recall100"),
+        *("false_accepts_at_90", "calibration_error", "map", "recall1", "recall10", "recall100"),
         *("gap_interval", "top1_interval", "rejection_auc_interval", "false_accept_rate_interval"),
     }
     assert set(found["knn"]) == set(found["svm"]) == figures

@@ -280,13 +280,16 @@ WIDEST = """<script>addEventListener("load", () => {
 });</script>"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "systems"), [(390, 1), (390, 4), (1280, 1)])
 def test_a_browser_lays_it_out_without_overflow(
-    measured: Measured, tmp_path: Path, chromium: Callable[..., str], width: int
+    measured: Measured, tmp_path: Path, chromium: Callable[..., str], width: int, systems: int
 ) -> None:
     # Long unbroken names are what bursts a layout.
     names = dict.fromkeys(measured.landmarks, "Llanfairpwllgwyngyllgogerychwyrndrobwll" * 2)
-    html = render(replace(measured, names=names), read_photograph).decode()
+    long = replace(measured, names=names)
+    if systems > 1:
+        long = side_by_side({f"resnet50-landmarks-{one}": long for one in range(systems)})
+    html = render(long, read_photograph).decode()
     # Headless Chromium's window is never narrower than 500, so a frame has the phone's width. The
     # frame's page may run scripts, unlike the report: its policy is taken out of the copy.
     inner = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</head>", WIDEST + "</head>")
@@ -302,7 +305,7 @@ def test_a_browser_lays_it_out_without_overflow(
     found = {key: int(value) for key, value in re.findall(r'"(\w+)":"(\d+)"', dom)}
     assert found["client"] == width
     assert found["scroll"] == width
-    assert found["plots"] == 4
+    assert found["plots"] == (4 if systems == 1 else 5)
     assert found["loaded"] == found["images"] > 10
 
 

@@ -214,3 +214,17 @@ def test_first_ranks() -> None:
     hits = np.array([[0, 0, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
     assert metrics.first_ranks(hits).tolist() == [3, 1, 0]
     assert metrics.first_ranks(hits[:, :0]).tolist() == [0, 0, 0]
+
+
+def test_false_accepts_where_enough_landmarks_are_named() -> None:
+    shown = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0], bool)
+    right = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0], bool)
+    confidence = np.array([0.9, 0.8, 0.7, 0.2, 0.95, 0.85, 0.7, 0.3, -np.inf])
+
+    def at(found: float) -> float:
+        return metrics.false_accepts_at(confidence, right, shown, found)
+
+    assert [at(0.2), at(0.4), at(0.5), at(0.6), at(0.8)] == [0, 1 / 4, 2 / 4, 2 / 4, 3 / 4]
+    assert math.isnan(at(0.9))
+    assert math.isnan(metrics.false_accepts_at(confidence, right, ~shown & shown))
+    assert math.isnan(metrics.false_accepts_at(confidence, right, np.ones(9, bool), 0.2))
