@@ -23,6 +23,8 @@ from retrieval.photographs.fetching import FetchConfig
 log = logging.getLogger(__name__)
 
 DEFAULT_CONFIG: Final = "classical-global"
+LEARNER: Final = "vgg_small"
+"""The network that the demo trains from nothing."""
 INTERRUPTED: Final = 130
 
 app = typer.Typer(
@@ -88,12 +90,15 @@ def demo(
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
-    """Render made-up landmarks, then index, evaluate and classify them."""
+    """Render made-up landmarks; index, train, evaluate and classify them."""
     from pipelines.config import load_config
     from pipelines.demo import run_demo
     from retrieval.devices import choose_device
 
-    run_demo(load_config(config).with_weights(weights), folder, run, choose_device(device), console)
+    run_demo(
+        load_config(config).with_weights(weights), load_config(LEARNER), folder, run,
+        choose_device(device), console,
+    )  # fmt: skip
 
 
 @app.command()
@@ -113,6 +118,13 @@ def index(
     ] = None,
     device: Device = "auto",
     weights: Weights = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
+    ] = None,
+    max_false_accepts: Annotated[
+        float | None,
+        typer.Option(help="Share of photographs without a landmark that may be answered."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
@@ -124,7 +136,9 @@ def index(
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
-    system = load_config(config, settings or ()).with_weights(weights)
+    asked = {"target_precision": target_precision, "max_false_accepts": max_false_accepts}
+    points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
+    system = load_config(config, [*points, *(settings or ())]).with_weights(weights)
     folder = run or Path("data/runs") / system.name
     record = build_run(system, load_data_set(data, gallery), folder, choose_device(device))
     _say_built(folder, record)

@@ -10,15 +10,17 @@ import pandas as pd
 from rich.console import Console
 
 from pipelines.classify import classify_csv
-from pipelines.evaluate import evaluate_run, figures_table
+from pipelines.evaluate import evaluate_runs, figures_table
 from pipelines.index import build_run
 from pipelines.loopback import serve
 from pipelines.progress import progress_bar
 from pipelines.rendering import render_data_set
+from pipelines.train import train_run
+from retrieval.extractors.trained import RECORD
 from retrieval.index.store import atomic_write, read_json, write_json
 from retrieval.photographs.fetching import FetchConfig
 from retrieval.photographs.table import load_data_set
-from retrieval.system import System, SystemConfig
+from retrieval.system import TRAINING, System, SystemConfig
 
 log = logging.getLogger(__name__)
 
@@ -42,29 +44,45 @@ def make_photographs(folder: Path, seed: int = 0) -> None:
 
 
 def run_demo(
-    config: SystemConfig, folder: Path, run: Path, device: str, console: Console
-) -> dict[str, Any]:
-    """Make the photographs, build, evaluate, classify a CSV of URLs, and say where things lie.
+    config: SystemConfig, learner: SystemConfig, folder: Path, run: Path, device: str,
+    console: Console,
+) -> dict[str, Any]:  # fmt: skip
+    """Make the photographs, build two systems, measure them side by side, classify URLs.
 
     The URLs are of a server on this machine's loopback address, started and stopped here.
 
+    Args:
+        config: descriptor and machine learning model.
+        learner: a network trained from nothing, beside it.
+        folder: of the photographs.
+        run: of the first system; the second's lies beside it.
+        device: ``cpu`` or ``cuda``.
+        console: what is found is told there.
+
     Returns:
-        the figures of metrics.json.
+        the figures of both systems' answers side by side.
     """
     make_photographs(folder)
-    build_run(config, load_data_set(folder), run, device)
-    system = System.load(run, device)
-    figures = evaluate_run(system, folder / "test.csv", run / "evaluation")
+    data = load_data_set(folder)
+    build_run(config, data, run, device)
+    deep = run.with_name(f"{run.name}-{learner.name}")
+    # Ten photographs by heart first, and only then all of them.
+    train_run(learner, data, deep, device, sanity=not (deep / TRAINING / RECORD).exists())
+    build_run(learner, data, deep, device)
+    systems = {one.name: System.load(one, device) for one in (run, deep)}
+    out = run.with_name(f"{run.name}-evaluation")
+    figures = evaluate_runs(systems, folder / "test.csv", out)
     tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
-    predictions = _classify_urls(system, tests, folder, run)
+    predictions = _classify_urls(systems[run.name], tests, folder, run)
     console.print(figures_table(figures))
     console.print(_summary(predictions, tests), highlight=False)
     for what, path in (
         ("photographs", folder),
-        ("report", run / "evaluation" / "report.html"),
+        ("report", out / "report.html"),
+        *((f"{name}", out / name / "report.html") for name in systems),
         ("predictions", run / "predictions.csv"),
     ):
-        console.print(f"{what + ':':<12} {path}", highlight=False)
+        console.print(f"{what + ':':<16} {path}", highlight=False)
     return figures
 
 
