@@ -29,8 +29,8 @@ from pipelines.locking import locked
 from pipelines.progress import progress_bar
 from pipelines.train import train_network
 from retrieval.classifiers.base import Gallery, HeldOut
-from retrieval.classifiers.registry import fit_classifier, held_out_scores, load_classifier
-from retrieval.classifiers.rejection import Rejection
+from retrieval.classifiers.registry import fit_and_hold_out, load_classifier
+from retrieval.classifiers.rejection import Rejection, fit_rejection
 from retrieval.devices import CPU, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
@@ -596,9 +596,12 @@ def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
     held: dict[str, HeldOut] = {}
     for name, one in config.classifiers.items():
         folder = run / "classifiers" / name
-        fit_classifier(one, gallery, config.seed).save(folder)
-        held[name] = held_out_scores(one, gallery, config.seed)
-        Rejection.fit(held[name]).save(folder)
+        fitted, scores = fit_and_hold_out(one, gallery, config.seed)
+        fitted.save(folder)
+        rejection, held[name] = fit_rejection(
+            scores, gallery, config.rejection, config.calibration, config.seed
+        )
+        rejection.save(folder)
     return choose_answer(held) if config.answer == AUTO else config.answer
 
 

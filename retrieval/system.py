@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from retrieval.classifiers.base import Classifier, Flags, Gallery, Judgement
+from retrieval.classifiers.calibration import CalibrationConfig
+from retrieval.classifiers.ensemble import EnsembleConfig
+from retrieval.classifiers.evidence import NEAR, Evidence
 from retrieval.classifiers.network import NetworkClassifierConfig, TrainedHead
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
-from retrieval.classifiers.rejection import Rejection
+from retrieval.classifiers.rejection import Rejection, RejectionConfig
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.extractors.base import Extractor, Photograph, StrictModel, Vectors
@@ -76,6 +79,8 @@ class SystemConfig(StrictModel):
         classifiers: by name; every one is fitted, evaluated and kept.
         answer: the classifier whose answer counts, or ``auto``: the best on held-out gallery
             photographs and the bank.
+        rejection: when to say none, of every classifier.
+        calibration: how confidences become probabilities.
     """
 
     name: str
@@ -90,6 +95,8 @@ class SystemConfig(StrictModel):
     index: IndexConfig = Field(default_factory=IndexConfig)
     classifiers: dict[str, Annotated[ClassifierConfig, Field(discriminator="kind")]]
     answer: str = AUTO
+    rejection: RejectionConfig = RejectionConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
 
     @model_validator(mode="after")
     def _answers(self) -> SystemConfig:
@@ -121,7 +128,8 @@ class SystemConfig(StrictModel):
                 " and that to it"
             )
         for name, one in self.classifiers.items():
-            if isinstance(one, NetworkClassifierConfig) and not (
+            alone = one.members.values() if isinstance(one, EnsembleConfig) else [one]
+            if any(isinstance(each, NetworkClassifierConfig) for each in alone) and not (
                 isinstance(self.extractor, TrainedConfig) and self.whitening is None
             ):
                 raise ValueError(
@@ -147,6 +155,8 @@ class SystemConfig(StrictModel):
         """The most neighbours that the index is ever asked for: the photograph itself may be
         one more than those looked at."""
         looked_at = [getattr(one, "k", 1) for one in self.classifiers.values()]
+        if self.rejection.needs_evidence:
+            looked_at.append(NEAR)
         if self.search.verification is not None:
             looked_at.append(self.search.verification.top)
         return max(*looked_at, self.search.expansion.queries) + 1
@@ -263,8 +273,9 @@ class System:
     ) -> dict[str, Judgement]:
         """What every classifier says of q photographs."""
         found = neighbours or self.neighbours(descriptors)
+        evidence = self._evidence(descriptors, found, *self.rejections.values())
         return {
-            name: self.rejections[name].judge(classifier.scores(descriptors, found))
+            name: self.rejections[name].judge(classifier.scores(descriptors, found), evidence)
             for name, classifier in self.classifiers.items()
         }
 
@@ -275,7 +286,16 @@ class System:
             self.neighbours(descriptors, classifier.neighbours) if classifier.neighbours else NONE
         )
         scores = classifier.scores(descriptors, near)
-        return self.rejections[self.answer].judge(scores)
+        rejection = self.rejections[self.answer]
+        return rejection.judge(scores, self._evidence(descriptors, near, rejection))
+
+    def _evidence(
+        self, descriptors: Descriptors | Vectors, near: Neighbours, *rejections: Rejection
+    ) -> Evidence | None:
+        """What rejections look at besides scores, if any of them does."""
+        if not any(one.needs_evidence for one in rejections):
+            return None
+        return Evidence.of(self.gallery, descriptors, near)
 
     def predictions(self, ids: Sequence[str], descriptors: Descriptors | Vectors) -> pd.DataFrame:
         """The answers as a frame.

@@ -1,22 +1,35 @@
-"""Confidences to probabilities, by Platt scaling.
+"""Confidences to probabilities: curves through held-out scores.
 
-J. Platt, "Probabilistic outputs for support vector machines", 1999: a logistic curve through
-held-out scores, with targets drawn in from 0 and 1 by the number of examples (his section 2.2), so
-that perfectly separated scores do not become certainties. The curve rises strictly, so the order
-of photographs, and with it global average precision, stays as it was.
+* ``platt`` (J. Platt, "Probabilistic outputs for support vector machines", 1999): a logistic curve,
+  with targets drawn in from 0 and 1 by the number of examples (his section 2.2), so that perfectly
+  separated scores do not become certainties. It rises strictly.
+* ``temperature`` (Guo et al., "On calibration of modern neural networks", ICML 2017, section 4.2):
+  the same without an offset, for confidences that are log-odds already.
+* ``isotonic`` (Zadrozny and Elkan, KDD 2002): the steps that fit best and never fall, between
+  which probabilities are interpolated; for many examples. Its flat parts make equals of
+  confidences that differ, which photographs are ranked by all the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+
+from retrieval.extractors.base import StrictModel
 
 LEAST_SLOPE: Final = 1e-3
 """Per standard deviation of the scores, where they tell nothing or mislead."""
+
+
+class CalibrationConfig(StrictModel):
+    """The form of the curve."""
+
+    kind: Literal["platt", "temperature", "isotonic"] = "platt"
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,11 @@ class Platt:
 
     @classmethod
     def fit(
-        cls, confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], weights: Any
+        cls,
+        confidence: NDArray[np.floating[Any]],
+        right: NDArray[np.bool_],
+        weights: Any,
+        shifted: bool = True,
     ) -> Platt:
         """Learn the curve.
 
@@ -36,25 +53,23 @@ class Platt:
             confidence: (n,) held-out scores; infinite ones (no candidate at all) are left out.
             right: (n,) whether the answer was.
             weights: (n,) of the examples.
+            shifted: whether there is an offset.
         """
-        finite = np.isfinite(confidence)
-        scores = confidence[finite].astype(np.float64)
-        right, weights = right[finite], np.asarray(weights, np.float64)[finite]
+        scores, right, weights = _finite(confidence, right, weights)
         if not len(scores):
             return cls(1.0, 0.0)
-        centre, spread = scores.mean(), scores.std() or 1.0
-        high = (right.sum() + 1.0) / (right.sum() + 2.0)
-        low = 1.0 / ((~right).sum() + 2.0)
-        target = np.where(right, high, low)
+        centre, spread = scores.mean() if shifted else 0.0, scores.std() or 1.0
+        target = _drawn_in(right)
         scaled = ((scores - centre) / spread)[:, None]
         # A soft target is one example of each kind, weighted.
-        logistic = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000).fit(
+        logistic = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000, fit_intercept=shifted).fit(
             np.concatenate([scaled, scaled]),
             np.repeat([1, 0], len(scores)),
             np.concatenate([weights * target, weights * (1.0 - target)]),
         )
         slope = max(float(logistic.coef_[0, 0]), LEAST_SLOPE)
-        offset = float(logistic.intercept_[0]) - slope * centre / spread
+        intercept = float(logistic.intercept_[0]) if shifted else 0.0
+        offset = intercept - slope * centre / spread
         return cls(float(slope / spread), float(offset))
 
     def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -67,3 +82,61 @@ class Platt:
         return np.where(np.isneginf(confidence), 0.0, 1.0 / (1.0 + np.exp(exponent))).astype(
             np.float32
         )
+
+
+@dataclass(frozen=True)
+class Isotonic:
+    """Probabilities interpolated between knots.
+
+    Attributes:
+        confidences: rising.
+        probabilities: never falling.
+    """
+
+    confidences: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    @classmethod
+    def fit(
+        cls, confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], weights: Any
+    ) -> Isotonic:
+        """Learn the knots; arguments as for :meth:`Platt.fit`."""
+        scores, right, weights = _finite(confidence, right, weights)
+        if not len(scores):
+            return cls((0.0,), (0.5,))
+        steps = IsotonicRegression().fit(scores, _drawn_in(right), weights)
+        return cls(tuple(steps.X_thresholds_.tolist()), tuple(steps.y_thresholds_.tolist()))
+
+    def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """(n,) float32; 0 for a confidence of -inf."""
+        found = np.interp(confidence.astype(np.float64), self.confidences, self.probabilities)
+        return np.where(np.isneginf(confidence), 0.0, found).astype(np.float32)
+
+
+def fit_curve(
+    config: CalibrationConfig,
+    confidence: NDArray[np.floating[Any]],
+    right: NDArray[np.bool_],
+    weights: Any,
+) -> Platt | Isotonic:
+    """The curve of a config's form; arguments as for :meth:`Platt.fit`."""
+    if config.kind == "isotonic":
+        return Isotonic.fit(confidence, right, weights)
+    return Platt.fit(confidence, right, weights, shifted=config.kind == "platt")
+
+
+def _finite(
+    confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], weights: Any
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """The examples that have a candidate."""
+    finite = np.isfinite(confidence)
+    scores = confidence[finite].astype(np.float64)
+    return scores, right[finite], np.asarray(weights, np.float64)[finite]
+
+
+def _drawn_in(right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Platt's targets."""
+    high = (right.sum() + 1.0) / (right.sum() + 2.0)
+    low = 1.0 / ((~right).sum() + 2.0)
+    target: NDArray[np.float64] = np.where(right, high, low)
+    return target

@@ -171,13 +171,30 @@ class EnsembleClassifier:
     @classmethod
     def fit(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Fit the members, and learn their weights on what they hold out."""
-        members = {name: fit_member(one, gallery, seed) for name, one in config.members.items()}
-        return cls(config, members, Fusion.fit(_held(config, gallery, seed), config))
+        return cls._fitted(config, gallery, seed, _held(config, gallery, seed))
 
     @classmethod
     def held_out(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
         """Cross-fitted scores of the photographs that every member holds out."""
+        return cls._cross_fitted(config, seed, _held(config, gallery, seed))
+
+    @classmethod
+    def fit_and_hold_out(
+        cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0
+    ) -> tuple[Self, HeldOut]:
+        """Both, with what the members hold out scored once."""
         held = _held(config, gallery, seed)
+        return cls._fitted(config, gallery, seed, held), cls._cross_fitted(config, seed, held)
+
+    @classmethod
+    def _fitted(
+        cls, config: EnsembleConfig, gallery: Gallery, seed: int, held: Sequence[HeldOut]
+    ) -> Self:
+        members = {name: fit_member(one, gallery, seed) for name, one in config.members.items()}
+        return cls(config, members, Fusion.fit(held, config))
+
+    @classmethod
+    def _cross_fitted(cls, config: EnsembleConfig, seed: int, held: Sequence[HeldOut]) -> HeldOut:
         rng = np.random.default_rng(seed)
         first = held[0]
         parts = deal(first.truth, PARTS, rng)

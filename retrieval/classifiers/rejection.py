@@ -1,41 +1,111 @@
 """Whether to answer or to say "none", and how sure to be; settled on held-out photographs only.
 
+What an answer's confidence is: the classifier's own (``threshold``), one signal of
+:mod:`retrieval.classifiers.evidence` in its place (``margin``, ``agreement``, ``evt``), or the
+log-odds of a logistic model over all of them, learnt on the held-out photographs (``learnt``). All
+compare photographs, so that global average precision may gain by it.
+
 The threshold is the one that maximises the mean of two shares: of the held-out gallery photographs
 that are answered right (accepted, and right), and of the held-out bank photographs that are
 rejected. Both count alike however many there are of each, since the sizes of gallery and bank say
-nothing about what will be asked. Without a bank the share of gallery photographs is maximised that
-are accepted where right and rejected where wrong; without held-out gallery photographs, all of the
-bank is rejected. The same balance weighs the examples that probabilities are learnt from.
+nothing about what will be asked; ``landmark_share`` says otherwise. Without a bank the share of
+gallery photographs is maximised that are accepted where right and rejected where wrong; without
+held-out gallery photographs, all of the bank is rejected. The same balance weighs the examples that
+probabilities are learnt from. An operating point may be asked for instead: the lowest threshold at
+which so large a share of answers is right, or at which no more of the bank is accepted.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
+from scipy.optimize import minimize
 
-from retrieval.classifiers.base import HeldOut, Judgement, Scores
-from retrieval.classifiers.calibration import Platt
-from retrieval.errors import RunError
+from retrieval.classifiers.base import Flags, Gallery, HeldOut, Judgement, Scores, deal
+from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
+from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
+from retrieval.errors import ConfigError, RunError
 from retrieval.extractors.base import StrictModel
 from retrieval.index.store import read_json, write_json
 
 FILE: Final = "rejection.json"
+PARTS: Final = 5
+"""Parts that the held-out photographs are dealt into, so that none is judged by what it taught."""
+ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}
+"""The signals that are confidences by themselves, by the kinds of rejection."""
 
 logger = logging.getLogger(__name__)
+
+
+class RejectionConfig(StrictModel):
+    """When to say none.
+
+    Attributes:
+        kind: what the confidence is; see the module's docstring.
+        target_precision: the share of answers to be right, or ``None``.
+        max_false_accepts: the share of photographs without a landmark that may be answered, or
+            ``None``; without either the threshold is the balanced one.
+        landmark_share: of the photographs that will be asked, those that show a landmark.
+    """
+
+    kind: Literal["threshold", "margin", "agreement", "evt", "learnt"] = "threshold"
+    target_precision: float | None = Field(default=None, gt=0.0, lt=1.0)
+    max_false_accepts: float | None = Field(default=None, ge=0.0, lt=1.0)
+    landmark_share: float = Field(default=0.5, gt=0.0, lt=1.0)
+
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether more than scores is looked at."""
+        return self.kind not in ("threshold", "margin")
+
+    @model_validator(mode="after")
+    def _one_point(self) -> Self:
+        if self.target_precision is not None and self.max_false_accepts is not None:
+            raise ValueError("target_precision and max_false_accepts: give one of them")
+        return self
+
+
+THRESHOLD: Final = RejectionConfig()
+PLATT: Final = CalibrationConfig()
+
+
+class SignalModel(StrictModel):
+    """A confidence made of signals.
+
+    Attributes:
+        weights: of each signal.
+        offset: added to their weighted sum.
+        least: see :func:`retrieval.classifiers.evidence.signals`.
+    """
+
+    weights: list[float]
+    offset: float
+    least: float
+
+    @property
+    def needs_evidence(self) -> bool:
+        return any(self.weights[FROM_SCORES:])
+
+    def applied(self, scores: Scores, evidence: Evidence | None) -> Scores:
+        """Scores whose confidence is the model's; the runners-up keep their distances."""
+        found = signals(scores, evidence, self.least)
+        return _with_confidence(scores, found @ np.array(self.weights) + self.offset)
 
 
 class _Saved(StrictModel):
     """What rejection.json holds; no threshold accepts whatever has a candidate."""
 
     threshold: float | None
-    slope: float
-    offset: float
+    slope: float | None = None
+    offset: float | None = None
+    isotonic: list[list[float]] | None = None
+    model: SignalModel | None = None
 
 
 @dataclass(frozen=True)
@@ -44,17 +114,32 @@ class Rejection:
 
     Attributes:
         threshold: the least confidence that is accepted; -inf accepts every candidate.
-        platt: the curve.
+        curve: confidences to probabilities.
+        model: what makes the confidence, or ``None`` where it is the classifier's own.
     """
 
     threshold: float
-    platt: Platt
+    curve: Platt | Isotonic
+    model: SignalModel | None = None
 
     @classmethod
-    def fit(cls, held_out: HeldOut) -> Rejection:
-        """Choose threshold and curve on photographs that the classifier has not seen."""
+    def fit(
+        cls,
+        held_out: HeldOut,
+        config: RejectionConfig = THRESHOLD,
+        calibration: CalibrationConfig = PLATT,
+    ) -> Rejection:
+        """Choose threshold and curve on photographs that the classifier has not seen.
+
+        Raises:
+            ConfigError: false accepts are to be bounded, and there is no bank to see them by.
+        """
         gallery, bank = held_out.gallery.confidence, held_out.bank.confidence
         if not len(bank):
+            if config.max_false_accepts is not None:
+                raise ConfigError(
+                    "rejection.max_false_accepts: needs photographs without a landmark (none.csv)"
+                )
             logger.warning(
                 "no photographs without a landmark were given: the threshold for answering "
                 "is chosen on the gallery alone, and will accept too much"
@@ -66,25 +151,49 @@ class Rejection:
             )
         right = np.concatenate([held_out.correct, np.zeros(len(bank), np.bool_)])
         confidence = np.concatenate([gallery, bank])
-        weights = np.concatenate([_shares(len(gallery)), _shares(len(bank))])
-        # A wrong answer costs nothing beyond itself, unless only the gallery can speak.
-        cost = np.where(right, 0.0, weights)
-        if len(bank):
-            cost[: len(gallery)] = 0.0
-        threshold = best_threshold(confidence, np.where(right, weights, -cost))
-        return cls(threshold, Platt.fit(confidence, right, weights))
+        weights = _shares(held_out, config.landmark_share)
+        curve = fit_curve(calibration, confidence, right, weights)
+        if config.target_precision is not None:
+            threshold = precise_threshold(confidence, right, weights, config.target_precision)
+        elif config.max_false_accepts is not None:
+            threshold = bounded_threshold(confidence, bank, config.max_false_accepts)
+        else:
+            # A wrong answer costs nothing beyond itself, unless only the gallery can speak.
+            cost = np.where(right, 0.0, weights)
+            if len(bank):
+                cost[: len(gallery)] = 0.0
+            threshold = best_threshold(confidence, np.where(right, weights, -cost))
+        return cls(threshold, curve)
 
-    def judge(self, scores: Scores) -> Judgement:
-        """Probability and acceptance of each query's first candidate."""
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether ``judge`` must be given evidence."""
+        return self.model is not None and self.model.needs_evidence
+
+    def judge(self, scores: Scores, evidence: Evidence | None = None) -> Judgement:
+        """Probability and acceptance of each query's first candidate.
+
+        The scores of the judgement have the confidence that was judged.
+        """
+        if self.model is not None:
+            scores = self.model.applied(scores, evidence)
         confidence = scores.confidence
         accepted = (confidence >= self.threshold) & (scores.best >= 0)
-        return Judgement(scores, self.platt.probability(confidence), accepted)
+        return Judgement(scores, self.curve.probability(confidence), accepted)
 
     def save(self, folder: Path) -> None:
         """Write ``rejection.json``."""
-        threshold = self.threshold if np.isfinite(self.threshold) else None
-        saved = _Saved(threshold=threshold, slope=self.platt.slope, offset=self.platt.offset)
-        write_json(folder / FILE, saved.model_dump())
+        saved: dict[str, Any] = {
+            "threshold": self.threshold if np.isfinite(self.threshold) else None
+        }
+        if isinstance(self.curve, Platt):
+            saved |= {"slope": self.curve.slope, "offset": self.curve.offset}
+        else:
+            knots = [self.curve.confidences, self.curve.probabilities]
+            saved["isotonic"] = [list(each) for each in knots]
+        if self.model is not None:
+            saved["model"] = self.model.model_dump()
+        write_json(folder / FILE, saved)
 
     @classmethod
     def load(cls, folder: Path) -> Rejection:
@@ -93,12 +202,63 @@ class Rejection:
         Raises:
             RunError: it is missing or damaged.
         """
+        damaged = RunError(f"{folder / FILE} is damaged: fit the classifiers again")
         try:
             saved = _Saved.model_validate(read_json(folder / FILE))
         except ValidationError:
-            raise RunError(f"{folder / FILE} is damaged: fit the classifiers again") from None
+            raise damaged from None
         threshold = -np.inf if saved.threshold is None else saved.threshold
-        return cls(threshold, Platt(saved.slope, saved.offset))
+        if saved.isotonic is not None and len(saved.isotonic) == 2:
+            curve = Isotonic(tuple(saved.isotonic[0]), tuple(saved.isotonic[1]))
+            return cls(threshold, curve, saved.model)
+        if saved.slope is None or saved.offset is None:
+            raise damaged
+        return cls(threshold, Platt(saved.slope, saved.offset), saved.model)
+
+
+def fit_rejection(
+    held_out: HeldOut,
+    gallery: Gallery,
+    config: RejectionConfig = THRESHOLD,
+    calibration: CalibrationConfig = PLATT,
+    seed: int = 0,
+) -> tuple[Rejection, HeldOut]:
+    """A rejection of the config's kind.
+
+    Args:
+        held_out: scores of photographs that the classifier has not seen.
+        gallery: that they are of.
+        config: the kind, and the operating point.
+        calibration: the probabilities' curve.
+        seed: of the parts in which a learnt model is cross-fitted.
+
+    Returns:
+        the rejection, and the held-out scores with the confidences that it was settled on: of
+        each photograph by a model that it did not teach.
+
+    Raises:
+        ConfigError: as :meth:`Rejection.fit`.
+    """
+    if config.kind == "threshold":
+        return Rejection.fit(held_out, config, calibration), held_out
+    values = np.concatenate([held_out.gallery.values.ravel(), held_out.bank.values.ravel()])
+    least = float(values[np.isfinite(values)].min(initial=0.0))
+    evidence: tuple[Evidence | None, Evidence | None] = None, None
+    if config.needs_evidence:
+        evidence = Evidence.held_out(gallery, held_out)
+    if config.kind in ALONE:
+        chosen = [float(one == ALONE[config.kind]) for one in SIGNALS]
+        model = SignalModel(weights=chosen, offset=0.0, least=least)
+        judged = replace(
+            held_out,
+            gallery=model.applied(held_out.gallery, evidence[0]),
+            bank=model.applied(held_out.bank, evidence[1]),
+        )
+    else:
+        found = (signals(held_out.gallery, evidence[0], least),
+                 signals(held_out.bank, evidence[1], least))  # fmt: skip
+        model, judged = _learnt(held_out, found, config.landmark_share, least, seed)
+    return replace(Rejection.fit(judged, config, calibration), model=model), judged
 
 
 def best_threshold(confidence: NDArray[Any], gain: NDArray[np.float64]) -> float:
@@ -119,6 +279,56 @@ def best_threshold(confidence: NDArray[Any], gain: NDArray[np.float64]) -> float
     # total[i]: everything from the i-th lowest score up is accepted; the last accepts nothing.
     total = np.append(np.cumsum(gains[::-1])[::-1], 0.0)
     chosen = int(np.flatnonzero(total >= total.max() - 1e-12)[-1])
+    return _half_way(scores, chosen)
+
+
+def precise_threshold(
+    confidence: NDArray[Any], right: Flags, weights: NDArray[np.float64], target: float
+) -> float:
+    """The lowest threshold at which so large a share of the accepted weight is right.
+
+    Where no threshold is that precise, the most precise one, and a warning.
+
+    Args:
+        confidence: (n,) float32; -inf (no candidate) is never accepted.
+        right: (n,) whether the answer is.
+        weights: (n,) of the examples.
+        target: the share.
+    """
+    there = np.isfinite(confidence)
+    scores, places = np.unique(confidence[there], return_inverse=True)
+    if not len(scores):
+        return -np.inf
+    taken, good = (
+        np.cumsum(np.bincount(places, part[there], len(scores))[::-1])[::-1]
+        for part in (weights, np.where(right, weights, 0.0))
+    )
+    precision = good / taken
+    enough = np.flatnonzero(precision >= target)
+    if not len(enough):
+        logger.warning(
+            "a precision of %g is never reached on held-out photographs: %.3f is the most",
+            target, precision.max(),
+        )  # fmt: skip
+        enough = np.flatnonzero(precision == precision.max())
+    return _half_way(scores, int(enough[0]))
+
+
+def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> float:
+    """The lowest threshold that accepts at most such a share of the bank.
+
+    Args:
+        confidence: (n,) float32 of all examples; thresholds lie half-way between them.
+        bank: (b,) of those without a landmark, at least one.
+        most: the share.
+    """
+    scores = np.unique(confidence[np.isfinite(confidence)])
+    accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
+    return _half_way(scores, int(np.searchsorted(-accepted, -most * len(bank) - 1e-9)))
+
+
+def _half_way(scores: NDArray[Any], chosen: int) -> float:
+    """The threshold that accepts rising scores from the chosen one up."""
     if chosen == 0:
         return -np.inf
     if chosen == len(scores):
@@ -126,6 +336,79 @@ def best_threshold(confidence: NDArray[Any], gain: NDArray[np.float64]) -> float
     return float((np.float64(scores[chosen - 1]) + np.float64(scores[chosen])) / 2)
 
 
-def _shares(count: int) -> NDArray[np.float64]:
-    """Weights that sum to one half, so that gallery and bank count alike."""
-    return np.full(count, 0.5 / max(count, 1))
+def _shares(held_out: HeldOut, share: float) -> NDArray[np.float64]:
+    """(g + b,) weights of which those of the gallery sum to the share, the bank's to the rest."""
+    counts = len(held_out.rows), len(held_out.bank_rows)
+    each = share / max(counts[0], 1), (1.0 - share) / max(counts[1], 1)
+    return np.repeat(each, counts)
+
+
+def _learnt(
+    held_out: HeldOut,
+    found: tuple[NDArray[np.float64], NDArray[np.float64]],
+    share: float,
+    least: float,
+    seed: int,
+) -> tuple[SignalModel, HeldOut]:
+    """A logistic model over (g, 6) and (b, 6) signals, and the confidences by cross-fitted ones."""
+    rng = np.random.default_rng(seed)
+    parts = np.concatenate([
+        deal(held_out.truth, PARTS, rng),
+        deal(np.zeros(len(held_out.bank_rows), np.int64), PARTS, rng),
+    ])  # fmt: skip
+    everything = np.concatenate(found)
+    candidates = np.concatenate([held_out.gallery.best, held_out.bank.best]) >= 0
+    right = np.concatenate([held_out.correct, np.zeros(len(held_out.bank_rows), np.bool_)])
+    weights = _shares(held_out, share)
+    confidence = np.full(len(right), -np.inf)
+    for part in range(PARTS):
+        own, taught = (parts == part) & candidates, (parts != part) & candidates
+        by, offset = _logistic(everything[taught], right[taught], weights[taught])
+        confidence[own] = everything[own] @ by + offset
+    by, offset = _logistic(everything[candidates], right[candidates], weights[candidates])
+    model = SignalModel(weights=by.tolist(), offset=offset, least=least)
+    count = len(held_out.rows)
+    return model, replace(
+        held_out,
+        gallery=_with_confidence(held_out.gallery, confidence[:count]),
+        bank=_with_confidence(held_out.bank, confidence[count:]),
+    )
+
+
+def _logistic(
+    found: NDArray[np.float64], right: Flags, weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Weights of (n, 6) signals as they are, and an offset: the confidence alone where all answers
+    are right, or none.
+
+    No weight has the wrong sign: held-out photographs lack one of their landmark's photographs,
+    themselves, and a gallery of few would have it that agreement speaks against an answer.
+    """
+    if right.all() or not right.any():
+        return np.eye(len(SIGNALS))[0], 0.0
+    centre, spread = found.mean(axis=0), found.std(axis=0)
+    inputs = (found - centre) / np.where(spread < 1e-9, 1.0, spread) * SIGNS
+    inputs = np.column_stack([inputs, np.ones(len(inputs))])
+    weights = weights * (len(weights) / weights.sum())
+    sign = np.where(right, 1.0, -1.0)
+
+    def loss(by: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        odds = sign * (inputs @ by)
+        wrong = weights * sign * np.exp(-np.logaddexp(0.0, odds))
+        penalty = np.append(by[:-1], 0.0)
+        return weights @ np.logaddexp(0.0, -odds) + penalty @ penalty / 2, penalty - wrong @ inputs
+
+    bounds = [(0.0, None)] * len(SIGNALS) + [(None, None)]
+    best: Any = minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x
+    by = best[:-1] * SIGNS / np.where(spread < 1e-9, 1.0, spread)
+    return by, float(best[-1] - by @ centre)
+
+
+def _with_confidence(scores: Scores, confidence: NDArray[np.float64]) -> Scores:
+    """Scores whose first values are others; the runners-up keep their distances."""
+    here = scores.best >= 0
+    values = scores.values.copy()
+    shift = confidence[here] - values[here, 0]
+    values[here] = values[here] + shift[:, None].astype(np.float32)
+    values[here, 0] = confidence[here]
+    return Scores(scores.candidates, values)

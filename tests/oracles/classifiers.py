@@ -105,3 +105,31 @@ def fusion(
         rivals = [0.0, *(other for rival, other in best if rival != code)]
         values.append((code, strength - math.log(sum(math.exp(one) for one in rivals))))
     return values
+
+
+def signals(
+    candidates: list[int],
+    values: list[float],
+    gallery: list[tuple[float, int]],
+    bank: list[float],
+    least: float,
+) -> dict[str, float]:
+    """What speaks for a query's first candidate; similarities and landmarks of all photographs."""
+    answer = candidates[0]
+    near = sorted(gallery, key=lambda one: -one[0])[:50]
+    nearest_bank = sorted(bank, reverse=True)[:10]
+    second = [value for value in values[1:] if value > -math.inf]
+    own = [similarity for similarity, code in near if code == answer]
+    match = max(own) if own else min(similarity for similarity, _ in near)
+    tail = sorted([one for one, code in near if code != answer] + nearest_bank, reverse=True)[:20]
+    floor = max(min(tail), 0.0) if tail else 0.0
+    excess = sum(max(one - floor, 0.0) for one in tail) / max(len(tail) - 1, 1)
+    chance = (match - floor) / max(excess, 1e-2)
+    return {
+        "confidence": values[0],
+        "margin": values[0] - (second[0] if second else min(least, values[0])),
+        "agreement": sum(max(one, 0.0) for one, code in near[:10] if code == answer) / 10,
+        "tail": chance,
+        "bank": sum(nearest_bank) / len(nearest_bank) if nearest_bank else 0.0,
+        "nearest": match,
+    }

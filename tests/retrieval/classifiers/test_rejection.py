@@ -9,12 +9,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from retrieval.classifiers.base import HeldOut, Scores
-from retrieval.classifiers.calibration import Platt
-from retrieval.classifiers.rejection import FILE, Rejection, best_threshold
-from retrieval.errors import RunError
+from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
+from retrieval.classifiers.evidence import Evidence
+from retrieval.classifiers.rejection import (
+    FILE,
+    Rejection,
+    RejectionConfig,
+    best_threshold,
+    fit_rejection,
+)
+from retrieval.classifiers.vote import VoteClassifier, VoteConfig
+from retrieval.errors import ConfigError, RunError
+from retrieval.evaluation.selection import held_out_gap
 from tests.oracles import classifiers as slow
+from tests.retrieval.classifiers.galleries import clusters
 
 
 def scores_of(confidence: list[float] | np.ndarray, best: int | np.ndarray = 0) -> Scores:
@@ -146,5 +157,133 @@ def test_a_saved_rejection_judges_alike(tmp_path: Path) -> None:
 
 def test_a_damaged_rejection_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"threshold": 1}')
+    with pytest.raises(RunError, match="damaged"):
+        Rejection.load(tmp_path)
+
+
+def test_the_precision_asked_for_is_reached_and_no_more() -> None:
+    # Half of the weight is the gallery's: 0.25 a right answer, 0.125 a bank photograph.
+    one = held_out([1.0, 4.0], [], [0.0, 2.0, 3.0, 0.5])
+    asked = {0.4: -np.inf, 0.55: 0.25, 0.6: 0.75, 0.7: 3.5, 0.99: 3.5}
+    for target, threshold in asked.items():
+        config = RejectionConfig(target_precision=target)
+        assert Rejection.fit(one, config).threshold == threshold
+    # Were only one in five a landmark's, half of that precision would be had.
+    config = RejectionConfig(target_precision=0.6, landmark_share=0.2)
+    assert Rejection.fit(one, config).threshold == 3.5
+
+
+def test_a_precision_that_is_never_reached_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    one = held_out([1.0, 2.0], [], [3.0, 0.0])
+    fitted = Rejection.fit(one, RejectionConfig(target_precision=0.9))
+    assert fitted.threshold == 0.5
+    assert "0.667 is the most" in caplog.text
+
+
+@pytest.mark.parametrize(("most", "accepted"), [(0.0, 0), (0.25, 1), (0.49, 1), (0.75, 3)])
+def test_false_accepts_are_bounded(most: float, accepted: int) -> None:
+    bank = [0.0, 1.0, 2.0, 3.0]
+    one = held_out([0.5, 1.5, 2.5], [], bank)
+    judged = Rejection.fit(one, RejectionConfig(max_false_accepts=most)).judge(scores_of(bank))
+    assert judged.accepted.sum() == accepted
+
+
+def test_points_that_cannot_be_had_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"none\.csv"):
+        Rejection.fit(held_out([1.0], [], []), RejectionConfig(max_false_accepts=0.1))
+    with pytest.raises(ValidationError, match="one of them"):
+        RejectionConfig(max_false_accepts=0.1, target_precision=0.9)
+
+
+@pytest.mark.parametrize("kind", ["platt", "temperature", "isotonic"])
+def test_every_curve_holds_up_on_log_odds(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.normal(0, 2, 20_000).astype(np.float32)
+    right = rng.random(20_000) < 1 / (1 + np.exp(-confidence))
+    curve = fit_curve(CalibrationConfig(kind=kind), confidence, right, np.ones(20_000))
+    tried = np.linspace(-4, 4, 50)
+    assert curve.probability(tried) == pytest.approx(1 / (1 + np.exp(-tried)), abs=0.06)
+    assert (np.diff(curve.probability(tried)) >= 0).all()
+    assert curve.probability(np.array([-np.inf]))[0] == 0
+    nothing = fit_curve(CalibrationConfig(kind=kind), confidence[:0], right[:0], np.ones(0))
+    assert nothing.probability(np.zeros(1))[0] == 0.5
+
+
+def test_an_isotonic_curve_follows_what_no_logistic_one_does() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0, 1, 20_000).astype(np.float32)
+    chance = np.where(confidence > 0.5, 0.9, 0.6)
+    right = rng.random(20_000) < chance
+    curve = Isotonic.fit(confidence, right, np.ones(20_000))
+    found = curve.probability(np.array([0.05, 0.4, 0.6, 0.95]))
+    assert found == pytest.approx([0.6, 0.6, 0.9, 0.9], abs=0.04)
+
+
+KINDS = pytest.mark.parametrize("kind", ["threshold", "margin", "agreement", "evt", "learnt"])
+
+
+@KINDS
+@pytest.mark.parametrize(("photographs", "bank"), [(6, 40), (1, 4), (4, 0), (1, 0)])
+def test_every_kind_judges_and_is_saved(
+    kind: str, photographs: int, bank: int, tmp_path: Path
+) -> None:
+    gallery = clusters(5, photographs, bank, 0.8)
+    vote = VoteClassifier.fit(VoteConfig(), gallery)
+    held = VoteClassifier.held_out(VoteConfig(), gallery)
+    config, calibration = RejectionConfig(kind=kind), CalibrationConfig(kind="isotonic")
+    fitted, judged = fit_rejection(held, gallery, config, calibration)
+    if bank and photographs > 1:
+        assert fitted.needs_evidence == config.needs_evidence
+        assert len(judged.gallery) == len(gallery.codes)
+    queries = clusters(5, 3, 0, 0.8).vectors
+    scores = vote.scores(queries, gallery.index.search(queries, 50))
+    evidence = Evidence.of(gallery, queries)
+    fitted.save(tmp_path)
+    loaded = Rejection.load(tmp_path)
+    assert loaded == fitted
+    found = loaded.judge(scores, evidence)
+    assert (found.scores.best == scores.best).all()
+    assert np.isfinite(found.scores.confidence).all()
+    assert (np.diff(found.scores.values[:, :2], axis=1) <= 0).all()
+    alone = [
+        fitted.judge(vote.scores(queries[[i]], gallery.index.search(queries[[i]], 50)),
+                     Evidence.of(gallery, queries[[i]])).scores.confidence[0]
+        for i in range(len(queries))
+    ]  # fmt: skip
+    assert alone == pytest.approx(found.scores.confidence, abs=1e-5)
+    none = fitted.judge(scores.at(np.zeros(0, np.int64)), Evidence.of(gallery, queries[:0]))
+    assert len(none.probability) == 0
+
+
+def test_a_learnt_rejection_makes_up_for_a_confidence_that_misleads() -> None:
+    gallery = clusters(8, 12, 90, 1.1)
+    config = VoteConfig(row_correction=0.0, query_correction=0.0)
+    held = VoteClassifier.held_out(config, gallery)
+    fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
+    assert held_out_gap(judged) > held_out_gap(held) + 0.01
+    assert fitted.model is not None
+    weights = fitted.model.weights
+    assert weights[4] <= 0
+    assert min(weights[:4] + weights[5:]) >= 0
+
+
+def test_no_photograph_is_judged_by_a_model_that_it_taught() -> None:
+    rng = np.random.default_rng(0)
+    gallery = clusters(4, 6, 24, 1.0)
+    found = []
+    for _ in range(20):
+        held = VoteClassifier.held_out(VoteConfig(), gallery)
+        held.truth[:] = rng.integers(0, 4, 24)  # which nothing tells, but by heart
+        fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
+        by_heart = fitted.judge(held.gallery, Evidence.held_out(gallery, held)[0])
+        right = held.correct
+        for one in (judged.gallery.confidence, by_heart.scores.confidence):
+            found.append((one[right][:, None] > one[~right]).mean())
+    assert np.mean(found[::2]) == pytest.approx(0.5, abs=0.06)
+    assert np.mean(found[1::2]) > 0.6
+
+
+def test_a_rejection_without_its_curve_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"threshold": 1.0}')
     with pytest.raises(RunError, match="damaged"):
         Rejection.load(tmp_path)
