@@ -287,7 +287,9 @@ def precise_threshold(
 ) -> float:
     """The lowest threshold at which so large a share of the accepted weight is right.
 
-    Where no threshold is that precise, the most precise one, and a warning.
+    One more example of the largest weight is counted as accepted and wrong, since the lowest of
+    many thresholds is one that luck favoured. Where none is that precise, the most precise one,
+    and a warning.
 
     Args:
         confidence: (n,) float32; -inf (no candidate) is never accepted.
@@ -303,11 +305,11 @@ def precise_threshold(
         np.cumsum(np.bincount(places, part[there], len(scores))[::-1])[::-1]
         for part in (weights, np.where(right, weights, 0.0))
     )
-    precision = good / taken
+    precision = good / (taken + weights.max())
     enough = np.flatnonzero(precision >= target)
     if not len(enough):
         logger.warning(
-            "a precision of %g is never reached on held-out photographs: %.3f is the most",
+            "a precision of %g cannot be promised by so few photographs: %.3f is the most",
             target, precision.max(),
         )  # fmt: skip
         enough = np.flatnonzero(precision == precision.max())
@@ -315,16 +317,26 @@ def precise_threshold(
 
 
 def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> float:
-    """The lowest threshold that accepts at most such a share of the bank.
+    """The lowest threshold that accepts at most such a share of photographs like the bank's.
+
+    Of b held-out ones it accepts a, with (a + 1) / (b + 1) at most the share: that is what a
+    further one is accepted with (Vovk, Gammerman and Shafer, "Algorithmic learning in a random
+    world", 2005, chapter 2). A bank too small for any a has none accepted, and a warning.
 
     Args:
         confidence: (n,) float32 of all examples; thresholds lie half-way between them.
         bank: (b,) of those without a landmark, at least one.
         most: the share.
     """
+    allowed = int(most * (len(bank) + 1) + 1e-9) - 1
+    if allowed < 0:
+        logger.warning(
+            "%d photographs without a landmark are too few to bound false accepts by %g",
+            len(bank), most,
+        )  # fmt: skip
     scores = np.unique(confidence[np.isfinite(confidence)])
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
-    return _half_way(scores, int(np.searchsorted(-accepted, -most * len(bank) - 1e-9)))
+    return _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:

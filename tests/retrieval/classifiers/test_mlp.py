@@ -14,7 +14,7 @@ from retrieval.index.faiss_index import Neighbours
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
 NOBODY = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
-SMALL = MlpConfig(hidden=32, steps=300, batch=16)
+SMALL = MlpConfig(hidden=32, steps=120, batch=16, rate=0.005)
 
 
 def test_it_tells_apart_what_no_line_does() -> None:
@@ -24,7 +24,7 @@ def test_it_tells_apart_what_no_line_does() -> None:
     rows = unit(sides + 0.1 * rng.standard_normal((120, 3)) + [0, 0.5, 0])
     codes = np.repeat([0, 0, 1], 40)
     gallery = gallery_of(rows[::2], codes[::2])
-    fitted = MlpClassifier.fit(SMALL.model_copy(update={"steps": 1500, "dropout": 0.0}), gallery)
+    fitted = MlpClassifier.fit(SMALL.model_copy(update={"steps": 500, "dropout": 0.0}), gallery)
     assert (fitted.scores(rows[1::2], NOBODY).best == codes[1::2]).mean() > 0.95
 
 

@@ -24,7 +24,7 @@ from retrieval.errors import RunError
 from tests.retrieval.classifiers.galleries import clusters, gallery_of
 
 CONFIGS: TypeAdapter[Any] = TypeAdapter(ClassifierConfig)
-MLP = {"kind": "mlp", "hidden": 32, "steps": 150, "batch": 16}
+MLP = {"kind": "mlp", "hidden": 32, "steps": 75, "batch": 16, "rate": 0.005}
 KINDS: dict[str, dict[str, Any]] = {
     "knn": {"kind": "knn"},
     "svm": {"kind": "svm"},
