@@ -100,6 +100,7 @@ class TrainingConfig(StrictModel):
         epochs, batch: their number; photographs in a batch (of all processes together).
         optimiser, schedule: see there.
         clip: longest gradient.
+        smoothing: of the softmax's targets (not the sigmoid's), for galleries with wrong labels.
         augmentation, sampling: see there.
         sampled: classes that a batch is compared with, its own and random others (An et al.,
             "Partial FC", ICCVW 2021); ``None``: all.
@@ -126,6 +127,7 @@ class TrainingConfig(StrictModel):
     optimiser: OptimiserConfig = Field(default_factory=AdamConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     clip: float | None = Field(1.0, gt=0.0)
+    smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     sampled: int | None = Field(None, ge=2)

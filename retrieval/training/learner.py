@@ -28,10 +28,12 @@ class Learner(nn.Module):
         network: up to the embedding.
         head: behind it.
         margin: (classes,) angles of :func:`retrieval.training.losses.margins`.
+        smoothing: of :func:`retrieval.training.losses.row_losses`.
     """
 
-    def __init__(self, network: Embedder, head: Head, margin: Tensor):
+    def __init__(self, network: Embedder, head: Head, margin: Tensor, smoothing: float = 0.0):
         super().__init__()
+        self.smoothing = smoothing
         self.network = network
         self.head = head
         self.margin: Tensor
@@ -55,7 +57,8 @@ class Learner(nn.Module):
         if classes is not None:
             columns = torch.searchsorted(classes, targets).where(targets >= 0, targets)
         margin = self.margin[targets.clamp(min=0)]
-        return row_losses(logits, self.head, columns, margin), logits.argmax(dim=1) == columns
+        losses = row_losses(logits, self.head, columns, margin, self.smoothing)
+        return losses, logits.argmax(dim=1) == columns
 
     def saved(self) -> dict[str, Tensor]:
         """Everything learnt, by the names that ``network.safetensors`` has."""
@@ -86,7 +89,8 @@ def make_learner(
     head = Head(config.head, network.dimension, landmarks, collection.bank, seed)
     taught = collection.codes[~collection.validation]
     counts = [*collection.counts(), *([(taught < 0).sum()] if head.none else [])]
-    learner = Learner(network, head, margins(config.head, torch.tensor(counts).numpy()))
+    angles = margins(config.head, torch.tensor(counts).numpy())
+    learner = Learner(network, head, angles, config.smoothing)
     set_trained(network, config.train, config.trainable)
     return learner
 

@@ -33,7 +33,9 @@ def margins(config: HeadConfig, counts: Integers) -> Tensor:
     return torch.full((len(counts),), margin)
 
 
-def row_losses(logits: Tensor, head: Head, targets: Tensor, margin: Tensor) -> Tensor:
+def row_losses(
+    logits: Tensor, head: Head, targets: Tensor, margin: Tensor, smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy of each row.
 
     Args:
@@ -42,6 +44,8 @@ def row_losses(logits: Tensor, head: Head, targets: Tensor, margin: Tensor) -> T
         targets: (n,) columns, -1 where none of the columns is right: that costs nothing by
             softmax, and by sigmoid every landmark that is taken for it.
         margin: (n,) angle of each row's class.
+        smoothing: share of the softmax's target that is spread over all classes, for labels that
+            may be wrong (Szegedy et al., "Rethinking the Inception architecture", 2016, section 7).
 
     Returns:
         (n,) float32.
@@ -54,7 +58,9 @@ def row_losses(logits: Tensor, head: Head, targets: Tensor, margin: Tensor) -> T
         return each.sum(dim=1)
     if head.angular:
         logits = torch.where(own, _further(logits, head.log_scale.exp(), margin[:, None]), logits)
-    return functional.cross_entropy(logits, targets, ignore_index=-1, reduction="none")
+    return functional.cross_entropy(
+        logits, targets, ignore_index=-1, reduction="none", label_smoothing=smoothing
+    )
 
 
 def _further(logits: Tensor, scale: Tensor, margin: Tensor) -> Tensor:

@@ -51,6 +51,16 @@ def test_linear_is_softmax_with_a_class_for_none() -> None:
     np.testing.assert_allclose(losses(head), [*expected[:5], 0.0], rtol=1e-5)
 
 
+def test_smoothing_spreads_a_share_of_the_target() -> None:
+    head = head_of(kind="linear", scale=5.0)
+    logits = head(torch.from_numpy(ROWS[:5])).detach()
+    targets, margin = torch.from_numpy(TARGETS[:5]), torch.zeros(5)
+    every = np.array([[softmax_loss(one, k) for k in range(4)] for one in logits.numpy()])
+    expected = 0.8 * every[np.arange(5), TARGETS[:5]] + 0.2 * every.mean(axis=1)
+    found = row_losses(logits, head, targets, margin, 0.2).detach().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_two_layer_has_a_hidden_layer_and_drops_some_of_it() -> None:
     head = head_of(kind="two-layer", hidden=6, dropout=0.4, scale=5.0).eval()
     assert head.hidden is not None
