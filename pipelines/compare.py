@@ -51,10 +51,12 @@ from retrieval.extractors.descriptors import Descriptors
 from retrieval.extractors.extraction import WINDOW, worker_pool
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.hough import HoughConfig
-from retrieval.extractors.local import learned
+from retrieval.extractors.local import delf, learned
+from retrieval.extractors.local.delf import DelfConfig
 from retrieval.extractors.local.dense import DenseConfig
 from retrieval.extractors.local.harris import HarrisConfig
 from retrieval.extractors.local.learned import AlikedConfig
+from retrieval.extractors.local.reduction import ReduceConfig, Reducer
 from retrieval.extractors.local.registry import DetectorConfig, build_detector
 from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
@@ -190,6 +192,7 @@ def catalogue(budget: Budget, configs: Sequence[str] = ()) -> dict[str, Config]:
         "harris": HarrisConfig(**shared),
         "surf": SurfConfig(**shared),
         "aliked": AlikedConfig(**shared),
+        "delf": DelfConfig(**shared),
         "hog": HogConfig(),
         "hog-cells": HogConfig(cells=(10, 20, 40)),
         "hough": HoughConfig(),
@@ -214,11 +217,19 @@ def systems_of(
         return [System(name, whole, learn, {"the whole photograph": PLAIN})]
     if isinstance(config, AlikedConfig):
         config = learned.located(config, weights)
+    reducer: Reducer | None = None
+    if isinstance(config, DelfConfig):
+        if weights is None:
+            raise WeightsError("DELF needs weights of its trunk (--weights)")
+        config = delf.located(config, weights)
     detector = build_detector(config, device)
+    if isinstance(config, DelfConfig):
+        # Of a network's many channels, as few numbers as the paper keeps.
+        reducer = Reducer(ReduceConfig(dimension=64), detector.dimension)
     systems = []
     for dense in (VladConfig(words=budget.words), FisherConfig(words=budget.words)):
-        aggregator = build_aggregator(dense, detector.dimension)
-        extractor = AggregatedExtractor(detector, aggregator, device)
+        aggregator = build_aggregator(dense, (reducer or detector).dimension)
+        extractor = AggregatedExtractor(detector, aggregator, device, reducer)
         learn = partial(Describer.fit, extractor, whitening=budget.whitening, seed=SEED)
         systems.append(System(name, detector, learn, {dense.kind: PLAIN}))
     # ALIKED's keypoints have no scale to be verified by.
@@ -226,7 +237,7 @@ def systems_of(
     verification = VerificationConfig(top=budget.verified, estimator=estimator)
     by_words = SearchConfig(share=1.0)
     verified = SearchConfig(share=1.0, verification=verification)
-    bow = Companion(detector, Bow(BowConfig(words=budget.visual_words)), None, device)
+    bow = Companion(detector, Bow(BowConfig(words=budget.visual_words)), None, device, reducer)
     asmk = Asmk(AsmkConfig(words=budget.visual_words))
     both = {"asmk": by_words, f"asmk + verification of the first {budget.verified}": verified}
     for companion, searches in (

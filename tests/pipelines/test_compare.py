@@ -83,7 +83,11 @@ def test_every_detector_stands_by_every_aggregation(
     _, rows = table
     detectors = ["sift", "rootsift", "rootsift-oriented", "dense", "harris", "surf"]
     expected = [(name, one) for name in detectors for one in AGGREGATIONS]
-    expected += [("aliked", "–"), *((n, "the whole photograph") for n in ("hog", "hog-cells"))]
+    expected += [
+        ("aliked", "–"),
+        ("delf", "–"),
+        *((n, "the whole photograph") for n in ("hog", "hog-cells")),
+    ]
     expected += [("hough", "the whole photograph")]
     assert [(row["features"], row["aggregation"]) for row in rows] == expected
     for row in rows:
