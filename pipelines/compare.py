@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.config import load_config
-from pipelines.evaluate import codes_of
 from pipelines.index import CODE, machine
 from pipelines.progress import Report, progress_bar
+from pipelines.report.measured import codes_of
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.errors import ConfigError, TableError, WeightsError
@@ -51,13 +51,12 @@ from retrieval.extractors.descriptors import Descriptors
 from retrieval.extractors.extraction import WINDOW, worker_pool
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.hough import HoughConfig
-from retrieval.extractors.local import delf, learned
 from retrieval.extractors.local.delf import DelfConfig
 from retrieval.extractors.local.dense import DenseConfig
 from retrieval.extractors.local.harris import HarrisConfig
 from retrieval.extractors.local.learned import AlikedConfig
 from retrieval.extractors.local.reduction import ReduceConfig, Reducer
-from retrieval.extractors.local.registry import DetectorConfig, build_detector
+from retrieval.extractors.local.registry import DetectorConfig, build_detector, located
 from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
@@ -215,17 +214,14 @@ def systems_of(
         whole = build_extractor(config, device, SEED)
         learn = partial(Describer.fit, whole, whitening=budget.whitening, seed=SEED)
         return [System(name, whole, learn, {"the whole photograph": PLAIN})]
-    if isinstance(config, AlikedConfig):
-        config = learned.located(config, weights)
-    reducer: Reducer | None = None
-    if isinstance(config, DelfConfig):
-        if weights is None:
-            raise WeightsError("DELF needs weights of its trunk (--weights)")
-        config = delf.located(config, weights)
+    if weights is not None:
+        config = located(config, weights)
+    elif isinstance(config, DelfConfig):
+        raise WeightsError("DELF needs weights of its trunk (--weights)")
     detector = build_detector(config, device)
-    if isinstance(config, DelfConfig):
-        # Of a network's many channels, as few numbers as the paper keeps.
-        reducer = Reducer(ReduceConfig(dimension=64), detector.dimension)
+    # Of a network's many channels, as few numbers as DELF's paper keeps.
+    short = isinstance(config, DelfConfig)
+    reducer = Reducer(ReduceConfig(dimension=64), detector.dimension) if short else None
     systems = []
     for dense in (VladConfig(words=budget.words), FisherConfig(words=budget.words)):
         aggregator = build_aggregator(dense, (reducer or detector).dimension)

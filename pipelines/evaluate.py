@@ -27,6 +27,7 @@ from pipelines.report.measured import (
     NOT_IN_GALLERY,
     ClassifierResult,
     Measured,
+    codes_of,
     side_by_side,
 )
 from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
@@ -701,15 +702,6 @@ def _check(test: pd.DataFrame, table: pd.DataFrame, descriptors: Descriptors) ->
             f"{described} test photographs went well but {len(descriptors)} have descriptors:"
             " delete the evaluation's folder and run landmarks evaluate again"
         )
-
-
-def codes_of(truth: Sequence[str | None], landmarks: Sequence[str]) -> NDArray[np.int64]:
-    """(n,) the landmarks' places; NO_LANDMARK for none, NOT_IN_GALLERY for unknown ones."""
-    code_of = {landmark: code for code, landmark in enumerate(landmarks)}
-    return np.array(
-        [NO_LANDMARK if one is None else code_of.get(one, NOT_IN_GALLERY) for one in truth],
-        dtype=np.int64,
-    )
 
 
 def _unknown(

@@ -203,8 +203,6 @@ def side_by_side(systems: Mapping[str, Measured]) -> Measured:
         places = np.array([*(code_of[landmark] for landmark in own), -1], dtype=np.int64)
         return places[codes]
 
-    known = [NO_LANDMARK if one is None else code_of.get(one, NOT_IN_GALLERY)
-             for one in first.truth]  # fmt: skip
     results = [
         replace(
             one.answering,
@@ -229,9 +227,18 @@ def side_by_side(systems: Mapping[str, Measured]) -> Measured:
         answer=results[0].name,
         landmarks=landmarks,
         names={key: name for one in systems.values() for key, name in one.names.items()},
-        truth_codes=np.array(known, dtype=np.int64),
+        truth_codes=codes_of(first.truth, landmarks),
         gallery_codes=recoded(first.gallery_codes, first.landmarks),
         results=results,
         conditions={**shared, "config": " beside ".join(systems), **each},
         notes=list(dict.fromkeys(note for one in systems.values() for note in one.notes)),
+    )
+
+
+def codes_of(truth: Sequence[str | None], landmarks: Sequence[str]) -> NDArray[np.int64]:
+    """(n,) the landmarks' places; NO_LANDMARK for none, NOT_IN_GALLERY for unknown ones."""
+    code_of = {landmark: code for code, landmark in enumerate(landmarks)}
+    return np.array(
+        [NO_LANDMARK if one is None else code_of.get(one, NOT_IN_GALLERY) for one in truth],
+        dtype=np.int64,
     )
