@@ -2,8 +2,9 @@
 
 What an answer's confidence is: the classifier's own (``threshold``), one signal of
 :mod:`retrieval.classifiers.evidence` in its place (``margin``, ``agreement``, ``evt``), or the
-log-odds of a logistic model over all of them, learnt on the held-out photographs (``learnt``). All
-compare photographs, so that global average precision may gain by it.
+log-odds of a logistic model over all of them, learnt on the held-out photographs (``learnt``), or
+of boosted trees (``boosted``). All compare photographs, so that global average precision may gain
+by it.
 
 The threshold is the one that maximises the mean of two shares: of the held-out gallery photographs
 that are answered right (accepted, and right), and of the held-out bank photographs that are
@@ -30,6 +31,7 @@ from scipy.optimize import minimize
 from retrieval.classifiers.base import Flags, Gallery, HeldOut, Judgement, Scores, deal
 from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
+from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError, RunError
 from retrieval.extractors.base import StrictModel
 from retrieval.index.store import read_json, write_json
@@ -54,7 +56,7 @@ class RejectionConfig(StrictModel):
         landmark_share: of the photographs that will be asked, those that show a landmark.
     """
 
-    kind: Literal["threshold", "margin", "agreement", "evt", "learnt"] = "threshold"
+    kind: Literal["threshold", "margin", "agreement", "evt", "learnt", "boosted"] = "threshold"
     target_precision: float | None = Field(default=None, gt=0.0, lt=1.0)
     max_false_accepts: float | None = Field(default=None, ge=0.0, lt=1.0)
     landmark_share: float = Field(default=0.5, gt=0.0, lt=1.0)
@@ -82,20 +84,26 @@ class SignalModel(StrictModel):
         weights: of each signal.
         offset: added to their weighted sum.
         least: see :func:`retrieval.classifiers.evidence.signals`.
+        trees: whose log-odds is the confidence, if there are any; the sum then settles ties.
     """
 
     weights: list[float]
     offset: float
     least: float
+    trees: Trees | None = None
 
     @property
     def needs_evidence(self) -> bool:
-        return any(self.weights[FROM_SCORES:])
+        return self.trees is not None or any(self.weights[FROM_SCORES:])
+
+    def confidence(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(q,) of (q, 6) signals."""
+        total: NDArray[np.float64] = found @ np.array(self.weights) + self.offset
+        return total if self.trees is None else self.trees.log_odds(found) + TIES * total
 
     def applied(self, scores: Scores, evidence: Evidence | None) -> Scores:
         """Scores whose confidence is the model's; the runners-up keep their distances."""
-        found = signals(scores, evidence, self.least)
-        return _with_confidence(scores, found @ np.array(self.weights) + self.offset)
+        return _with_confidence(scores, self.confidence(signals(scores, evidence, self.least)))
 
 
 class _Saved(StrictModel):
@@ -257,7 +265,7 @@ def fit_rejection(
     else:
         found = (signals(held_out.gallery, evidence[0], least),
                  signals(held_out.bank, evidence[1], least))  # fmt: skip
-        model, judged = _learnt(held_out, found, config.landmark_share, least, seed)
+        model, judged = _learnt(held_out, found, config, least, seed)
     return replace(Rejection.fit(judged, config, calibration), model=model), judged
 
 
@@ -358,11 +366,11 @@ def _shares(held_out: HeldOut, share: float) -> NDArray[np.float64]:
 def _learnt(
     held_out: HeldOut,
     found: tuple[NDArray[np.float64], NDArray[np.float64]],
-    share: float,
+    config: RejectionConfig,
     least: float,
     seed: int,
 ) -> tuple[SignalModel, HeldOut]:
-    """A logistic model over (g, 6) and (b, 6) signals, and the confidences by cross-fitted ones."""
+    """A model over (g, 6) and (b, 6) signals, and the confidences by cross-fitted ones."""
     rng = np.random.default_rng(seed)
     parts = np.concatenate([
         deal(held_out.truth, PARTS, rng),
@@ -371,16 +379,20 @@ def _learnt(
     everything = np.concatenate(found)
     candidates = np.concatenate([held_out.gallery.best, held_out.bank.best]) >= 0
     right = np.concatenate([held_out.correct, np.zeros(len(held_out.bank_rows), np.bool_)])
-    weights = _shares(held_out, share)
+    weights = _shares(held_out, config.landmark_share)
+
+    def fitted(on: Flags) -> SignalModel:
+        by, offset = _logistic(everything[on], right[on], weights[on])
+        grown = config.kind == "boosted"
+        trees = Trees.fit(everything[on], right[on], weights[on]) if grown else None
+        return SignalModel(weights=by.tolist(), offset=offset, least=least, trees=trees)
+
     confidence = np.full(len(right), -np.inf)
     for part in range(PARTS):
         own, taught = (parts == part) & candidates, (parts != part) & candidates
-        by, offset = _logistic(everything[taught], right[taught], weights[taught])
-        confidence[own] = everything[own] @ by + offset
-    by, offset = _logistic(everything[candidates], right[candidates], weights[candidates])
-    model = SignalModel(weights=by.tolist(), offset=offset, least=least)
+        confidence[own] = fitted(taught).confidence(everything[own])
     count = len(held_out.rows)
-    return model, replace(
+    return fitted(candidates), replace(
         held_out,
         gallery=_with_confidence(held_out.gallery, confidence[:count]),
         bank=_with_confidence(held_out.bank, confidence[count:]),

@@ -232,7 +232,9 @@ def test_an_isotonic_curve_follows_what_no_logistic_one_does() -> None:
     assert found == pytest.approx([0.6, 0.6, 0.9, 0.9], abs=0.04)
 
 
-KINDS = pytest.mark.parametrize("kind", ["threshold", "margin", "agreement", "evt", "learnt"])
+KINDS = pytest.mark.parametrize(
+    "kind", ["threshold", "margin", "agreement", "evt", "learnt", "boosted"]
+)
 
 
 @KINDS
@@ -278,6 +280,40 @@ def test_a_learnt_rejection_makes_up_for_a_confidence_that_misleads() -> None:
     weights = fitted.model.weights
     assert weights[4] <= 0
     assert min(weights[:4] + weights[5:]) >= 0
+
+
+def test_boosted_trees_see_what_no_sum_of_signals_shows(tmp_path: Path) -> None:
+    gallery = clusters(8, 12, 96, 1.1)
+    held = VoteClassifier.held_out(VoteConfig(), gallery)
+    for one in (held.gallery, held.bank):
+        one.values[:] = np.linspace(-4, 4, 96)[:, None]
+    held.truth[:] = np.where(  # right in the middle of the confidences alone
+        abs(held.gallery.confidence) < 2, held.gallery.best, (held.gallery.best + 1) % 8
+    )
+    gaps = {}
+    for kind in ("learnt", "boosted"):
+        fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind=kind))
+        gaps[kind] = held_out_gap(judged)
+    assert gaps["boosted"] > gaps["learnt"] + 0.1
+    assert len(np.unique(judged.gallery.confidence)) > 90, "few are taken for equals"
+    fitted.save(tmp_path)
+    assert fitted.needs_evidence
+    assert Rejection.load(tmp_path) == fitted
+
+
+def test_boosted_trees_learn_nothing_by_heart() -> None:
+    rng = np.random.default_rng(0)
+    gallery = clusters(4, 40, 80, 1.0)
+    held = VoteClassifier.held_out(VoteConfig(), gallery)
+    held.truth[:] = (held.gallery.best + rng.integers(0, 2, 160)) % 4  # which nothing tells
+    fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="boosted"))
+    by_heart = fitted.judge(held.gallery, Evidence.held_out(gallery, held)[0])
+    right = held.correct
+    known, fresh = (
+        (one.confidence[right][:, None] > one.confidence[~right]).mean()
+        for one in (by_heart.scores, judged.gallery)
+    )
+    assert fresh < 0.6 < 0.8 < known
 
 
 def test_no_photograph_is_judged_by_a_model_that_it_taught() -> None:
