@@ -245,6 +245,27 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    run: Run = DEMO_RUN,
+    test: Annotated[
+        Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Markdown file of the table; the same as .json stands beside it.")
+    ] = Path("docs/ablation.md"),
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Measure every vote, rejection, calibration and classifier on a run: one table."""
+    from pipelines.ablate import ablate_run
+    from retrieval.system import System
+
+    system = System.load(run, device, weights)
+    rows = ablate_run(system, _test_csv(system.record, test, None), out)
+    console.print(f"{sum(map(len, rows.values())):,} rows → {out}", highlight=False)
+
+
+@app.command()
 def score(
     submission: Annotated[Path, typer.Argument(help="CSV of id,landmarks or id,images.")],
     solution: Annotated[

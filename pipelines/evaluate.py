@@ -261,26 +261,28 @@ def measure(
 def as_json(measured: Measured) -> dict[str, Any]:
     """The content of ``metrics.json``: NaN and infinities become ``None``."""
     return {
-        **{result.name: _figures_json(result) for result in measured.results},
+        **{result.name: figures_json(result) for result in measured.results},
         "seconds_per_image": _finite(measured.seconds_per_image),
         "bytes_per_image": _finite(measured.bytes_per_image),
         "answer": measured.answer,
         "conditions": dict(measured.conditions),
         **({"per_source": per_source(measured)} if len(measured.origins) else {}),
         "paired": {
-            name: {key: _difference_json(one) for key, one in found.items()}
+            name: {key: difference_json(one) for key, one in found.items()}
             for name, found in measured.paired.items()
         },
     }
 
 
-def _figures_json(result: ClassifierResult) -> dict[str, Any]:
+def figures_json(result: ClassifierResult) -> dict[str, Any]:
+    """A classifier's figures, costs and intervals; ``None`` where one is undefined."""
     costs = {} if result.cost is None else asdict(result.cost)
     intervals = {f"{key}_interval": _ends(one) for key, one in result.intervals.items()}
     return {key: _finite(one) for key, one in {**result.metrics, **costs}.items()} | intervals
 
 
-def _difference_json(found: Difference) -> dict[str, Any]:
+def difference_json(found: Difference) -> dict[str, Any]:
+    """A paired difference with its interval and chance."""
     return {
         "difference": _finite(found.value), "interval": _ends(found.interval), "p": found.p,
     }  # fmt: skip
