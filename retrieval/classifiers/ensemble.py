@@ -8,8 +8,13 @@ candidates and a strength of zero, for none of them: McFadden's conditional logi
 logit analysis of qualitative choice behavior", 1974). Weights, never negative, and offset maximise
 the likelihood of the held-out photographs' landmarks, and of none for the bank's.
 
+Instead of weights, boosted trees may be learnt (``stacked``: D. Wolpert, "Stacked generalization",
+1992): for every landmark that a member ranks, the log-odds that it is right, by the members'
+log-odds, how far these lie below each member's best, the landmark's ranks, and how many members
+rank it.
+
 Held-out scores of the ensemble are cross-fitted: the photographs are dealt into parts, and each
-part is scored by curves and weights learnt on the others.
+part is scored by what was learnt on the others.
 """
 
 from __future__ import annotations
@@ -34,8 +39,9 @@ from retrieval.classifiers.base import (
     deal,
 )
 from retrieval.classifiers.calibration import Platt
-from retrieval.classifiers.members import MemberConfig, fit_member, load_member, member_held_out
+from retrieval.classifiers.members import KINDS, MemberConfig
 from retrieval.classifiers.svm import contrast
+from retrieval.classifiers.trees import TIES, Trees
 from retrieval.classifiers.vote import Groups
 from retrieval.errors import RunError
 from retrieval.extractors.base import StrictModel
@@ -53,10 +59,11 @@ Reals = NDArray[np.float64]
 
 
 class EnsembleConfig(StrictModel):
-    """Members, and how their weights are learnt.
+    """Members, and how one ranking is made of theirs.
 
     Attributes:
         members: by name; each is fitted as it would be alone.
+        fusion: by weights, or by boosted trees.
         candidates: landmarks taken of each member, and ranked for a photograph.
         penalty: of the squared distance of the weights from equal ones, which sum to one; as
             many photographs' log-likelihood.
@@ -64,6 +71,7 @@ class EnsembleConfig(StrictModel):
 
     kind: Literal["ensemble"] = "ensemble"
     members: dict[str, MemberConfig]
+    fusion: Literal["weighted", "stacked"] = "weighted"
     candidates: int = Field(default=10, ge=1)
     penalty: float = Field(default=30.0, ge=0.0)
 
@@ -80,7 +88,7 @@ class EnsembleConfig(StrictModel):
         return max(getattr(one, "k", 1) for one in self.members.values())
 
 
-class Fusion(StrictModel):
+class WeightedFusion(StrictModel):
     """What is learnt: a Platt curve's slope and offset, a floor and a weight a member."""
 
     slopes: list[float]
@@ -90,7 +98,7 @@ class Fusion(StrictModel):
     offset: float
 
     @classmethod
-    def fit(cls, held: Sequence[HeldOut], config: EnsembleConfig) -> Fusion:
+    def fit(cls, held: Sequence[HeldOut], config: EnsembleConfig) -> WeightedFusion:
         """Learn from the members' held-out scores of the same photographs.
 
         Without a right candidate, or a wrong one, the members count alike.
@@ -104,15 +112,11 @@ class Fusion(StrictModel):
             weights=[equal] * len(held),
             offset=0.0,
         )
-        truth = np.concatenate([held[0].truth, np.full(len(held[0].bank_rows), -1)])
         groups, odds = fusion.gathered([_joined(one) for one in held], config.candidates)
-        right = groups.code == truth[groups.query]
+        right = groups.code == _truth(held[0])[groups.query]
         if right.all() or not right.any():
             return fusion
-        counts = len(held[0].rows), len(held[0].bank_rows)
-        # Gallery and bank count alike, however many there are of each.
-        weights = np.repeat([len(truth) / max(n, 1) / 2 for n in counts], counts)
-        weights, offset = _likeliest(groups, odds, right, weights, config.penalty)
+        weights, offset = _likeliest(groups, odds, right, _weights(held[0]), config.penalty)
         return fusion.model_copy(update={"weights": weights.tolist(), "offset": offset})
 
     def gathered(self, scores: Sequence[Scores], candidates: int) -> tuple[Groups, Reals]:
@@ -132,13 +136,51 @@ class Fusion(StrictModel):
             start += part.shape[1]
         return groups, odds
 
+    def strengths(self, odds: Reals) -> Reals:
+        """(g,) of (g, m) log-odds."""
+        strengths: Reals = odds @ np.array(self.weights) + self.offset
+        return strengths
+
     def fused(self, scores: Sequence[Scores], candidates: int) -> Scores:
         """One ranking of the members' rankings of the same photographs."""
         groups, odds = self.gathered(scores, candidates)
-        strengths = odds @ np.array(self.weights) + self.offset
+        strengths = self.strengths(odds)
         ranked = groups.ranked(strengths.astype(np.float32), odds.max(axis=1, initial=-np.inf))
         best = Scores(ranked.candidates[:, :candidates], ranked.values[:, :candidates])
         return Scores(best.candidates, contrast(best.values, np.zeros((len(best), 1)), 1.0))
+
+
+class StackedFusion(StrictModel):
+    """What is learnt: trees; the weighted fusion gives them the log-odds, and settles ties."""
+
+    weighted: WeightedFusion
+    trees: Trees
+
+    @classmethod
+    def fit(cls, held: Sequence[HeldOut], config: EnsembleConfig) -> Fusion:
+        """Learn from the members' held-out scores of the same photographs.
+
+        Of a few photographs nothing is learnt but weights.
+        """
+        weighted = WeightedFusion.fit(held, config)
+        scores = [_joined(one) for one in held]
+        groups, odds = weighted.gathered(scores, config.candidates)
+        inputs = _inputs(groups, odds, scores, config.candidates)
+        right = groups.code == _truth(held[0])[groups.query]
+        trees = Trees.fit(inputs, right, _weights(held[0])[groups.query])
+        return weighted if trees is None else cls(weighted=weighted, trees=trees)
+
+    def fused(self, scores: Sequence[Scores], candidates: int) -> Scores:
+        """One ranking of the members' rankings of the same photographs."""
+        groups, odds = self.weighted.gathered(scores, candidates)
+        strengths = self.weighted.strengths(odds)
+        values = self.trees.log_odds(_inputs(groups, odds, scores, candidates)) + TIES * strengths
+        ranked = groups.ranked(values.astype(np.float32), strengths.astype(np.float32))
+        return Scores(ranked.candidates[:, :candidates], ranked.values[:, :candidates])
+
+
+Fusion = WeightedFusion | StackedFusion
+FUSIONS: Final[dict[str, type[Fusion]]] = {"weighted": WeightedFusion, "stacked": StackedFusion}
 
 
 class _Saved(StrictModel):
@@ -170,7 +212,7 @@ class EnsembleClassifier:
 
     @classmethod
     def fit(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> Self:
-        """Fit the members, and learn their weights on what they hold out."""
+        """Fit the members, and learn their fusion on what they hold out."""
         return cls._fitted(config, gallery, seed, _held(config, gallery, seed))
 
     @classmethod
@@ -190,8 +232,10 @@ class EnsembleClassifier:
     def _fitted(
         cls, config: EnsembleConfig, gallery: Gallery, seed: int, held: Sequence[HeldOut]
     ) -> Self:
-        members = {name: fit_member(one, gallery, seed) for name, one in config.members.items()}
-        return cls(config, members, Fusion.fit(held, config))
+        members = {
+            name: KINDS[type(one)].fit(one, gallery, seed) for name, one in config.members.items()
+        }
+        return cls(config, members, FUSIONS[config.fusion].fit(held, config))
 
     @classmethod
     def _cross_fitted(cls, config: EnsembleConfig, seed: int, held: Sequence[HeldOut]) -> HeldOut:
@@ -203,7 +247,8 @@ class EnsembleClassifier:
         scores, bank = Scores.blank(len(parts), width), Scores.blank(len(bank_parts), width)
         for part in range(PARTS):
             own, bank_own = parts == part, bank_parts == part
-            fusion = Fusion.fit([one.at(~own, ~bank_own) for one in held], config)
+            taught = [one.at(~own, ~bank_own) for one in held]
+            fusion = FUSIONS[config.fusion].fit(taught, config)
             for into, chosen, of in (
                 (scores, own, [one.gallery.at(own) for one in held]),
                 (bank, bank_own, [one.bank.at(bank_own) for one in held]),
@@ -213,7 +258,7 @@ class EnsembleClassifier:
         return HeldOut(first.rows, first.truth, scores, first.bank_rows, bank)
 
     def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
-        """Rank landmarks by strength; a candidate's value is the log-odds of its probability.
+        """Rank landmarks; a candidate's value is the log-odds of its probability.
 
         Args:
             queries: q photographs.
@@ -238,14 +283,14 @@ class EnsembleClassifier:
             saved = _Saved.model_validate(read_json(folder / FILE))
         except ValidationError:
             raise RunError(f"{folder / FILE} is damaged: fit the classifiers again") from None
-        members = saved.config.members
-        loaded = {name: load_member(members[name], folder / name, gallery) for name in saved.order}
+        kinds = {name: KINDS[type(one)] for name, one in saved.config.members.items()}
+        loaded = {name: kinds[name].load(folder / name, gallery) for name in saved.order}
         return cls(saved.config, loaded, saved.fusion)
 
 
 def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
     """The members' held-out scores of the photographs that all of them hold out."""
-    held = [member_held_out(one, gallery, seed) for one in config.members.values()]
+    held = [KINDS[type(one)].held_out(one, gallery, seed) for one in config.members.values()]
     rows = functools.reduce(np.intersect1d, [one.rows for one in held])
     bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held])
     return [one.at(np.isin(one.rows, rows), np.isin(one.bank_rows, bank_rows)) for one in held]
@@ -261,10 +306,39 @@ def _joined(held: HeldOut) -> Scores:
     return both
 
 
+def _truth(held: HeldOut) -> NDArray[np.int64]:
+    """(g + b,) the photographs' landmarks, -1 for the bank's."""
+    return np.concatenate([held.truth, np.full(len(held.bank_rows), -1)])
+
+
+def _weights(held: HeldOut) -> Reals:
+    """(g + b,) of the photographs: gallery and bank count alike, however many there are of each."""
+    counts = len(held.rows), len(held.bank_rows)
+    return np.repeat([sum(counts) / max(n, 1) / 2 for n in counts], counts)
+
+
+def _inputs(groups: Groups, odds: Reals, scores: Sequence[Scores], candidates: int) -> Reals:
+    """(g, 3 m + 1) what trees look at, of the g candidates that m members rank.
+
+    The (g, m) log-odds; how far they lie below the member's best; ranks; how many rank it.
+    """
+    best = np.full((groups.shape[0], len(scores)), -np.inf)
+    np.maximum.at(best, groups.query, odds)
+    widths = [one.candidates[:, :candidates].shape[1] for one in scores]
+    member = np.repeat(np.arange(len(scores)), widths)
+    place = np.concatenate([np.arange(width) for width in widths])
+    column = groups.order % groups.shape[1]
+    group = np.repeat(np.arange(len(odds)), np.diff(groups.starts, append=len(groups.order)))
+    ranks = np.full(odds.shape, float(candidates))
+    ranks[group, member[column]] = place[column]
+    named = (ranks < candidates).sum(axis=1)
+    return np.column_stack([odds, odds - best[groups.query], ranks, named])
+
+
 def _curve(held: HeldOut, candidates: int) -> tuple[Platt, float]:
     """A member's curve, and its floor."""
     scores = _joined(held)
-    truth = np.concatenate([held.truth, np.full(len(held.bank_rows), -1)])
+    truth = _truth(held)
     found, values = scores.candidates[:, :candidates], scores.values[:, :candidates]
     there = found >= 0
     right = (found == truth[:, None])[there]

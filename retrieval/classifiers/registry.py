@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Final
 
+from retrieval.classifiers import members
 from retrieval.classifiers.base import Classifier, Gallery, HeldOut
 from retrieval.classifiers.ensemble import EnsembleClassifier, EnsembleConfig
-from retrieval.classifiers.members import MemberConfig, fit_member, load_member, member_held_out
+from retrieval.classifiers.members import MemberConfig
 
 ClassifierConfig = MemberConfig | EnsembleConfig
+KINDS: Final[dict[type[Any], Any]] = {**members.KINDS, EnsembleConfig: EnsembleClassifier}
 
 
 def fit_classifier(config: ClassifierConfig, gallery: Gallery, seed: int = 0) -> Classifier:
     """The classifier that a config describes, fitted to a gallery."""
-    if isinstance(config, EnsembleConfig):
-        return EnsembleClassifier.fit(config, gallery, seed)
-    return fit_member(config, gallery, seed)
+    fitted: Classifier = KINDS[type(config)].fit(config, gallery, seed)
+    return fitted
 
 
 def held_out_scores(config: ClassifierConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
     """Scores of gallery and bank photographs by such a classifier that has not seen them."""
-    if isinstance(config, EnsembleConfig):
-        return EnsembleClassifier.held_out(config, gallery, seed)
-    return member_held_out(config, gallery, seed)
+    scores: HeldOut = KINDS[type(config)].held_out(config, gallery, seed)
+    return scores
 
 
 def fit_and_hold_out(
@@ -31,7 +32,7 @@ def fit_and_hold_out(
     """:func:`fit_classifier` and :func:`held_out_scores` at once, which an ensemble does sooner."""
     if isinstance(config, EnsembleConfig):
         return EnsembleClassifier.fit_and_hold_out(config, gallery, seed)
-    return fit_member(config, gallery, seed), member_held_out(config, gallery, seed)
+    return fit_classifier(config, gallery, seed), held_out_scores(config, gallery, seed)
 
 
 def load_classifier(config: ClassifierConfig, folder: Path, gallery: Gallery) -> Classifier:
@@ -40,6 +41,5 @@ def load_classifier(config: ClassifierConfig, folder: Path, gallery: Gallery) ->
     Raises:
         RunError: it is missing, damaged, or was fitted to another gallery.
     """
-    if isinstance(config, EnsembleConfig):
-        return EnsembleClassifier.load(folder, gallery)
-    return load_member(config, folder, gallery)
+    loaded: Classifier = KINDS[type(config)].load(folder, gallery)
+    return loaded

@@ -8,8 +8,13 @@ import pytest
 from retrieval.classifiers import ensemble
 from retrieval.classifiers.base import HeldOut, Scores
 from retrieval.classifiers.centroid import CentroidConfig
-from retrieval.classifiers.ensemble import EnsembleClassifier, EnsembleConfig, Fusion
-from retrieval.classifiers.members import member_held_out
+from retrieval.classifiers.ensemble import (
+    EnsembleClassifier,
+    EnsembleConfig,
+    StackedFusion,
+    WeightedFusion,
+)
+from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.evaluation.selection import held_out_gap
@@ -37,7 +42,7 @@ def noisy(rng: np.random.Generator, clear: float, count: int = 200, landmarks: i
 
 
 def test_fusion_is_the_slow_one() -> None:
-    fusion = Fusion(
+    fusion = WeightedFusion(
         slopes=[2.0, 1.0],
         offsets=[0.5, -1.0],
         floors=[-3.0, -2.0],
@@ -60,10 +65,10 @@ def test_fusion_is_the_slow_one() -> None:
 def test_a_member_that_knows_nothing_weighs_nothing() -> None:
     rng = np.random.default_rng(0)
     config = CONFIG.model_copy(update={"penalty": 0.1})
-    fusion = Fusion.fit([noisy(rng, 3.0), noisy(rng, 0.0)], config)
+    fusion = WeightedFusion.fit([noisy(rng, 3.0), noisy(rng, 0.0)], config)
     clear, blind = (w * slope for w, slope in zip(fusion.weights, fusion.slopes, strict=True))
     assert 0.0 <= blind < 0.05 * clear
-    firm = Fusion.fit(
+    firm = WeightedFusion.fit(
         [noisy(rng, 3.0), noisy(rng, 0.0)], config.model_copy(update={"penalty": 1e6})
     )
     assert firm.weights == pytest.approx([0.5, 0.5], abs=0.01)
@@ -72,7 +77,7 @@ def test_a_member_that_knows_nothing_weighs_nothing() -> None:
 def test_probabilities_hold_up() -> None:
     rng = np.random.default_rng(0)
     learnt, fresh = ([noisy(rng, 3.0, 3000), noisy(rng, 2.0, 3000)] for _ in range(2))
-    fusion = Fusion.fit(learnt, CONFIG)
+    fusion = WeightedFusion.fit(learnt, CONFIG)
     gallery = fusion.fused([one.gallery for one in fresh], 3)
     bank = fusion.fused([one.bank for one in fresh], 3)
     probability = 1 / (1 + np.exp(-np.append(gallery.confidence, bank.confidence)))
@@ -85,33 +90,99 @@ def test_probabilities_hold_up() -> None:
 def test_together_they_are_better_than_the_best() -> None:
     rng = np.random.default_rng(1)
     members = [noisy(rng, 2.5), noisy(rng, 2.5)]
-    fused = Fusion.fit(members, CONFIG).fused([one.gallery for one in members], 5)
+    fused = WeightedFusion.fit(members, CONFIG).fused([one.gallery for one in members], 5)
     best = max(one.correct.mean() for one in members)
     assert (fused.best == members[0].truth).mean() > best + 0.03
 
 
-def test_held_out_photographs_are_not_scored_by_weights_learnt_on_them(
-    monkeypatch: pytest.MonkeyPatch,
+def crossed(rng: np.random.Generator, count: int = 600) -> list[HeldOut]:
+    """Two members, each of which knows half of the landmarks and is sure of itself in any case."""
+    members = [noisy(rng, 0.0, count, 6) for _ in range(2)]
+    for member, one in enumerate(members):
+        for part, truth in ((one.gallery, one.truth), (one.bank, None)):
+            part.candidates[:, 0] = 3 * (1 - member)  # what it says where it knows nothing
+            part.candidates[:, 1] = 3 * (1 - member) + 1
+            if truth is not None:
+                knows = truth // 3 == member
+                part.candidates[knows, 0] = truth[knows]
+    return members
+
+
+def test_trees_see_what_no_weights_show() -> None:
+    rng = np.random.default_rng(0)
+    gaps = {}
+    for fusion in (WeightedFusion, StackedFusion):
+        learnt = fusion.fit(crossed(rng), CONFIG)
+        fresh = crossed(rng)
+        assert isinstance(learnt, fusion)
+        fused = [
+            learnt.fused(part, CONFIG.candidates)
+            for part in ([one.gallery for one in fresh], [one.bank for one in fresh])
+        ]
+        held = HeldOut(fresh[0].rows, fresh[0].truth, fused[0], fresh[0].bank_rows, fused[1])
+        gaps[fusion] = held_out_gap(held)
+    assert gaps[StackedFusion] > gaps[WeightedFusion] + 0.05
+
+
+def test_what_trees_look_at_is_the_slow_thing() -> None:
+    one = ranked([[4, 1, -1], [2, 0, 1]], [[1.0, -9.0, -np.inf], [0.5, 0.25, 0.0]])
+    other = ranked([[1, 3], [-1, -1]], [[2.0, 0.5], [-np.inf, -np.inf]])
+    equal = WeightedFusion(
+        slopes=[1.0, 1.0], offsets=[0.0, 0.0], floors=[-3.0, -2.0], weights=[0.5, 0.5], offset=0.0
+    )
+    groups, odds = equal.gathered([one, other], 2)
+    # By query and landmark: log-odds, how far below the best, ranks, and how many name it.
+    assert ensemble._inputs(groups, odds, [one, other], 2).tolist() == [
+        [-3.0, 2.0, -4.0, 0.0, 1.0, 0.0, 2.0],
+        [-3.0, 0.5, -4.0, -1.5, 2.0, 1.0, 1.0],
+        [1.0, -2.0, 0.0, -4.0, 0.0, 2.0, 1.0],
+        [0.25, -2.0, -0.25, 0.0, 1.0, 2.0, 1.0],
+        [0.5, -2.0, 0.0, 0.0, 0.0, 2.0, 1.0],
+    ]
+
+
+def test_ties_of_the_trees_are_settled_by_weights() -> None:
+    rng = np.random.default_rng(0)
+    members = [noisy(rng, 2.5), noisy(rng, 2.5)]
+    stacked = StackedFusion.fit(members, CONFIG)
+    assert isinstance(stacked, StackedFusion)
+    flat = stacked.trees.model_copy(update={"values": [0.0] * len(stacked.trees.values)})
+    even = StackedFusion(weighted=stacked.weighted, trees=flat)
+    scores = [one.gallery for one in members]
+    ranking = even.fused(scores, 5)
+    assert (ranking.candidates == stacked.weighted.fused(scores, 5).candidates).all()
+    assert (np.diff(ranking.values, axis=1) < 0).all()
+
+
+def test_of_a_few_photographs_weights_alone_are_learnt() -> None:
+    rng = np.random.default_rng(0)
+    assert isinstance(StackedFusion.fit([noisy(rng, 9.0, 10)] * 2, CONFIG), WeightedFusion)
+
+
+@pytest.mark.parametrize("fusion", ["weighted", "stacked"])
+def test_held_out_photographs_are_not_scored_by_what_was_learnt_on_them(
+    fusion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gallery = clusters(6, 10, 40, 1.2)
     learnt: list[tuple[set[int], set[int]]] = []
     scored: list[set[int]] = []
-    fit, fused = Fusion.fit, Fusion.fused
-    held = member_held_out(MEMBERS["svm"], gallery, 0)
+    kind = ensemble.FUSIONS[fusion]
+    fit, fused = kind.fit, kind.fused
+    held = held_out_scores(MEMBERS["svm"], gallery, 0)
     place = {one.tobytes(): row for row, one in enumerate(held.gallery.values)}
 
-    def note_fit(parts: list[HeldOut], config: EnsembleConfig) -> Fusion:
+    def note_fit(parts: list[HeldOut], config: EnsembleConfig) -> ensemble.Fusion:
         learnt.append((set(parts[0].rows.tolist()), set(parts[0].bank_rows.tolist())))
         return fit(parts, config)
 
-    def note_fused(self: Fusion, scores: list[Scores], candidates: int) -> Scores:
+    def note_fused(self: ensemble.Fusion, scores: list[Scores], candidates: int) -> Scores:
         known = [place.get(one.tobytes()) for one in scores[1].values]
         scored.append({int(held.rows[one]) for one in known if one is not None})
         return fused(self, scores, candidates)
 
-    monkeypatch.setattr(ensemble.Fusion, "fit", note_fit)
-    monkeypatch.setattr(ensemble.Fusion, "fused", note_fused)
-    EnsembleClassifier.held_out(CONFIG, gallery)
+    monkeypatch.setattr(kind, "fit", note_fit)
+    monkeypatch.setattr(kind, "fused", note_fused)
+    EnsembleClassifier.held_out(CONFIG.model_copy(update={"fusion": fusion}), gallery)
     assert len(learnt) == ensemble.PARTS
     for (rows, bank_rows), own in zip(learnt, scored[::2], strict=True):
         assert own
@@ -122,7 +193,7 @@ def test_held_out_photographs_are_not_scored_by_weights_learnt_on_them(
 
 def test_an_ensemble_of_one_ranks_as_that_one() -> None:
     gallery = clusters(6, 8, 30, 1.2)
-    alone = member_held_out(CentroidConfig(), gallery, 0)
+    alone = held_out_scores(CentroidConfig(), gallery, 0)
     config = EnsembleConfig(members={"one": CentroidConfig()})
     fused = EnsembleClassifier.held_out(config, gallery)
     assert (fused.gallery.best == alone.gallery.best).all()
