@@ -94,19 +94,23 @@ def choices(config: SystemConfig, answer: str, trained: bool) -> Choices:
         if trained or not isinstance(made, NetworkClassifierConfig)
     }
     fused: dict[str, Any] = {name: alone[name] for name in FUSED}
-    classifiers = {**alone, f"ensemble of {', '.join(FUSED)}": EnsembleConfig(members=fused)}
+    ensembles = {
+        f"{fusion} ensemble of {', '.join(FUSED)}": EnsembleConfig(members=fused, fusion=fusion)
+        for fusion in _literals(EnsembleConfig, "fusion")
+    }
+    classifiers = {**alone, **ensembles}
     votes = _votes(knn if isinstance(knn, VoteConfig) else VoteConfig())
     return {
         "votes": [Choice(what, one, plain, config.calibration) for what, one in votes.items()],
         "rejections": [
             Choice(kind, answering, config.rejection.model_copy(update={"kind": kind}),
                    config.calibration)
-            for kind in _kinds(RejectionConfig)
+            for kind in _literals(RejectionConfig, "kind")
         ],
         "calibrations": [
             Choice(kind, answering, config.rejection,
                    config.calibration.model_copy(update={"kind": kind}))
-            for kind in _kinds(CalibrationConfig)
+            for kind in _literals(CalibrationConfig, "kind")
         ],
         "classifiers": [
             Choice(what, one, plain, config.calibration) for what, one in classifiers.items()
@@ -132,8 +136,9 @@ def _votes(knn: VoteConfig) -> dict[str, VoteConfig]:
     return found
 
 
-def _kinds(config: type[StrictModel]) -> tuple[str, ...]:
-    return get_args(config.model_fields["kind"].annotation)
+def _literals(config: type[StrictModel], field: str) -> tuple[Any, ...]:
+    """What a field may be."""
+    return get_args(config.model_fields[field].annotation)
 
 
 def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:

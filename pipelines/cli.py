@@ -36,6 +36,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Get photographs, and look tables over.")
 app.add_typer(data_app, name="data")
+protocol_app = typer.Typer(no_args_is_help=True, help="Measure a run on published benchmarks.")
+app.add_typer(protocol_app, name="protocol")
 
 Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
 DEMO_RUN: Final = Path("data/runs/demo")
@@ -55,6 +57,10 @@ RetryFailed = Annotated[
 ]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Forget what was finished and begin anew.")
+]
+ProtocolOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Where figures and descriptors go; by default RUN/protocols/NAME."),
 ]
 
 _FETCH = FetchConfig()
@@ -485,6 +491,43 @@ def doctor() -> None:
     console.print(render(checks))
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)
+
+
+@protocol_app.command("revisited")
+def protocol_revisited(
+    truth: Annotated[Path, typer.Option(help="gnd_roxford5k.pkl, gnd_rparis6k.pkl, or as JSON.")],
+    photos: Annotated[Path, typer.Option(help="Folder of their photographs, NAME.jpg.")],
+    run: Run = DEMO_RUN,
+    out: ProtocolOut = None,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Revisited Oxford or Paris: easy, medium and hard. A killed command goes on."""
+    from pipelines.protocol import figures_table, measure_revisited
+    from retrieval.system import System
+
+    target = out or run / "protocols" / truth.stem
+    system = System.load(run, device, weights)
+    console.print(figures_table(measure_revisited(system, truth, photos, target)))
+    console.print(f"figures: {target / 'figures.json'}", highlight=False)
+
+
+@protocol_app.command("holidays")
+def protocol_holidays(
+    photos: Annotated[Path, typer.Option(help="Folder of the photographs, NNNNNN.jpg.")],
+    run: Run = DEMO_RUN,
+    out: ProtocolOut = None,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """INRIA Holidays, or a part of it. A killed command goes on."""
+    from pipelines.protocol import figures_table, measure_holidays
+    from retrieval.system import System
+
+    target = out or run / "protocols" / "holidays"
+    system = System.load(run, device, weights)
+    console.print(figures_table(measure_holidays(system, photos, target)))
+    console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
 @data_app.command("demo")

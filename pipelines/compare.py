@@ -24,6 +24,7 @@ from pydantic import Field
 from pipelines.config import load_config
 from pipelines.index import CODE, machine
 from pipelines.progress import Report, progress_bar
+from pipelines.protocol import Pool, flat_searcher, holidays_rankings
 from pipelines.report.measured import codes_of
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
@@ -62,9 +63,6 @@ from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
 from retrieval.extractors.whitening import WhiteningConfig
-from retrieval.index.expansion import Augmentation
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
-from retrieval.index.inverted import InvertedFile
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
@@ -75,7 +73,6 @@ log = logging.getLogger(__name__)
 
 SEED: Final = 0
 TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
-FLAT: Final = IndexConfig(factory="Flat")
 VOTE: Final = VoteConfig()
 TOGETHER: Final = 16
 """Photographs that a core describes at a time."""
@@ -398,21 +395,6 @@ def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> K
     return Known(rows, found[np.flatnonzero(usable)], seconds)
 
 
-def _searcher(
-    known: Descriptors, describer: Describer | WordsAlone, search: SearchConfig
-) -> Searcher:
-    rows, augmentation, inverted = known.vectors, None, None
-    index = FaissIndex.build(rows, FLAT)
-    if search.expansion.gallery:
-        augmentation = Augmentation.of(rows, index, search.expansion)
-        rows = augmentation.rows()
-        index = FaissIndex.build(rows, FLAT)
-    companion = describer.companion
-    if known.words is not None and companion is not None and companion.words is not None:
-        inverted = InvertedFile.build(known.words, companion.words.config, companion.bits)
-    return Searcher(index, rows, inverted, known.kept, search, augmentation)
-
-
 def _gallery(
     table: pd.DataFrame, taught: Known, describer: Describer | WordsAlone, search: SearchConfig
 ) -> Gallery:
@@ -424,8 +406,9 @@ def _gallery(
     landmarks = sorted(labels[shown].unique())
     codes = pd.Categorical(labels[shown], categories=landmarks).codes.astype(np.int64)
     alone = SearchConfig(share=search.share)
-    bank_index = _searcher(bank, describer, alone) if len(bank) else None
-    return Gallery(known, codes, landmarks, bank, _searcher(known, describer, search), bank_index)
+    bank_index = flat_searcher(bank, describer.companion, alone) if len(bank) else None
+    index = flat_searcher(known, describer.companion, search)
+    return Gallery(known, codes, landmarks, bank, index, bank_index)
 
 
 def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[float, float]:
@@ -446,15 +429,9 @@ def _holidays(
     table: pd.DataFrame, known: Known, describer: Describer | WordsAlone, search: SearchConfig
 ) -> float:
     """Mean average precision; a photograph that failed is never found, nor finds anything."""
-    ids = list(table["id"])
-    queries = holidays_groups(ids).queries
-    there = np.isin(queries, known.rows)
-    own = np.searchsorted(known.rows, queries[there])
-    searcher = _searcher(known.descriptors, describer, search)
-    found = searcher.search(known.descriptors[own], len(known.rows) - 1, own)
-    rankings = np.full((len(queries), found.rows.shape[1]), -1)
-    rankings[there] = np.where(found.rows >= 0, known.rows[found.rows], -1)
-    return holidays_map(ids, rankings)
+    ids, pool = list(table["id"]), Pool(len(table), known.rows, known.descriptors)
+    searcher = flat_searcher(known.descriptors, describer.companion, search)
+    return holidays_map(ids, holidays_rankings(ids, pool, searcher))
 
 
 def _bytes_per_row(index: Searcher, describer: Describer | WordsAlone) -> float:

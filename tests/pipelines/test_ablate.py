@@ -86,7 +86,8 @@ def test_every_kind_is_tried(built: Path) -> None:
     assert tried["votes"] == [kind + suffix for kind in kinds for suffix in suffixes]
     assert tried["rejections"] == list(get_args(RejectionConfig.model_fields["kind"].annotation))
     assert tried["calibrations"] == ["platt", "temperature", "isotonic"]
-    assert {"knn", "svm", "centroid", "mlp", "ensemble of knn, svm, mlp"} <= {*tried["classifiers"]}
+    assert {"knn", "svm", "centroid", "mlp"} <= {*tried["classifiers"]}
+    assert "stacked ensemble of knn, svm, mlp" in tried["classifiers"]
     assert "network" not in tried["classifiers"]
     trained = choices(system.config, "svm", True)["classifiers"]
     assert "network" in [one.what for one in trained]
@@ -124,6 +125,6 @@ def test_what_cannot_be_fitted_says_why(
     assert CliRunner().invoke(cli.app, arguments).exit_code == 0
     rows = rows_of(out.with_suffix(".json"))["classifiers"]
     assert "too many" in rows["mlp"]["skipped"]
-    assert "skipped" in rows["ensemble of knn, svm, mlp"]
+    assert "skipped" in rows["weighted ensemble of knn, svm, mlp"]
     assert rows["centroid"]["top1"] > 0.5
     assert "| mlp: skipped: mlp: " in out.read_text()
