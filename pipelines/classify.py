@@ -85,6 +85,12 @@ class ClassifySummary:
     def failed(self) -> int:
         return self.rows - self.counts.get(OK, 0)
 
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} rows: {self.answered:,} show a landmark,"
+            f" {self.counts.get(OK, 0) - self.answered:,} none, {self.failed:,} failed → {self.out}"
+        )
+
 
 def classify_csv(
     system: Answers,

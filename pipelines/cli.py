@@ -308,11 +308,20 @@ def classify(
     memory: Annotated[
         int, typer.Option(min=1, help="Soft cap on photographs held in memory, in MiB.")
     ] = 1024,
+    frequency_ban: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Write OUT.banned.csv too, in which landmarks answered for more rows than this"
+            " are none: an answer hangs on the list's other rows then.",
+        ),
+    ] = None,
     retry_failed: RetryFailed = False,
     restart: Restart = False,
 ) -> None:
     """Classify every row of a CSV of URLs or paths. A killed run goes on."""
     from pipelines.classify import classify_csv
+    from pipelines.predictions import ban_frequent
     from pipelines.rows import count_rows
     from retrieval.system import System
 
@@ -332,12 +341,28 @@ def classify(
         )  # fmt: skip
     if summary.nothing_to_do:
         console.print(f"{out}: finished already, nothing to do", highlight=False)
-    console.print(
-        f"{summary.rows:,} rows: {summary.answered:,} show a landmark,"
-        f" {summary.counts.get('ok', 0) - summary.answered:,} none, {summary.failed:,} failed"
-        f" → {out}",
-        highlight=False,
-    )
+    console.print(str(summary), highlight=False)
+    if frequency_ban is not None:
+        kept = out.with_name(f"{out.stem}.banned{out.suffix}")
+        banned = ban_frequent(out, kept, frequency_ban)
+        console.print(
+            f"{banned:,} rows of landmarks that more than {frequency_ban:,} rows are answered with"
+            f" are none → {kept}",
+            highlight=False,
+        )
+
+
+@app.command()
+def vote(
+    csvs: Annotated[
+        list[Path], typer.Argument(help="Predictions of one list, by `landmarks classify`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Merged predictions CSV.")] = Path("merged.csv"),
+) -> None:
+    """Merge several runs' predictions of one list: on every row, the files' answers vote."""
+    from pipelines.predictions import vote_csvs
+
+    console.print(str(vote_csvs(csvs, out)), highlight=False)
 
 
 @app.command()

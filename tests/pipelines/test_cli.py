@@ -101,6 +101,7 @@ def test_without_arguments_there_is_help(landmarks: Run) -> None:
          "absent.safetensors: no such weights file"),
         (["evaluate", "--run", "absent"], "absent/run.json is missing: build the run first"),
         (["classify", "absent.csv", "--run", "absent"], "absent/run.json is missing"),
+        (["vote", "absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
         (["add", "absent.csv", "--run", "absent"], "absent.csv: no such file"),
         (["remove", "x", "--run", "absent"], "absent/run.json is missing"),
         (["config", "hgo"], "no config 'hgo'; did you mean hog?"),
@@ -192,18 +193,29 @@ def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:
     assert code == 0, err
     assert "28 photographs of 7 landmarks" in err
 
-    listed = write_csv(tmp_path / "list.csv", [new[4][:2], ("gone", "gone.jpg")], ("id", "path"))
+    rows = [new[4][:2], ("gone", "gone.jpg"), ("again", new[4][1])]
+    listed = write_csv(tmp_path / "list.csv", rows, ("id", "path"))
     out = tmp_path / "out.csv"
     classify = ("classify", listed, "--out", out, *on_cpu)
     code, _, err = landmarks(*classify)
     assert code == 0, err
-    assert "2 rows: 1 show a landmark, 0 none, 1 failed" in err
+    assert "3 rows: 2 show a landmark, 0 none, 1 failed" in err
     with out.open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [(row["id"], row["landmark"], row["status"]) for row in written] == [
-        ("new4", "L77", "ok"), ("gone", "", "decode_failed")
+        ("new4", "L77", "ok"), ("gone", "", "decode_failed"), ("again", "L77", "ok")
     ]  # fmt: skip
-    assert "finished already, nothing to do" in landmarks(*classify)[2]
+    answered = out.read_bytes()
+    code, _, err = landmarks(*classify, "--frequency-ban", 1)
+    assert code == 0, err
+    assert "finished already, nothing to do" in err
+    assert "2 rows of landmarks" in err
+    banned, merged = tmp_path / "out.banned.csv", tmp_path / "merged.csv"
+    assert banned.read_text().count("L77 is answered for 2 rows") == 2
+    code, _, err = landmarks("vote", out, out, "--out", merged)
+    assert code == 0, err
+    assert "3 rows: 2 show a landmark, 0 none, 1 failed" in err
+    assert merged.read_bytes() == out.read_bytes() == answered
 
     code, _, err = landmarks("remove", "new0", "new1", "new2", "new3", *on_cpu)
     assert code == 0, err
