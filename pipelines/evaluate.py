@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pipelines.progress import progress_bar
-from pipelines.report.curves import per_landmark
+from pipelines.report.curves import per_landmark, per_origin
 from pipelines.report.measured import (
     NO_LANDMARK,
     NOT_IN_GALLERY,
@@ -266,11 +266,25 @@ def as_json(measured: Measured) -> dict[str, Any]:
         "bytes_per_image": _finite(measured.bytes_per_image),
         "answer": measured.answer,
         "conditions": dict(measured.conditions),
-        **({"per_source": per_source(measured)} if len(measured.origins) else {}),
+        **({"per_source": _per_source(measured)} if len(measured.origins) else {}),
         "paired": {
             name: {key: difference_json(one) for key, one in found.items()}
             for name, found in measured.paired.items()
         },
+    }
+
+
+def _per_source(measured: Measured) -> dict[str, dict[str, Any]]:
+    return {
+        one.origin: {
+            "queries": one.queries,
+            "with_landmark": one.with_landmark,
+            **{
+                name: {key: _finite(value) for key, value in figures.items()}
+                for name, figures in one.figures.items()
+            },
+        }
+        for one in per_origin(measured)
     }
 
 
@@ -290,25 +304,6 @@ def difference_json(found: Difference) -> dict[str, Any]:
 
 def _ends(interval: tuple[float, float]) -> list[float] | None:
     return None if math.isnan(interval[0]) else list(interval)
-
-
-def per_source(measured: Measured) -> dict[str, dict[str, Any]]:
-    """Figures of each origin of test photographs by itself, for every classifier."""
-    origins = np.asarray(measured.origins, dtype=object)
-    found: dict[str, dict[str, Any]] = {}
-    for origin in sorted(set(measured.origins)):
-        rows = np.flatnonzero(origins == origin)
-        truth = Truth.of_codes(measured.truth_codes[rows])
-        ids = [measured.ids[row] for row in rows.tolist()]
-        found[origin] = {"queries": len(rows), "with_landmark": int(truth.has_landmark.sum())}
-        for result in measured.results:
-            figures = recognition_metrics(
-                ids, result.candidates[rows], result.confidence[rows], result.accepted[rows], truth
-            )
-            if not truth.has_landmark.any():
-                figures["gap"] = math.nan
-            found[origin][result.name] = {key: _finite(one) for key, one in figures.items()}
-    return found
 
 
 def predictions_csv(measured: Measured) -> bytes:

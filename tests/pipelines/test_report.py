@@ -117,6 +117,21 @@ def test_figures_names_and_reasons_are_shown(measured: Measured, html: str) -> N
         assert figure in text, figure
 
 
+def test_figures_stand_by_source_where_there_are_sources(measured: Measured, html: str) -> None:
+    assert "By source" not in Page(html).text
+    few = Page(render(replace(measured, origins=list("xxyxyx")), read_photograph).decode())
+    text = " ".join(few.text.partition("By source")[2].partition("Each source")[0].split())
+    # GAP, top-1 and false accepts of kNN and SVM; the larger first. All of x shows a landmark and
+    # none of y, of which the kNN names one of two.
+    assert text.endswith(
+        "Photographs x 0.500 0.750 0.500 0.750 n/a n/a 4 y n/a n/a n/a n/a 0.500 0.000 2"
+    )
+    assert "False accepts knn False accepts svm" in text
+    alone = replace(measured, origins=["x"] * 6, results=measured.results[1:])
+    text = " ".join(Page(render(alone, read_photograph).decode()).text.split())
+    assert "By source Source GAP Top-1 False accepts Photographs x" in text
+
+
 def test_the_same_evaluation_gives_the_same_bytes(measured: Measured, html: str) -> None:
     assert render(measured, read_photograph).decode() == html
 
@@ -134,6 +149,7 @@ def test_what_strangers_wrote_is_never_markup(measured: Measured) -> None:
         gallery_ids=[HOSTILE] * len(measured.gallery_ids),
         conditions={HOSTILE: HOSTILE},
         notes=[HOSTILE],
+        origins=[HOSTILE] * len(measured.ids),
     )
     page = Page(render(hostile, read_photograph).decode())
     assert "script" not in {tag for tag, _ in page.tags}
@@ -286,7 +302,8 @@ def test_a_browser_lays_it_out_without_overflow(
 ) -> None:
     # Long unbroken names are what bursts a layout.
     names = dict.fromkeys(measured.landmarks, "Llanfairpwllgwyngyllgogerychwyrndrobwll" * 2)
-    long = replace(measured, names=names)
+    origins = ["a-source-with-quite-a-long-name" * 3, *"xxyyy"]
+    long = replace(measured, names=names, origins=origins)
     if systems > 1:
         long = side_by_side({f"resnet50-landmarks-{one}": long for one in range(systems)})
     html = render(long, read_photograph).decode()
