@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
@@ -64,6 +64,9 @@ class Gallery:
     unseen: Flags | None = None
     bank_unseen: Flags | None = None
     head: TrainedHead | None = None
+    _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         # Frozen for everybody else.
@@ -94,6 +97,25 @@ class Gallery:
     def bank_vectors(self) -> Vectors:
         """(m, d) float32 unit rows."""
         return self.bank.vectors
+
+    def neighbours_of(self, rows: Integers, k: int) -> Neighbours:
+        """The k nearest rows of each of (g,) gallery rows, itself left out."""
+        return self._found(False, rows, k)
+
+    def neighbours_of_bank(self, rows: Integers, k: int) -> Neighbours:
+        """The k nearest gallery rows of each of (b,) bank rows."""
+        return self._found(True, rows, k)
+
+    def _found(self, bank: bool, rows: Integers, k: int) -> Neighbours:
+        # Whatever holds photographs out holds out the same ones, and verifying them takes long.
+        key = bank, k, rows.tobytes()
+        if key not in self._searched:
+            self._searched[key] = (
+                self.index.search(self.bank[rows], k)
+                if bank
+                else self.index.search(self.descriptors[rows], k, own=rows)
+            )
+        return self._searched[key]
 
 
 @dataclass(frozen=True)

@@ -67,8 +67,6 @@ class Evidence:
         gallery: Gallery,
         queries: Descriptors | Vectors,
         neighbours: Neighbours | None = None,
-        own: Integers | None = None,
-        bank_own: Integers | None = None,
     ) -> Self:
         """Look around q photographs.
 
@@ -76,11 +74,31 @@ class Evidence:
             gallery: where, and in its bank.
             queries: the photographs.
             neighbours: theirs, if there are just as many as are looked at; else they are searched.
-            own: (q,) the gallery row of each, which is not to be found.
-            bank_own: (q,) likewise the bank row.
         """
         if neighbours is None or neighbours.rows.shape[1] != NEAR:
-            neighbours = gallery.index.search(queries, NEAR, own=own)
+            neighbours = gallery.index.search(queries, NEAR)
+        return cls._around(gallery, queries, neighbours)
+
+    @classmethod
+    def held_out(cls, gallery: Gallery, held: HeldOut) -> tuple[Self, Self]:
+        """Of held-out gallery photographs and bank photographs, each without itself."""
+        rows, bank_rows = held.rows, held.bank_rows
+        near = gallery.neighbours_of(rows, NEAR)
+        bank_near = gallery.neighbours_of_bank(bank_rows, NEAR)
+        return (
+            cls._around(gallery, gallery.descriptors[rows], near),
+            cls._around(gallery, gallery.bank[bank_rows], bank_near, bank_rows),
+        )
+
+    @classmethod
+    def _around(
+        cls,
+        gallery: Gallery,
+        queries: Descriptors | Vectors,
+        neighbours: Neighbours,
+        bank_own: Integers | None = None,
+    ) -> Self:
+        """Of queries with their neighbours; (q,) their own bank rows are not to be found."""
         bank = np.zeros((len(queries), 0), np.float32)
         if gallery.bank_index is not None:
             count = min(BANK, len(gallery.bank_index))
@@ -88,15 +106,6 @@ class Evidence:
         rows = neighbours.rows
         codes = np.where(rows >= 0, gallery.codes[rows], -1)
         return cls(codes, neighbours.similarities, bank)
-
-    @classmethod
-    def held_out(cls, gallery: Gallery, held: HeldOut) -> tuple[Self, Self]:
-        """Of held-out gallery photographs and bank photographs, each without itself."""
-        rows, bank_rows = held.rows, held.bank_rows
-        return (
-            cls.of(gallery, gallery.descriptors[rows], own=rows),
-            cls.of(gallery, gallery.bank[bank_rows], bank_own=bank_rows),
-        )
 
 
 def signals(scores: Scores, evidence: Evidence | None, least: float) -> NDArray[np.float64]:

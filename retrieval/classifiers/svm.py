@@ -220,10 +220,9 @@ def _verified_neighbours(
     """Of the held-out gallery photographs, each without itself, and of the bank's."""
     if not config.verified:
         return None, None
-    own = chosen.rows
     return (
-        gallery.index.search(gallery.descriptors[own], config.k, own=own),
-        gallery.index.search(gallery.bank[chosen.bank_rows], config.k),
+        gallery.neighbours_of(chosen.rows, config.k),
+        gallery.neighbours_of_bank(chosen.bank_rows, config.k),
     )
 
 

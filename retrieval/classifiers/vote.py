@@ -149,8 +149,7 @@ class VoteClassifier:
         itself as bank, neither in its own correction nor in that of the rows voting on it."""
         fitted = cls.fit(config, gallery, seed)
         chosen = stratified_folds(gallery, FOLDS, config.held_out, seed)
-        queries = gallery.descriptors[chosen.rows]
-        found = gallery.index.search(queries, config.k, own=chosen.rows)
+        found = gallery.neighbours_of(chosen.rows, config.k)
         scores = fitted._vote(
             found, fitted.row_corrections[found.rows], fitted.row_corrections[chosen.rows]
         )
@@ -195,7 +194,7 @@ class VoteClassifier:
         if self.bank_index is None or not len(rows):
             return Scores(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
         queries = gallery.bank[rows]
-        found = gallery.index.search(queries, k)
+        found = gallery.neighbours_of_bank(rows, k)
         near = self.bank_index.search(queries, n + 1)
         own = mean_without(near, np.arange(len(rows))[:, None], rows, n)[:, 0]
         voters, places = np.unique(np.maximum(found.rows, 0), return_inverse=True)
