@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.classifiers.base import Gallery, stratified_folds
+from retrieval.classifiers.evidence import Evidence
+from retrieval.classifiers.members import KINDS
+from retrieval.classifiers.svm import SvmConfig
+from retrieval.classifiers.vote import VoteConfig
+from retrieval.index.faiss_index import Neighbours
+from retrieval.index.search import Searcher
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
 
@@ -61,3 +70,26 @@ def test_a_bounded_sample_lies_in_as_few_folds_as_can_be() -> None:
     assert set(chosen.folds) == set(chosen.bank_folds) == {0}
     assert len(chosen.rows) > 30
     assert len(chosen.bank_rows) == 20
+
+
+def test_neighbours_of_held_out_photographs_are_searched_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gallery = clusters(4, 5, 12, 0.5)
+    members = VoteConfig(), SvmConfig(verified=1.0)
+    apart = [KINDS[type(one)].held_out(one, replace(gallery), 0) for one in members]
+    asked: list[int] = []
+    search = Searcher.search
+
+    def counted(self: Searcher, *args: Any, **more: Any) -> Neighbours:
+        if self is gallery.index:
+            asked.append(len(args[0]))
+        return search(self, *args, **more)
+
+    monkeypatch.setattr(Searcher, "search", counted)
+    together = [KINDS[type(one)].held_out(one, gallery, 0) for one in members]
+    Evidence.held_out(gallery, together[0])
+    assert asked == [20, 12]  # the gallery's, then the bank's
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_array_equal(one.gallery.values, other.gallery.values)
+        np.testing.assert_array_equal(one.bank.values, other.bank.values)
