@@ -276,20 +276,33 @@ def run_comparison(
     if unknown:
         raise ConfigError(f"--only {unknown[0]}: no such features; there are {', '.join(chosen)}")
     tables = _tables(data, holidays)
+    conditions = _conditions(data, tables, budget)
     rows: list[Row] = []
     for name in only or chosen:
-        try:
-            systems = systems_of(name, chosen[name], budget, weights, device)
-        except (ConfigError, WeightsError) as error:
-            rows.append(Row(name, "–", skipped=str(error)))
-            continue
-        parts = _extracted(name, systems[0].maker, tables, work)
-        rows += [row for system in systems for row in _measured(system, parts)]
-    conditions = _conditions(data, tables, budget)
-    atomic_write(out, markdown(rows, conditions).encode())
-    told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
-    write_json(out.with_suffix(".json"), told)
+        rows += _rows(name, chosen[name], budget, weights, device, tables, work)
+        # The table so far, in a run that takes hours.
+        atomic_write(out, markdown(rows, conditions).encode())
+        told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
+        write_json(out.with_suffix(".json"), told)
     return rows
+
+
+def _rows(
+    name: str,
+    config: Config,
+    budget: Budget,
+    weights: Path | None,
+    device: str,
+    tables: Mapping[str, pd.DataFrame],
+    work: Path,
+) -> list[Row]:
+    """Everything measured of one kind of features, or why nothing was."""
+    try:
+        systems = systems_of(name, config, budget, weights, device)
+    except (ConfigError, WeightsError) as error:
+        return [Row(name, "–", skipped=str(error))]
+    parts = _extracted(name, systems[0].maker, tables, work)
+    return [row for system in systems for row in _measured(system, parts)]
 
 
 def markdown(rows: Sequence[Row], conditions: str) -> str:
