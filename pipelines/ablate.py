@@ -29,6 +29,8 @@ from retrieval.classifiers.vote import Vote, VoteConfig
 from retrieval.errors import ConfigError
 from retrieval.evaluation.intervals import Difference, paired_differences
 from retrieval.extractors.base import StrictModel
+from retrieval.index.expansion import Augmentation
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.store import atomic_write, write_json
 from retrieval.system import System, SystemConfig
 
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 COUNTS: Final = 0.5
 """Power of landmarks' counts that a sum of votes is divided by, unless the run has its own."""
 FUSED: Final = ("knn", "svm", "mlp")
-"""Members of the ensembles."""
+"""Members of the ensembles, unless the run has one."""
 HEADER: Final = (
     "top-1", "GAP", "GAP less the reference's", "rejection AUC", "false accepts at 90 %",
     "calibration error", "precision",
@@ -94,8 +96,12 @@ def choices(config: SystemConfig, answer: str, trained: bool) -> Choices:
         if trained or not isinstance(made, NetworkClassifierConfig)
     }
     fused: dict[str, Any] = {name: alone[name] for name in FUSED}
+    mine = own.get("ensemble", EnsembleConfig(members=fused))
+    assert isinstance(mine, EnsembleConfig)
     ensembles = {
-        f"{fusion} ensemble of {', '.join(FUSED)}": EnsembleConfig(members=fused, fusion=fusion)
+        f"{fusion} ensemble of {', '.join(mine.members)}": mine.model_copy(
+            update={"fusion": fusion}
+        )
         for fusion in _literals(EnsembleConfig, "fusion")
     }
     classifiers = {**alone, **ensembles}
@@ -153,7 +159,7 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
         TableError: the CSV is bad.
     """
     tried = choices(system.config, system.answer, system.gallery.head is not None)
-    fitted, rejections, skipped = _fitted(tried, system.gallery, system.config.seed)
+    fitted, rejections, skipped = _fitted(tried, _held_out_gallery(system), system.config.seed)
     several = replace(
         system, classifiers=fitted, rejections=rejections, answer=next(iter(fitted))
     )  # fmt: skip
@@ -171,6 +177,16 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
     told = {part: [_row_json(row) for row in those] for part, those in rows.items()}
     write_json(out.with_suffix(".json"), {"parts": told, "conditions": conditions})
     return rows
+
+
+def _held_out_gallery(system: System) -> Gallery:
+    """The run's gallery, from whose rows a photograph can be left out where they took others in."""
+    gallery, config = system.gallery, system.config
+    if not config.search.expansion.gallery:
+        return gallery
+    plain = FaissIndex.build(gallery.vectors, config.index, seed=config.seed)
+    taken = Augmentation.of(gallery.vectors, plain, config.search.expansion)
+    return replace(gallery, index=replace(gallery.index, augmentation=taken))
 
 
 def _fitted(

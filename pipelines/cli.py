@@ -257,8 +257,9 @@ def ablate(
         Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Markdown file of the table; the same as .json stands beside it.")
-    ] = Path("docs/ablation.md"),
+        Path | None,
+        typer.Option(help="Markdown file of the table, with a .json beside it.  [RUN/ablation.md]"),
+    ] = None,
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
@@ -267,8 +268,9 @@ def ablate(
     from retrieval.system import System
 
     system = System.load(run, device, weights)
-    rows = ablate_run(system, _test_csv(system.record, test, None), out)
-    console.print(f"{sum(map(len, rows.values())):,} rows → {out}", highlight=False)
+    target = out or run / "ablation.md"
+    rows = ablate_run(system, _test_csv(system.record, test, None), target)
+    console.print(f"{sum(map(len, rows.values())):,} rows → {target}", highlight=False)
 
 
 @app.command()

@@ -37,7 +37,7 @@ from retrieval.extractors.aggregation.bow import Bow, BowConfig
 from retrieval.extractors.aggregation.fisher import FisherConfig
 from retrieval.extractors.aggregation.registry import build_aggregator
 from retrieval.extractors.aggregation.vlad import VladConfig
-from retrieval.extractors.base import FeatureMaker, Features, StrictModel
+from retrieval.extractors.base import FeatureMaker, Features, Labels, StrictModel
 from retrieval.extractors.companion import Companion
 from retrieval.extractors.describer import (
     Describer,
@@ -62,7 +62,7 @@ from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig
+from retrieval.extractors.whitening import WhiteningConfig, taught_by
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
@@ -111,7 +111,14 @@ class WordsAlone:
     companion: Companion
 
     @classmethod
-    def fit(cls, companion: Companion, features: Sequence[Features], seed: int) -> WordsAlone:
+    def fit(
+        cls,
+        companion: Companion,
+        features: Sequence[Features],
+        seed: int,
+        labels: Labels | None = None,
+    ) -> WordsAlone:
+        """As :meth:`Describer.fit`; words learn nothing from labels."""
         return cls(companion.fit(features, seed))
 
     def finish(self, features: Sequence[Features]) -> Descriptors:
@@ -129,14 +136,15 @@ class System:
     Attributes:
         features: their name.
         maker: of the features.
-        learn: from features of gallery and bank to what describes photographs by theirs.
+        learn: from features, and ``labels``, of gallery and bank to what describes photographs by
+            theirs.
         searches: how a gallery of them is searched, by what is made of the features, in words; a
             row of the table each.
     """
 
     features: str
     maker: FeatureMaker
-    learn: Callable[[Sequence[Features]], Describer | WordsAlone]
+    learn: Callable[..., Describer | WordsAlone]
     searches: Mapping[str, SearchConfig]
 
 
@@ -368,7 +376,7 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
     name = f"{system.features}, {next(iter(system.searches))}"
     log.info("learning %s", name)
     try:
-        describer = system.learn(parts[TAUGHT].features)
+        describer = system.learn(parts[TAUGHT].features, labels=_labels(parts[TAUGHT].table))
     except ConfigError as error:  # too few photographs for so many words
         return [Row(system.features, label, skipped=str(error)) for label in system.searches]
     count = sum(len(part.table) for part in parts.values())
@@ -385,6 +393,14 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
         log.info("%s, %s: mAP %.3f, top-1 %.3f, GAP %.3f", system.features, label, precision,
                  top1, gap)  # fmt: skip
     return rows
+
+
+def _labels(table: pd.DataFrame) -> Labels:
+    """The landmarks of the photographs that went well, of those whose labels teach."""
+    good = table[table["status"] == OK]
+    told = good["landmark"].notna() & taught_by(good["id"])
+    labels: list[str | None] = good["landmark"].astype(object).where(told, None).tolist()
+    return labels
 
 
 def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:
@@ -472,7 +488,7 @@ def _conditions(data: DataSet, tables: Mapping[str, pd.DataFrame], budget: Budge
         f" of words and ASMK* of {budget.visual_words:,}. Codebooks and whitening are learnt on"
         f" gallery and bank, words' document frequencies counted in what is searched. Descriptors"
         f" are whitened to {whitening.dimension:,} numbers, eigenvalues to the power"
-        f" {whitening.power:g}, float32, flat index; shipped configs as they are. A photograph's"
-        f" time is that of decoding, features and description one after the other, on"
-        f" {there['processor']}, {there['cores']} cores."
+        f" {whitening.power:g}, float32, flat index; shipped configs as they are, but for"
+        f" the index. A photograph's time is that of decoding, features and description one after the other,"
+        f" on {there['processor']}, {there['cores']} cores."
     )

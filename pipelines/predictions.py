@@ -3,8 +3,9 @@
 A file's answer votes for its landmark with its probability p, and "none" for none with 1 − p. The
 landmark with the largest sum is the answer where that is larger than none's sum (of equal ones,
 the landmark that an earlier file names). Its probability is the sum over the number of files that
-had an answer or none; where none wins, it is the mean of those files' probabilities. So the vote of
-one file is that file. A row that failed in some files is decided by the others.
+had an answer or none; where none wins, it is the mean of those files' probabilities. A banned
+answer's none counts fully. So the vote of one file is that file. A row that failed in some files is
+decided by the others.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
@@ -63,6 +65,8 @@ def vote_csvs(csvs: Sequence[Path], out: Path) -> ClassifySummary:
     """
     if any(out.exists() and one.exists() and out.samefile(one) for one in csvs):
         raise RunError(f"{out} is one of the files that vote: choose another --out")
+    if out.with_name(f"{out.name}.state.json").exists():
+        raise RunError(f"{out} belongs to landmarks classify: choose another --out")
     counts: Counter[str] = Counter()
 
     def merged() -> Iterator[Record]:
@@ -156,14 +160,18 @@ def _merged(records: Sequence[Record]) -> Record:
     decided = [record for record in records if record[-2] == OK]
     if not decided:
         return records[0]
-    votes: dict[str, float] = {"": 0.0}
+    # Decimals, in which 1 - 0.9 is 0.1: the two are a tie.
+    votes = {"": Decimal(0)}
     names = {"": ""}
-    total = 0.0
-    for _, landmark, name, cell, _, _ in decided:
-        probability = float(cell)
+    total = Decimal(0)
+    for _, landmark, name, cell, _, reason in decided:
+        probability = Decimal(cell)
         total += probability
-        votes[landmark] = votes.get(landmark, 0.0) + (probability if landmark else 1 - probability)
+        # A banned answer is none for certain, however sure it was.
+        own = probability if landmark else Decimal(1) if reason else 1 - probability
+        votes[landmark] = votes.get(landmark, Decimal(0)) + own
         names.setdefault(landmark, name)
     best = max(votes, key=votes.__getitem__)  # of equal ones the first, and none is the first
-    probability = (votes[best] if best else total) / len(decided)
-    return [records[0][0], best, names[best], f"{probability:.9g}", OK, ""]
+    mean = (votes[best] if best else total) / len(decided)
+    reasons = [] if best else [record[-1] for record in decided if record[-1]]
+    return [records[0][0], best, names[best], f"{float(mean):.9g}", OK, next(iter(reasons), "")]

@@ -165,7 +165,10 @@ def measure_revisited(system: System, truth: Path, photos: Path, out: Path) -> d
             read, or nothing of the database can.
     """
     told = read_revisited(truth)
-    paths = {path.stem: path for path in sorted(photos.rglob("*.jpg"))}
+    paths: dict[str, Path] = {}
+    for path in sorted(photos.rglob("*.jpg")):
+        if paths.setdefault(path.stem, path) is not path:
+            raise TableError(f"{path}: {paths[path.stem]} has the same name: leave one of them")
     missing = [name for name in (*told.queries, *told.database) if name not in paths]
     if missing:
         raise TableError(

@@ -178,10 +178,10 @@ class Origin:
 
 def per_origin(measured: Measured) -> list[Origin]:
     """Figures of each origin of test photographs by itself, by origin; none without origins."""
-    origins = np.asarray(measured.origins, dtype=object)
+    origins = pd.Series(measured.origins, dtype=object)
     found = []
-    for origin in sorted(set(measured.origins)):
-        rows = np.flatnonzero(origins == origin)
+    for origin, places in sorted(origins.groupby(origins).indices.items()):
+        rows = np.asarray(places)
         truth = Truth.of_codes(measured.truth_codes[rows])
         ids = [measured.ids[row] for row in rows.tolist()]
         shown = int(truth.has_landmark.sum())
@@ -194,7 +194,7 @@ def per_origin(measured: Measured) -> list[Origin]:
         if not shown:
             for each in figures.values():
                 each["gap"] = math.nan
-        found.append(Origin(origin, len(rows), shown, figures))
+        found.append(Origin(str(origin), len(rows), shown, figures))
     return found
 
 

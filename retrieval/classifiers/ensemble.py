@@ -213,49 +213,23 @@ class EnsembleClassifier:
     @classmethod
     def fit(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Fit the members, and learn their fusion on what they hold out."""
-        return cls._fitted(config, gallery, seed, _held(config, gallery, seed))
+        return cls.fit_and_hold_out(config, gallery, seed)[0]
 
     @classmethod
     def held_out(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
         """Cross-fitted scores of the photographs that every member holds out."""
-        return cls._cross_fitted(config, seed, _held(config, gallery, seed))
+        return _fused(config, _held(config, gallery, seed), seed)[1]
 
     @classmethod
     def fit_and_hold_out(
         cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0
     ) -> tuple[Self, HeldOut]:
         """Both, with what the members hold out scored once."""
-        held = _held(config, gallery, seed)
-        return cls._fitted(config, gallery, seed, held), cls._cross_fitted(config, seed, held)
-
-    @classmethod
-    def _fitted(
-        cls, config: EnsembleConfig, gallery: Gallery, seed: int, held: Sequence[HeldOut]
-    ) -> Self:
+        fusion, held_out = _fused(config, _held(config, gallery, seed), seed)
         members = {
             name: KINDS[type(one)].fit(one, gallery, seed) for name, one in config.members.items()
         }
-        return cls(config, members, FUSIONS[config.fusion].fit(held, config))
-
-    @classmethod
-    def _cross_fitted(cls, config: EnsembleConfig, seed: int, held: Sequence[HeldOut]) -> HeldOut:
-        rng = np.random.default_rng(seed)
-        first = held[0]
-        parts = deal(first.truth, PARTS, rng)
-        bank_parts = deal(np.zeros(len(first.bank_rows), np.int64), PARTS, rng)
-        width = min(config.candidates, sum(one.gallery.candidates.shape[1] for one in held))
-        scores, bank = Scores.blank(len(parts), width), Scores.blank(len(bank_parts), width)
-        for part in range(PARTS):
-            own, bank_own = parts == part, bank_parts == part
-            taught = [one.at(~own, ~bank_own) for one in held]
-            fusion = FUSIONS[config.fusion].fit(taught, config)
-            for into, chosen, of in (
-                (scores, own, [one.gallery.at(own) for one in held]),
-                (bank, bank_own, [one.bank.at(bank_own) for one in held]),
-            ):
-                fused = fusion.fused(of, config.candidates)
-                into.candidates[chosen], into.values[chosen] = fused.candidates, fused.values
-        return HeldOut(first.rows, first.truth, scores, first.bank_rows, bank)
+        return cls(config, members, fusion), held_out
 
     def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks; a candidate's value is the log-odds of its probability.
@@ -294,6 +268,35 @@ def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
     rows = functools.reduce(np.intersect1d, [one.rows for one in held])
     bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held])
     return [one.at(np.isin(one.rows, rows), np.isin(one.bank_rows, bank_rows)) for one in held]
+
+
+def _fused(config: EnsembleConfig, held: Sequence[HeldOut], seed: int) -> tuple[Fusion, HeldOut]:
+    """The fusion of all that is held out, and what is held out fused by others that it did not
+    teach."""
+    rng = np.random.default_rng(seed)
+    first = held[0]
+    parts = deal(first.truth, PARTS, rng)
+    bank_parts = deal(np.zeros(len(first.bank_rows), np.int64), PARTS, rng)
+    fusion, *folds = (
+        FUSIONS[config.fusion].fit(
+            [one.at(parts != part, bank_parts != part) for one in held], config
+        )
+        for part in (-1, *range(PARTS))
+    )
+    if not all(isinstance(one, StackedFusion) for one in (fusion, *folds)):
+        # What thresholds are chosen by has to be of the fusion's kind.
+        fusion, *folds = (getattr(one, "weighted", one) for one in (fusion, *folds))
+    width = min(config.candidates, sum(one.gallery.candidates.shape[1] for one in held))
+    scores, bank = Scores.blank(len(parts), width), Scores.blank(len(bank_parts), width)
+    for part, fold in enumerate(folds):
+        own, bank_own = parts == part, bank_parts == part
+        for into, chosen, of in (
+            (scores, own, [one.gallery.at(own) for one in held]),
+            (bank, bank_own, [one.bank.at(bank_own) for one in held]),
+        ):
+            found = fold.fused(of, config.candidates)
+            into.candidates[chosen], into.values[chosen] = found.candidates, found.values
+    return fusion, HeldOut(first.rows, first.truth, scores, first.bank_rows, bank)
 
 
 def _joined(held: HeldOut) -> Scores:

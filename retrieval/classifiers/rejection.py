@@ -387,12 +387,16 @@ def _learnt(
         trees = Trees.fit(everything[on], right[on], weights[on]) if grown else None
         return SignalModel(weights=by.tolist(), offset=offset, least=least, trees=trees)
 
+    model, *folds = [fitted(candidates & (parts != part)) for part in (-1, *range(PARTS))]
+    if any(one.trees is None for one in (model, *folds)):
+        # What the threshold is chosen by has to be of the model's kind.
+        model, *folds = (one.model_copy(update={"trees": None}) for one in (model, *folds))
     confidence = np.full(len(right), -np.inf)
-    for part in range(PARTS):
-        own, taught = (parts == part) & candidates, (parts != part) & candidates
-        confidence[own] = fitted(taught).confidence(everything[own])
+    for part, one in enumerate(folds):
+        own = (parts == part) & candidates
+        confidence[own] = one.confidence(everything[own])
     count = len(held_out.rows)
-    return fitted(candidates), replace(
+    return model, replace(
         held_out,
         gallery=_with_confidence(held_out.gallery, confidence[:count]),
         bank=_with_confidence(held_out.bank, confidence[count:]),
