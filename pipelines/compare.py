@@ -489,6 +489,6 @@ def _conditions(data: DataSet, tables: Mapping[str, pd.DataFrame], budget: Budge
         f" gallery and bank, words' document frequencies counted in what is searched. Descriptors"
         f" are whitened to {whitening.dimension:,} numbers, eigenvalues to the power"
         f" {whitening.power:g}, float32, flat index; shipped configs as they are, but for"
-        f" the index. A photograph's time is that of decoding, features and description one after the other,"
-        f" on {there['processor']}, {there['cores']} cores."
+        f" the index. A photograph's time is that of decoding, features and description one after"
+        f" the other, on {there['processor']}, {there['cores']} cores."
     )

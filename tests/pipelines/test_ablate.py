@@ -15,8 +15,11 @@ from pipelines.ablate import ablate_run, choices
 from pipelines.config import load_config
 from pipelines.evaluate import evaluate_run
 from pipelines.index import build_run
+from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.mlp import MlpConfig
 from retrieval.classifiers.rejection import RejectionConfig
+from retrieval.classifiers.svm import SvmConfig
+from retrieval.classifiers.vote import VoteConfig
 from retrieval.extractors.hog import HogExtractor
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
@@ -91,6 +94,30 @@ def test_every_kind_is_tried(built: Path) -> None:
     assert "network" not in tried["classifiers"]
     trained = choices(system.config, "svm", True)["classifiers"]
     assert "network" in [one.what for one in trained]
+
+
+def test_the_runs_own_ensemble_is_what_is_fused(built: Path) -> None:
+    config = System.load(built, "cpu").config
+    two = EnsembleConfig(members={"a": VoteConfig(k=3), "b": SvmConfig()}, candidates=7)
+    several = config.model_copy(update={"classifiers": {**config.classifiers, "both": two}})
+    fused = {one.what: one.classifier for one in choices(several, "both", False)["classifiers"]}
+    assert fused["weighted ensemble of a, b"] == two
+    assert fused["stacked ensemble of a, b"] == two.model_copy(update={"fusion": "stacked"})
+
+
+def test_a_photograph_is_left_out_of_the_rows_that_took_it_in(data: Path, tmp_path: Path) -> None:
+    config = load_config("hog", (*SMALL, "search.expansion.gallery=3"))
+    build_run(config, load_data_set(data), tmp_path / "run", "cpu")
+    system = System.load(tmp_path / "run", "cpu")
+    figures = evaluate_run(system, data / "test.csv", tmp_path / "run" / "evaluation")
+    rows = ablate_run(with_mlp(system, FAST), data / "test.csv", tmp_path / "table.md")
+    (own,) = (row for row in rows["calibrations"] if row.choice.what == "isotonic")
+    assert own.result is not None
+    assert own.result.metrics["gap"] == figures["svm"]["gap"]
+    near = {row.choice.what: row for row in rows["classifiers"]}["knn"].result
+    assert near is not None
+    # Its threshold is chosen by held-out photographs.
+    assert near.metrics["precision"] == figures["knn"]["precision"]
 
 
 def test_the_runs_constants_stay(built: Path) -> None:

@@ -42,6 +42,7 @@ def read(path: Path) -> list[dict[str, str]]:
         (["a 0.5", "- 0.5", "- 0.9"], "", 1.9 / 3),  # none has 0.6
         (["a 0.5", "- 0.5", "a 0.1"], "a", 0.2),  # none has 0.5
         (["- 0.5", "a 0.5", "- 1.0"], "", 2 / 3),  # none, where as much is for it
+        (["- 0.9", "a 0.1"], "", 0.5),  # a tie, though 1 - 0.9 is less in floats
         (["- 0.1", "- 0.2", "- 0.3"], "", 0.2),
         (["- - fetch_failed", "a 0.5", "- 0.9"], "a", 0.25),  # the others decide
         (["a 0.9", "- - fetch_failed", "- - failed"], "a", 0.9),
@@ -109,6 +110,22 @@ def test_a_missing_file_and_an_output_that_votes_are_refused(tmp_path: Path) -> 
     with pytest.raises(RunError, match=r"list.csv is there, and holds no predictions"):
         ban_frequent(one, tmp_path / "list.csv", 1)
     assert (tmp_path / "list.csv").read_text() == "id,url\n"
+    other = predictions(tmp_path / "other.csv", ["b 0.5"])
+    (tmp_path / "other.csv.state.json").write_text("{}")
+    with pytest.raises(RunError, match=r"other.csv belongs to landmarks classify"):
+        vote_csvs([one], other)
+
+
+def test_a_banned_answer_votes_for_none_however_sure_it_was(tmp_path: Path) -> None:
+    frequent = predictions(tmp_path / "frequent.csv", ["a 0.9", "a 0.9"])
+    ban_frequent(frequent, tmp_path / "banned.csv", 1)
+    other = predictions(tmp_path / "other.csv", ["b 0.8", "- 0.1"])
+    vote_csvs([tmp_path / "banned.csv", other], tmp_path / "out.csv")
+    rows = read(tmp_path / "out.csv")
+    assert [row["landmark"] for row in rows] == ["", ""]
+    assert rows[0]["reason"] == "a is answered for 2 rows"
+    vote_csvs([tmp_path / "banned.csv"], tmp_path / "alone.csv")
+    assert (tmp_path / "alone.csv").read_bytes() == (tmp_path / "banned.csv").read_bytes()
 
 
 def test_landmarks_in_more_rows_than_that_are_none(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from retrieval.classifiers import ensemble
+from retrieval.classifiers import ensemble, trees
 from retrieval.classifiers.base import HeldOut, Scores
 from retrieval.classifiers.centroid import CentroidConfig
 from retrieval.classifiers.ensemble import (
@@ -14,6 +14,7 @@ from retrieval.classifiers.ensemble import (
     StackedFusion,
     WeightedFusion,
 )
+from retrieval.classifiers.members import KINDS
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
@@ -159,6 +160,20 @@ def test_of_a_few_photographs_weights_alone_are_learnt() -> None:
     assert isinstance(StackedFusion.fit([noisy(rng, 9.0, 10)] * 2, CONFIG), WeightedFusion)
 
 
+def test_fusion_and_its_cross_fitted_ones_are_of_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = clusters(6, 10, 40, 1.2)
+    config = CONFIG.model_copy(update={"fusion": "stacked"})
+    assert isinstance(EnsembleClassifier.fit(config, gallery).fusion, StackedFusion)
+    # Photographs that are enough for trees together, and are not without a part of them.
+    monkeypatch.setattr(trees, "LEAST", 60)
+    held = [KINDS[type(one)].held_out(one, gallery, 0) for one in config.members.values()]
+    assert isinstance(StackedFusion.fit(held, config), StackedFusion)
+    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, gallery)
+    assert isinstance(fitted.fusion, WeightedFusion)
+    weighted = EnsembleClassifier.held_out(CONFIG, gallery)
+    np.testing.assert_array_equal(judged.gallery.values, weighted.gallery.values)
+
+
 @pytest.mark.parametrize("fusion", ["weighted", "stacked"])
 def test_held_out_photographs_are_not_scored_by_what_was_learnt_on_them(
     fusion: str, monkeypatch: pytest.MonkeyPatch
@@ -183,8 +198,9 @@ def test_held_out_photographs_are_not_scored_by_what_was_learnt_on_them(
     monkeypatch.setattr(kind, "fit", note_fit)
     monkeypatch.setattr(kind, "fused", note_fused)
     EnsembleClassifier.held_out(CONFIG.model_copy(update={"fusion": fusion}), gallery)
-    assert len(learnt) == ensemble.PARTS
-    for (rows, bank_rows), own in zip(learnt, scored[::2], strict=True):
+    assert learnt[0][0] == set(range(60))  # the fusion that answers
+    assert len(learnt) == 1 + ensemble.PARTS
+    for (rows, bank_rows), own in zip(learnt[1:], scored[::2], strict=True):
         assert own
         assert not rows & own
         assert rows | own == set(range(60))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from retrieval.classifiers import trees
 from retrieval.classifiers.base import HeldOut, Scores
 from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
 from retrieval.classifiers.evidence import Evidence
@@ -314,6 +315,17 @@ def test_boosted_trees_learn_nothing_by_heart() -> None:
         for one in (by_heart.scores, judged.gallery)
     )
     assert fresh < 0.6 < 0.8 < known
+
+
+def test_a_threshold_is_of_the_models_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = clusters(4, 40, 80, 1.0)
+    held = VoteClassifier.held_out(VoteConfig(), gallery)
+    enough = int(min(held.correct.sum(), (~held.correct).sum() + 80))
+    learnt, _ = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
+    # Enough for trees together, but not for those that hold a part of them out.
+    monkeypatch.setattr(trees, "LEAST", enough)
+    fitted, _ = fit_rejection(held, gallery, RejectionConfig(kind="boosted"))
+    assert fitted == learnt
 
 
 def test_no_photograph_is_judged_by_a_model_that_it_taught() -> None:
