@@ -322,7 +322,7 @@ def markdown(rows: Sequence[Row], conditions: str) -> str:
         note = f"{row.aggregation}: skipped: {row.skipped}" if row.skipped else row.aggregation
         lines.append((row.features, note.replace("|", "\\|"), *figures, *rates))
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{table}\n\n{conditions}\n"
+    return f"# Features and aggregations compared\n\n{table}\n\n{conditions}\n"
 
 
 def _cell(value: float | None, digits: int) -> str:
