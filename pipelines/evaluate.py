@@ -61,6 +61,7 @@ CANDIDATES: Final = 5  # kept of each answer
 RANKED: Final = 100  # gallery photographs that mAP@100 looks at
 DEEP: Final = 1000  # and those that mAP does
 RECALLS: Final = (1, 10, 100)
+MATRICES: Final = {"all": "PCA", "pairs": "on pairs"}  # what a whitening is learnt by
 WARNED: Final = 20  # rows named one by one before the rest is counted
 
 
@@ -433,11 +434,12 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
     config = system.config
     whitening = config.whitening
     return {
-        "test_size": f"longest side {system.describer.longest_side} pixels, one scale",
+        "test_size": f"longest side {system.describer.longest_side} pixels at the largest scale",
         "precision": str(record["describer"]["extractor"].get("precision", "float32")),
         "whitening": "none"
         if whitening is None
-        else f"PCA to {record['dimension']}, eigenvalues to the power {whitening.power:g},"
+        else f"{MATRICES[whitening.learnt_on]} to {record['dimension']}, eigenvalues to the power"
+        f" {whitening.power:g},"
         f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
         " photographs of gallery and bank",
         "index": record["index"]["factory"],
