@@ -74,19 +74,6 @@ log = logging.getLogger(__name__)
 SEED: Final = 0
 TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
 VOTE: Final = VoteConfig()
-VERIFIED: Final[Mapping[type[StrictModel], Mapping[str, Any]]] = {
-    # Its keypoints have no scale to be verified by.
-    AlikedConfig: {
-        "estimator": "magsac",
-        "ratio": 0.9,
-        "min_inliers": 8,
-        "weight": 0.3,
-        "half": 8.0,
-    },
-    # They lie on a grid, on which chance gathers more inliers.
-    DelfConfig: {"tolerance": 24.0, "min_inliers": 10, "weight": 0.25},
-}
-"""What features of networks need otherwise, as the configs have it that are verified by them."""
 TOGETHER: Final = 16
 """Photographs that a core describes at a time."""
 HEADER: Final = (
@@ -246,9 +233,9 @@ def systems_of(
         extractor = AggregatedExtractor(detector, aggregator, device, reducer)
         learn = partial(Describer.fit, extractor, whitening=budget.whitening, seed=SEED)
         systems.append(System(name, detector, learn, {dense.kind: PLAIN}))
-    verification = VerificationConfig(top=budget.verified)
-    if isinstance(config, AlikedConfig | DelfConfig):
-        verification = verification.model_copy(update=VERIFIED[type(config)])
+    # ALIKED's keypoints have no scale to be verified by.
+    estimator: Final = "magsac" if isinstance(config, AlikedConfig) else "affine"
+    verification = VerificationConfig(top=budget.verified, estimator=estimator)
     by_words = SearchConfig(share=1.0)
     verified = SearchConfig(share=1.0, verification=verification)
     bow = Companion(detector, Bow(BowConfig(words=budget.visual_words)), None, device, reducer)
