@@ -58,6 +58,10 @@ RetryFailed = Annotated[
 Restart = Annotated[
     bool, typer.Option("--restart", help="Forget what was finished and begin anew.")
 ]
+Test = Annotated[
+    Path | None,
+    typer.Option("--test", help="Labelled CSV to measure; by default the data's test.csv."),
+]
 ProtocolOut = Annotated[
     Path | None,
     typer.Option("--out", help="Where figures and descriptors go; by default RUN/protocols/NAME."),
@@ -209,9 +213,7 @@ def evaluate(
         list[Path] | None,
         typer.Option("--run", help="Folder of a run; several are measured side by side."),
     ] = None,
-    test: Annotated[
-        Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
-    ] = None,
+    test: Test = None,
     data: Annotated[
         Path | None, typer.Option(help="Data folder whose test.csv is measured.")
     ] = None,
@@ -253,9 +255,7 @@ def evaluate(
 @app.command()
 def ablate(
     run: Run = DEMO_RUN,
-    test: Annotated[
-        Path | None, typer.Option(help="Labelled CSV to measure; by default the data's test.csv.")
-    ] = None,
+    test: Test = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Markdown file of the table, with a .json beside it.  [RUN/ablation.md]"),

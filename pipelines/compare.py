@@ -62,7 +62,7 @@ from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig, taught_by
+from retrieval.extractors.whitening import WhiteningConfig, teaching_labels
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
@@ -375,8 +375,10 @@ def _extracted(
 def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
     name = f"{system.features}, {next(iter(system.searches))}"
     log.info("learning %s", name)
+    taught = parts[TAUGHT]
+    labels = teaching_labels(taught.table[taught.table["status"] == OK])
     try:
-        describer = system.learn(parts[TAUGHT].features, labels=_labels(parts[TAUGHT].table))
+        describer = system.learn(taught.features, labels=labels)
     except ConfigError as error:  # too few photographs for so many words
         return [Row(system.features, label, skipped=str(error)) for label in system.searches]
     count = sum(len(part.table) for part in parts.values())
@@ -393,14 +395,6 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
         log.info("%s, %s: mAP %.3f, top-1 %.3f, GAP %.3f", system.features, label, precision,
                  top1, gap)  # fmt: skip
     return rows
-
-
-def _labels(table: pd.DataFrame) -> Labels:
-    """The landmarks of the photographs that went well, of those whose labels teach."""
-    good = table[table["status"] == OK]
-    told = good["landmark"].notna() & taught_by(good["id"])
-    labels: list[str | None] = good["landmark"].astype(object).where(told, None).tolist()
-    return labels
 
 
 def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:

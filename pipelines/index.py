@@ -49,7 +49,7 @@ from retrieval.extractors.descriptors import KEPT, VECTORS, Descriptors, write_d
 from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import taught_by
+from retrieval.extractors.whitening import teaching_labels
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
@@ -263,9 +263,7 @@ def _fitted_describer(
         reason = next((str(one) for one in known.values() if isinstance(one, PhotographError)), "")
         raise TableError(f"fewer than two photographs could be read ({reason})")
     log.info("learning codebook and whitening from %d photographs", len(features))
-    taught = table.iloc[known.good_positions]
-    told = taught["landmark"].notna() & taught_by(taught["id"])
-    labels = taught["landmark"].astype(object).where(told, None).tolist()
+    labels = teaching_labels(table.iloc[known.good_positions])
     describer = Describer.fit(extractor, features, config.whitening, config.seed, companion, labels)
     # From here the run's index is another describer's.
     if (run / RUN).exists():

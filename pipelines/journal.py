@@ -55,6 +55,11 @@ class State:
     sha256: str = ""
 
 
+def state_path(out: Path) -> Path:
+    """Where the state of what is written to ``out`` lies."""
+    return out.with_name(out.name + ".state.json")
+
+
 class Journal:
     """Writes one such CSV; a context manager.
 
@@ -82,7 +87,7 @@ class Journal:
     ) -> None:
         self.out = out
         self.part = out.with_name(out.name + ".part")
-        self.state_path = out.with_name(out.name + ".state.json")
+        self.state_path = state_path(out)
         self._header = csv_line(columns)
         self._fresh = State(dict(made_from), dict(options))
         self._retry_failed = retry_failed

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipelines.classify import ANSWERED, COLUMNS, ClassifySummary, count
-from pipelines.journal import csv_line
+from pipelines.journal import csv_line, state_path
 from retrieval.errors import RunError, TableError
 from retrieval.index.store import OK, atomic_write
 
@@ -65,7 +65,7 @@ def vote_csvs(csvs: Sequence[Path], out: Path) -> ClassifySummary:
     """
     if any(out.exists() and one.exists() and out.samefile(one) for one in csvs):
         raise RunError(f"{out} is one of the files that vote: choose another --out")
-    if out.with_name(f"{out.name}.state.json").exists():
+    if state_path(out).exists():
         raise RunError(f"{out} belongs to landmarks classify: choose another --out")
     counts: Counter[str] = Counter()
 

@@ -31,6 +31,8 @@ Flags = NDArray[np.bool_]
 
 FOLDS: Final = 10
 """Parts that gallery and bank are dealt into, unless a config says otherwise."""
+PARTS: Final = 5
+"""Parts that held-out photographs are dealt into."""
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,13 @@ class HeldOut:
         """(g,) whether the first candidate is the photograph's landmark."""
         correct: Flags = self.gallery.best == self.truth
         return correct
+
+    def parts(self, seed: int) -> tuple[Integers, Integers]:
+        """(g,) and (b,) which of ``PARTS`` each photograph is dealt into, for cross-fitting:
+        so that none is judged by what it taught."""
+        rng = np.random.default_rng(seed)
+        gallery = deal(self.truth, PARTS, rng)
+        return gallery, deal(np.zeros(len(self.bank_rows), np.int64), PARTS, rng)
 
     def at(self, gallery: Flags, bank: Flags) -> HeldOut:
         """Those of some of the (g,) gallery and (b,) bank photographs."""

@@ -31,12 +31,12 @@ from pydantic import Field, ValidationError, field_validator
 from scipy.optimize import minimize
 
 from retrieval.classifiers.base import (
+    PARTS,
     Classifier,
     Gallery,
     HeldOut,
     Scores,
     Vectors,
-    deal,
 )
 from retrieval.classifiers.calibration import Platt
 from retrieval.classifiers.members import KINDS, MemberConfig
@@ -50,8 +50,6 @@ from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import read_json, write_json
 
 FILE: Final = "ensemble.json"
-PARTS: Final = 5
-"""Parts that the held-out photographs are dealt into for cross-fitting."""
 FLOOR: Final = 0.05
 """Share of a member's wrong held-out candidates whose log-odds lie below its floor."""
 
@@ -273,10 +271,8 @@ def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
 def _fused(config: EnsembleConfig, held: Sequence[HeldOut], seed: int) -> tuple[Fusion, HeldOut]:
     """The fusion of all that is held out, and what is held out fused by others that it did not
     teach."""
-    rng = np.random.default_rng(seed)
     first = held[0]
-    parts = deal(first.truth, PARTS, rng)
-    bank_parts = deal(np.zeros(len(first.bank_rows), np.int64), PARTS, rng)
+    parts, bank_parts = first.parts(seed)
     fusion, *folds = (
         FUSIONS[config.fusion].fit(
             [one.at(parts != part, bank_parts != part) for one in held], config

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 from scipy.optimize import minimize
 
-from retrieval.classifiers.base import Flags, Gallery, HeldOut, Judgement, Scores, deal
+from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
 from retrieval.classifiers.trees import TIES, Trees
@@ -37,8 +37,6 @@ from retrieval.extractors.base import StrictModel
 from retrieval.index.store import read_json, write_json
 
 FILE: Final = "rejection.json"
-PARTS: Final = 5
-"""Parts that the held-out photographs are dealt into, so that none is judged by what it taught."""
 ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}
 """The signals that are confidences by themselves, by the kinds of rejection."""
 
@@ -371,11 +369,7 @@ def _learnt(
     seed: int,
 ) -> tuple[SignalModel, HeldOut]:
     """A model over (g, 6) and (b, 6) signals, and the confidences by cross-fitted ones."""
-    rng = np.random.default_rng(seed)
-    parts = np.concatenate([
-        deal(held_out.truth, PARTS, rng),
-        deal(np.zeros(len(held_out.bank_rows), np.int64), PARTS, rng),
-    ])  # fmt: skip
+    parts = np.concatenate(held_out.parts(seed))
     everything = np.concatenate(found)
     candidates = np.concatenate([held_out.gallery.best, held_out.bank.best]) >= 0
     right = np.concatenate([held_out.correct, np.zeros(len(held_out.bank_rows), np.bool_)])

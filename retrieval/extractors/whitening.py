@@ -127,6 +127,13 @@ def taught_by(ids: Iterable[str]) -> NDArray[np.bool_]:
     return np.array([digest[0] % 5 != 0 for digest in digests], dtype=bool)
 
 
+def teaching_labels(table: pd.DataFrame) -> Labels:
+    """The landmarks of an image table's photographs whose labels teach: :func:`taught_by`."""
+    told = table["landmark"].notna() & taught_by(table["id"])
+    labels: list[str | None] = table["landmark"].astype(object).where(told, None).tolist()
+    return labels
+
+
 def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDArray[np.float64]:
     directions, eigenvalues = _varied_directions(centred, config.dimension, seed)
     average = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))

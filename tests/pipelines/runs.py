@@ -8,6 +8,19 @@ from typing import Any
 
 CLOCKS = (".lock", "timings.json")
 """Files that tell of the time of day."""
+LOCAL: dict[str, Any] = {
+    "name": "local",
+    "extractor": {"kind": "hog", "side": 64, "cells": [16]},
+    "whitening": {"dimension": 16},
+    "local": {
+        "detector": {"kind": "sift", "size": 128, "keypoints": 60},
+        "words": {"kind": "asmk", "words": 16, "assignments": 2},
+        "kept": {"features": 40, "dimension": 16},
+    },
+    "search": {"verification": {"top": 5}},
+    "classifiers": {"knn": {"kind": "knn", "k": 5}},
+}
+"""A small system that searches by words too, and verifies."""
 
 
 def contents(run: Path) -> dict[str, Any]:

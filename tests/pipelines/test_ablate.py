@@ -23,18 +23,12 @@ from retrieval.classifiers.vote import VoteConfig
 from retrieval.extractors.hog import HogExtractor
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
-from tests.photographs import write_data_set
 
 SMALL = (
     "extractor.side=64", "extractor.cells=[16]", "whitening.dimension=16", "classifiers.knn.k=9",
     "rejection.kind=learnt", "calibration.kind=isotonic", "answer=svm",
 )  # fmt: skip
 FAST = MlpConfig(hidden=4, steps=5, folds=2)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

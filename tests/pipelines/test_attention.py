@@ -15,7 +15,6 @@ from retrieval.errors import ConfigError, RunError
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System, SystemConfig
 from retrieval.training.attention import AttentionConfig
-from tests.photographs import write_data_set
 
 DELF = (
     "{kind: delf, trunk: squeezenet1_1, layer: features.4, weights: none, size: 128,"
@@ -30,11 +29,6 @@ def system(detector: str) -> SystemConfig:
         [f"extractor.local={detector}", "extractor.reduce.dimension=16",
          "extractor.aggregation.words=4", "whitening.dimension=16"],
     )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 def test_a_run_answers_with_the_attention_it_was_built_with(data: Path, tmp_path: Path) -> None:

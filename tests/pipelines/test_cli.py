@@ -18,7 +18,7 @@ import yaml
 from pipelines import cli, config
 from pipelines.config import config_names
 from retrieval.errors import LandmarksError
-from tests.photographs import view, write_csv, write_data_set, write_photograph
+from tests.photographs import view, write_csv, write_photograph
 
 pytestmark = pytest.mark.usefixtures("root_logger")
 
@@ -44,11 +44,6 @@ def landmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         return int(code), out, err
 
     return run
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 def commands(

@@ -12,7 +12,6 @@ from pipelines import cli
 from pipelines.index import build_run
 from retrieval.errors import ConfigError
 from retrieval.photographs.table import load_data_set
-from tests.photographs import write_data_set
 from tests.pipelines.test_index import config_of
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -36,11 +35,6 @@ def mistake(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return said
 
     return run
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

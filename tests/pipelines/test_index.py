@@ -27,7 +27,7 @@ from retrieval.extractors.whitening import taught_by
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System, SystemConfig
-from tests.photographs import blank, view, write_csv, write_data_set, write_photograph
+from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
 from tests.pipelines.runs import contents
 
@@ -58,12 +58,6 @@ def answers_of(run: Path, data: Path) -> pd.DataFrame:
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(describing, "WINDOW", WINDOW)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 gallery photographs of six landmarks, eight of none."""
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

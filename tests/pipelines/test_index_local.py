@@ -30,34 +30,19 @@ from retrieval.index.search import Searcher
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System
 from tests.oracles import neighbours as slow
-from tests.photographs import blank, view, write_csv, write_data_set, write_photograph
+from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
-from tests.pipelines.runs import contents
+from tests.pipelines.runs import LOCAL, contents
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = {
-    "name": "local",
-    "extractor": {"kind": "hog", "side": 64, "cells": [16]},
-    "whitening": {"dimension": 16},
-    "local": {
-        "detector": {"kind": "sift", "size": 128, "keypoints": 60},
-        "words": {"kind": "asmk", "words": 16, "assignments": 2},
-        "kept": {"features": 40, "dimension": 16},
-    },
-    "search": {"verification": {"top": 5}},
-    "classifiers": {"knn": {"kind": "knn", "k": 5}, "svm": {"kind": "svm"}},
-}
+    **LOCAL, "classifiers": {**LOCAL["classifiers"], "svm": {"kind": "svm"}},
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(describing, "WINDOW", WINDOW)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 gallery photographs of six landmarks, eight of none."""
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,9 @@ from pipelines.config import load_config
 from pipelines.index import build_run
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System
-from tests.photographs import write_data_set
 
 SMALL = ("extractor.side=64", "extractor.cells=[16]", "whitening.dimension=16")
 BOTH = "classifiers.both={kind: ensemble, members: {svm: {kind: svm}, near: {kind: knn, k: 9}}}"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data_set(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,19 +24,8 @@ from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 from tests.photographs import blank, picture, view, write_data_set, write_photograph
+from tests.pipelines.runs import LOCAL
 
-CONFIG: dict[str, Any] = {
-    "name": "local",
-    "extractor": {"kind": "hog", "side": 64, "cells": [16]},
-    "whitening": {"dimension": 16},
-    "local": {
-        "detector": {"kind": "sift", "size": 128, "keypoints": 60},
-        "words": {"kind": "asmk", "words": 16, "assignments": 2},
-        "kept": {"features": 40, "dimension": 16},
-    },
-    "search": {"verification": {"top": 5}},
-    "classifiers": {"knn": {"kind": "knn", "k": 5}},
-}
 BOX = [40.4, 50.6, 168.4, 146.6]  # left, top, right, bottom
 
 
@@ -47,8 +35,8 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, System]:
     folder = tmp_path_factory.mktemp("systems")
     data = load_data_set(write_data_set(folder / "data", 6, 3, 4, 1))
     found = {}
-    plain = {key: one for key, one in CONFIG.items() if key not in ("local", "search")}
-    for config in (CONFIG, {**plain, "name": "plain"}):
+    plain = {key: one for key, one in LOCAL.items() if key not in ("local", "search")}
+    for config in (LOCAL, {**plain, "name": "plain"}):
         name = config["name"]
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
         build_run(load_config(str(folder / f"{name}.yaml")), data, folder / name, "cpu")
