@@ -40,6 +40,7 @@ from retrieval.extractors.describer import (
     Describer,
     KnownFeatures,
     describe_table,
+    descriptor_arrays,
     extract_table,
     feature_maker,
     table_digest,
@@ -49,7 +50,8 @@ from retrieval.extractors.descriptors import KEPT, VECTORS, Descriptors, write_d
 from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import teaching_labels
+from retrieval.extractors.variation import VIEWED, views
+from retrieval.extractors.whitening import Views, taught_by, teaching_labels
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
@@ -263,8 +265,13 @@ def _fitted_describer(
         reason = next((str(one) for one in known.values() if isinstance(one, PhotographError)), "")
         raise TableError(f"fewer than two photographs could be read ({reason})")
     log.info("learning codebook and whitening from %d photographs", len(features))
-    labels = teaching_labels(table.iloc[known.good_positions])
-    describer = Describer.fit(extractor, features, config.whitening, config.seed, companion, labels)
+    photographs = table.iloc[known.good_positions]
+    count = config.whitening.views if config.whitening is not None else 0
+    described = functools.partial(_describe_views, count, photographs, recipe, run)
+    describer = Describer.fit(
+        extractor, features, config.whitening, config.seed, companion, teaching_labels(photographs),
+        described if count else None,
+    )  # fmt: skip
     # From here the run's index is another describer's.
     if (run / RUN).exists():
         write_json(run / RUN, {"finished": False})
@@ -272,6 +279,40 @@ def _fitted_describer(
     describer.save(run)
     write_json(note, recipe)
     return describer, recipe, known
+
+
+def _describe_views(
+    count: int,
+    photographs: pd.DataFrame,
+    made_from: Mapping[str, Any],
+    run: Path,
+    extractor: Extractor,
+) -> Views:
+    """Describe views of photographs by the extractor, fitted, going on where a killed run was.
+
+    Photographs whose labels do not teach have none: thresholds are fitted on those.
+    """
+    taught = np.flatnonzero(taught_by(photographs["id"]))
+    opened = [
+        one
+        for place in taught
+        for one in views(photographs["source"].iloc[place], photographs["id"].iloc[place], count)
+    ]
+    made_from = {
+        **{key: made_from[key] for key in ("code", "extractor", "seed", "taught_by")},
+        "views": {"count": count, **VIEWED.model_dump()},
+    }
+    store = ShardStore(run / "views", made_from, run / TIMINGS)
+    with progress_bar("views", len(opened)) as progress:
+        extract_table(
+            pd.DataFrame({"source": opened}), extractor, store,
+            lambda features: descriptor_arrays(Descriptors(extractor.aggregate(features))),
+            progress,
+        )  # fmt: skip
+    statuses, _ = store.verdicts()
+    rows = [Descriptors.from_arrays(shard.arrays).vectors for shard in store.shards()]
+    of = np.repeat(taught, count)[np.array(statuses, dtype=object) == OK]
+    return Views(np.concatenate(rows), of)
 
 
 def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:

@@ -488,8 +488,8 @@ def load_gallery(
 def _unseen(
     config: SystemConfig, folder: Path, rows: pd.DataFrame
 ) -> tuple[Flags | None, Flags | None]:
-    """Which rows of gallery and bank taught no network of the extractor, and no whitening on pairs;
-    ``None`` where nothing learns from labels."""
+    """Which rows of gallery and bank taught no network of the extractor, and no whitening on pairs
+    or views; ``None`` where all are as good as new."""
     gallery: Flags | None = None
     bank: Flags | None = None
     networks = trained_networks(config.extractor_in(folder))
@@ -497,9 +497,13 @@ def _unseen(
         seen = [one for network in networks for one in seen_photographs(network)]
         tables = (rows, pd.read_parquet(folder / BANK_ROWS))
         gallery, bank = (~table["id"].isin(seen).to_numpy(dtype=bool) for table in tables)
-    if config.labels_teach:
+    views_teach = config.whitening is not None and config.whitening.views > 0
+    if config.labels_teach or views_teach:
         untaught = ~taught_by(rows["id"])
         gallery = untaught if gallery is None else gallery & untaught
+    if views_teach:
+        untaught = ~taught_by(pd.read_parquet(folder / BANK_ROWS)["id"])
+        bank = untaught if bank is None else bank & untaught
     return gallery, bank
 
 

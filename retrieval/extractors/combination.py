@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from retrieval.extractors.base import (
     Extractor,
@@ -47,6 +47,12 @@ class PartConfig(StrictModel):
     # The registry knows the extractors, this one among them, and settles the name.
     extractor: PartExtractorConfig
     whitening: WhiteningConfig | None = None
+
+    @model_validator(mode="after")
+    def _without_views(self) -> PartConfig:
+        if self.whitening is not None and self.whitening.views:
+            raise ValueError("whitening.views: the whitening of all parts together takes views")
+        return self
 
 
 class CombinationConfig(StrictModel):

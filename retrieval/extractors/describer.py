@@ -29,7 +29,7 @@ from retrieval.extractors.descriptors import Descriptors, write_descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.local.features import no_features
 from retrieval.extractors.several import Column, Several
-from retrieval.extractors.whitening import Whitening, WhiteningConfig
+from retrieval.extractors.whitening import Views, Whitening, WhiteningConfig
 from retrieval.index.store import OK, Shard, ShardStore, read_arrays
 from retrieval.photographs.table import STRING
 
@@ -80,6 +80,7 @@ class Describer:
         seed: int,
         companion: Companion | None = None,
         labels: Labels | None = None,
+        views: Callable[[Extractor], Views] | None = None,
     ) -> Describer:
         """Learn the extractor's own state, then the whitening, from the same features.
 
@@ -90,6 +91,8 @@ class Describer:
             seed: of everything random.
             companion: not yet fitted.
             labels: of the photographs, for whitening learnt on pairs.
+            views: what describes altered views of some photographs by the fitted extractor, for
+                whitening learnt on them.
 
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
@@ -103,7 +106,8 @@ class Describer:
         rows = fitted.aggregate(features)
         seen = np.flatnonzero(np.linalg.norm(rows, axis=1) > 0)
         known = None if labels is None else [labels[int(i)] for i in seen]
-        return cls(fitted, Whitening.fit(rows[seen], whitening, seed, known), companion)
+        viewed = None if views is None else _viewed(views(fitted), seen)
+        return cls(fitted, Whitening.fit(rows[seen], whitening, seed, known, viewed), companion)
 
     def describe(self, photographs: Sequence[Photograph]) -> Descriptors:
         """Describe RGB photographs (h, w, 3) of any sizes; as :meth:`finish_outcomes`."""
@@ -171,6 +175,12 @@ class Describer:
             return Descriptors(vectors)
         nothing = no_features(self.companion.detector.dimension, (0, 0))
         return Descriptors(vectors, *self.companion.finish([nothing]))
+
+
+def _viewed(views: Views, seen: NDArray[np.int64]) -> Views:
+    """Those in which there is something to describe, of photographs of which that holds too."""
+    there = np.flatnonzero((np.linalg.norm(views.rows, axis=1) > 0) & np.isin(views.of, seen))
+    return Views(views.rows[there], np.searchsorted(seen, views.of[there]))
 
 
 def feature_maker(extractor: Extractor, companion: Companion | None) -> FeatureMaker:

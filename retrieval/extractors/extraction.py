@@ -13,7 +13,7 @@ out do not either.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final
@@ -34,6 +34,8 @@ WINDOW: Final = 256
 """Photographs decoded ahead, and rows of a shard."""
 
 Outcome = Features | PhotographError
+Source = str | Photograph | Callable[[int], Photograph]
+"""A photograph's path, its pixels, or what opens it with at most so long a longest side."""
 
 
 @contextmanager
@@ -47,15 +49,15 @@ def worker_pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
 
 
 def extract(
-    windows: Iterable[Sequence[str | Photograph]],
+    windows: Iterable[Sequence[Source]],
     extractor: FeatureMaker,
     threads: int | None = None,
 ) -> Iterator[list[Outcome]]:
     """Features of each window of photographs, one list a window, in order.
 
     Args:
-        windows: paths, or photographs already decoded (shrunk here where they are larger than the
-            extractor takes).
+        windows: photographs, any way (those already decoded are shrunk here where they are larger
+            than the extractor takes).
         extractor: what describes them.
         threads: of the pool; by default one a core.
 
@@ -64,10 +66,12 @@ def extract(
     """
     longest_side = extractor.longest_side
 
-    def load(source: str | Photograph) -> Outcome:
+    def load(source: Source) -> Outcome:
         try:
             if isinstance(source, str):
                 photograph = read_photograph(source, longest_side)
+            elif callable(source):
+                photograph = source(longest_side)
             else:
                 photograph = shrink(source, longest_side)
             return photograph if extractor.batched else extractor.features([photograph])[0]

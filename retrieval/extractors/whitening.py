@@ -10,6 +10,9 @@ instead: Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no h
 (TPAMI 2019), section 3.4, after Mikolajczyk and Matas (ICCV 2007). The covariance of the
 differences within matching pairs is whitened, and the principal directions of all photographs in
 that space are kept, scaled by a power of their eigenvalues as above.
+
+A photograph and altered views of it (cropped, turned, mirrored, in another light) are matching
+pairs that need no labels, and that a gallery of few photographs a landmark has enough of.
 """
 
 from __future__ import annotations
@@ -51,12 +54,28 @@ class WhiteningConfig(StrictModel):
             pairs teach, of the covariance of their differences.
         learnt_on: ``all`` photographs alike, or besides by the differences within ``pairs`` of one
             landmark's, each photograph counting alike.
+        views: altered views of each photograph that are described for their differences, which
+            count as much as the landmarks' pairs where both teach; 0: none.
     """
 
     dimension: int = Field(256, ge=1)
     power: float = Field(-0.5, ge=-1.0, le=0.0)
     shrinkage: float = Field(0.0, ge=0.0, le=1.0)
     learnt_on: Literal["all", "pairs"] = "all"
+    views: int = Field(0, ge=0, le=100)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Altered views of some of the photographs that a whitening is learnt from.
+
+    Attributes:
+        rows: (m, d) unit rows, their descriptors.
+        of: (m,) int64 the place of each one's photograph among those.
+    """
+
+    rows: Vectors
+    of: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -82,8 +101,10 @@ class Whitening:
         config: WhiteningConfig,
         seed: int = 0,
         labels: Labels | None = None,
+        views: Views | None = None,
     ) -> Whitening:
-        """Learn from (n, d) unit rows, with their n labels where pairs teach.
+        """Learn from (n, d) unit rows, with their n labels where pairs teach, and views where they
+        do.
 
         Raises:
             ConfigError: fewer than two rows, rows that are all the same, or too few pairs.
@@ -92,8 +113,10 @@ class Whitening:
             raise ConfigError("whitening needs at least two photographs to learn from")
         mean = descriptors.mean(axis=0, dtype=np.float64)
         centred = descriptors - mean.astype(np.float32)
-        if config.learnt_on == "pairs":
-            scaled = _learnt_on_pairs(centred, labels, config, seed)
+        if views is not None:
+            views = Views(views.rows - mean.astype(np.float32), views.of)
+        if config.learnt_on == "pairs" or views is not None:
+            scaled = _learnt_on_pairs(centred, labels, views, config, seed)
         else:
             scaled = _learnt_on_all(centred, config, seed)
         # In the order in which it is saved and loaded: another one is rounded in another way.
@@ -144,20 +167,27 @@ def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDAr
 
 
 def _learnt_on_pairs(
-    centred: Vectors, labels: Labels | None, config: WhiteningConfig, seed: int
+    centred: Vectors,
+    labels: Labels | None,
+    views: Views | None,
+    config: WhiteningConfig,
+    seed: int,
 ) -> NDArray[np.float64]:
-    """Radenović et al., section 3.4, within the space that the photographs span.
-
-    The sum over a landmark's m (m − 1) / 2 pairs is m times that over its photographs' differences
-    from their mean, so that no pair is listed; here each landmark's sum is divided by m.
-    """
-    span, _ = _varied_directions(centred, MOST_DIRECTIONS, seed)
-    differences, freedom = _from_landmark_means(centred @ span, labels)
-    values, axes = np.linalg.eigh(differences.T @ differences / freedom)
+    """Radenović et al., section 3.4, within the space that photographs and views span."""
+    known = centred if views is None else np.concatenate([centred, views.rows])
+    span, _ = _varied_directions(known, MOST_DIRECTIONS, seed)
+    rows = known @ span
+    scatters = []
+    if config.learnt_on == "pairs":
+        scatters.append(_within(rows[: len(centred)], _landmark_codes(labels, len(centred))))
+    if views is not None:
+        codes = np.concatenate([np.arange(len(centred)), views.of])
+        scatters.append(_within(rows, codes))
+    values, axes = np.linalg.eigh(np.mean(scatters, axis=0))
     softened = (1 - config.shrinkage) * values + config.shrinkage * values.mean()
-    if softened[0] <= max(softened[-1] * 1e-9, SAME):
+    if softened[0] <= softened[-1] * 1e-9:
         raise ConfigError(
-            f"whitening on pairs has {freedom} differences for {len(values)} directions: give it"
+            f"whitening on pairs has too few differences for {len(values)} directions: give it"
             " some whitening.shrinkage (0.1, say) or more photographs a landmark"
         )
     alike = span @ (axes * softened**-0.5)
@@ -165,27 +195,43 @@ def _learnt_on_pairs(
     return _settled(alike @ (turn * spread**config.power))
 
 
-def _from_landmark_means(
-    rows: NDArray[np.float64], labels: Labels | None
-) -> tuple[NDArray[np.float64], int]:
-    """Rows of landmarks with several, less their landmark's mean; and how many are independent.
+def _landmark_codes(labels: Labels | None, photographs: int) -> NDArray[np.int64]:
+    """(n,) numbers of the landmarks, -1 where there is none.
 
     Raises:
-        ConfigError: no landmark has two.
+        ConfigError: no landmark has two photographs.
     """
-    codes = pd.factorize(np.asarray([None] * len(rows) if labels is None else labels, object))[0]
-    counts = np.bincount(codes[codes >= 0], minlength=1)
-    paired = (codes >= 0) & (counts[codes] > 1)
-    if not paired.any():
+    names = np.asarray([None] * photographs if labels is None else labels, object)
+    codes = pd.factorize(names)[0]
+    if not (np.bincount(codes[codes >= 0], minlength=1) > 1).any():
         raise ConfigError(
             "whitening on pairs needs a landmark with two photographs, and there is none: take"
             " whitening.learnt_on: all"
         )
+    return codes
+
+
+def _within(rows: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(d, d) covariance of the differences between rows of one code, its trace 1.
+
+    The sum over a code's m (m − 1) / 2 pairs is m times that over its rows' differences from their
+    mean, so that no pair is listed; here each code's sum is divided by m. Rows of code -1, and a
+    code's only row, tell nothing.
+    """
+    counts = np.bincount(codes[codes >= 0])
+    paired = (codes >= 0) & (counts[codes] > 1)
     rows, codes = rows[paired], codes[paired]
     means = np.zeros((len(counts), rows.shape[1]))
     np.add.at(means, codes, rows)
-    means /= counts[:, None]
-    return rows - means[codes], len(rows) - len(np.unique(codes))
+    differences = rows - (means / np.maximum(counts, 1)[:, None])[codes]
+    scatter = differences.T @ differences
+    total = float(np.trace(scatter))
+    if total <= SAME * len(rows):
+        raise ConfigError(
+            "whitening on pairs has nothing to learn where those of a landmark are all the same"
+        )
+    normalised: NDArray[np.float64] = scatter / total
+    return normalised
 
 
 def _varied_directions(

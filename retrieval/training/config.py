@@ -9,8 +9,7 @@ from pydantic import Field, model_validator
 from retrieval.classifiers.heads import HeadConfig, LinearConfig
 from retrieval.extractors.base import StrictModel
 from retrieval.extractors.network import NetworkConfig
-
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+from retrieval.extractors.variation import AugmentationConfig, Share
 
 
 class AdamConfig(StrictModel):
@@ -51,24 +50,6 @@ class ScheduleConfig(StrictModel):
     least: float = Field(0.01, ge=0.0, le=1.0)
     every: int = Field(10, ge=1)
     factor: float = Field(0.1, gt=0.0, le=1.0)
-
-
-class AugmentationConfig(StrictModel):
-    """How a photograph is varied. There are no vertical flips: buildings stand upright.
-
-    Attributes:
-        least: share of the photograph's area that a crop has at least.
-        aspect: a crop is at most this factor wider or higher than what it is resized to.
-        flip: whether half of them are mirrored.
-        colour: brightness, contrast and saturation change by up to this share each.
-        rotation: largest angle in degrees, either way.
-    """
-
-    least: Share = 0.5
-    aspect: float = Field(1.15, ge=1.0, le=4.0)
-    flip: bool = True
-    colour: float = Field(0.2, ge=0.0, lt=1.0)
-    rotation: float = Field(4.0, ge=0.0, le=45.0)
 
 
 class SamplingConfig(StrictModel):

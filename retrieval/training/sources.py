@@ -21,9 +21,9 @@ from retrieval.extractors.base import Photograph, Vectors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract, worker_pool
 from retrieval.extractors.network import at_rest
 from retrieval.extractors.trained import TrainedExtractor
+from retrieval.extractors.variation import AugmentationConfig, draw, varied
 from retrieval.index.store import read_arrays, write_arrays
-from retrieval.training.config import AugmentationConfig
-from retrieval.training.photographs import Photographs, draw, varied
+from retrieval.training.photographs import Photographs
 from retrieval.training.watching import Watcher
 
 log = logging.getLogger(__name__)

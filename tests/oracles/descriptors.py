@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,31 +97,48 @@ def whiten(
 
 def whiten_on_pairs(
     descriptors: NDArray[np.float64],
-    labels: list[str | None],
+    labels: list[str | None] | None,
     dimension: int,
     power: float,
     shrinkage: float,
+    views: tuple[NDArray[np.float64], list[int]] | None = None,
 ) -> NDArray[np.float64]:
     """The same with the covariance of all matching pairs' differences, each pair by itself.
 
-    A landmark of m photographs counts for m - 1, as they have that many independent differences.
+    A landmark of m photographs counts for m - 1, as they have that many independent differences;
+    so do a photograph and its views. Where both are there, they count alike.
     """
     centred = descriptors - descriptors.mean(axis=0)
-    within, freedom = np.zeros((centred.shape[1],) * 2), 0.0
-    for i, one in enumerate(labels):
-        for j in range(i):
-            if one is not None and labels[j] == one:
-                difference = centred[i] - centred[j]
-                within += np.outer(difference, difference) / labels.count(one)
-                freedom += 2 / labels.count(one)
+    everything, found = centred, []
+    if labels is not None:
+        found.append(_covariance_of_pairs(centred, labels))
+    if views is not None:
+        everything = np.vstack([centred, views[0] - descriptors.mean(axis=0)])
+        names = [str(i) for i in [*range(len(centred)), *views[1]]]
+        found.append(_covariance_of_pairs(everything, names))
+    within = np.mean(found, axis=0)
     # Along the directions in which photographs differ at all.
-    span = np.linalg.svd(centred, full_matrices=False)[2][: np.linalg.matrix_rank(centred)].T
-    values, axes = np.linalg.eigh(span.T @ within @ span / freedom)
+    rank = np.linalg.matrix_rank(everything)
+    span = np.linalg.svd(everything, full_matrices=False)[2][:rank].T
+    values, axes = np.linalg.eigh(span.T @ within @ span)
     softened = (1 - shrinkage) * values + shrinkage * values.mean()
     alike = centred @ span @ axes * softened**-0.5
     _, spread, turn = np.linalg.svd(alike, full_matrices=False)
     projected = alike @ turn[:dimension].T * (spread[:dimension] ** 2 / len(centred)) ** power
     return projected / np.linalg.norm(projected, axis=1, keepdims=True)
+
+
+def _covariance_of_pairs(
+    rows: NDArray[np.float64], names: Sequence[str | None]
+) -> NDArray[np.float64]:
+    within = np.zeros((rows.shape[1],) * 2)
+    for i, one in enumerate(names):
+        for j in range(i):
+            if one is not None and names[j] == one:
+                difference = rows[i] - rows[j]
+                within += np.outer(difference, difference) / names.count(one)
+    covariance: NDArray[np.float64] = within / np.trace(within)
+    return covariance
 
 
 Mixture = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]

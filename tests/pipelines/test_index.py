@@ -170,6 +170,35 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     assert (tmp_path / "whitening/whitening.safetensors").read_bytes() != learnt
 
 
+def test_views_of_the_photographs_that_teach_teach_the_whitening(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = ("whitening.learnt_on=pairs", "whitening.shrinkage=0.2")
+    build("hog", data, tmp_path / "plain", *plain)
+    build("hog", data, tmp_path / "run", *plain, "whitening.views=2")
+    system = System.load(tmp_path / "run", "cpu")
+    bank = pd.read_parquet(tmp_path / "run/index/bank-rows.parquet")
+    assert system.gallery.unseen is not None
+    assert system.gallery.bank_unseen is not None
+    assert system.gallery.bank_unseen.tolist() == (~taught_by(bank["id"])).tolist()
+    taught = taught_by(system.rows["id"]).sum() + taught_by(bank["id"]).sum()
+    manifest = json.loads((tmp_path / "run/views/manifest.json").read_text())
+    assert manifest["made_from"]["views"]["count"] == 2
+    assert sum(shard["rows"] for shard in manifest["shards"].values()) == 2 * taught
+    learnt, without = (
+        (tmp_path / run / "whitening/whitening.safetensors").read_bytes()
+        for run in ("run", "plain")
+    )
+    assert learnt != without
+    # The same again looks at no photograph; more views are described beside, and teach anew.
+    with caplog.at_level(logging.INFO):
+        build("hog", data, tmp_path / "run", *plain, "whitening.views=3")
+        assert "whitening.views changed: codebook and whitening are learnt anew" in caplog.messages
+        monkeypatch.setattr("retrieval.extractors.variation.read_photograph", None)
+        monkeypatch.setattr("retrieval.extractors.extraction.read_photograph", None)
+        build("hog", data, tmp_path / "run", *plain, "whitening.views=3")
+
+
 def test_another_classifier_describes_nothing_again(
     run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

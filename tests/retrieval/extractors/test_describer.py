@@ -28,7 +28,7 @@ from retrieval.extractors.extraction import extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import Whitening, WhiteningConfig
+from retrieval.extractors.whitening import Views, Whitening, WhiteningConfig
 from retrieval.index.store import ShardStore
 from retrieval.photographs.table import make_table
 from tests.photographs import blank, features_of, picture, write_photograph
@@ -227,6 +227,25 @@ def test_labels_stay_with_their_photographs() -> None:
     expected = Whitening.fit(rows, config, labels=labels)
     mixed = features_of(extractor, [blank(), *good])
     learnt = Describer.fit(extractor, mixed, config, 0, labels=["b", *labels]).whitening
+    assert learnt is not None
+    np.testing.assert_array_equal(learnt.projection, expected.projection)
+
+
+def test_views_stay_with_their_photographs() -> None:
+    """Those in which there is nothing, or of a photograph in which there is nothing, are left."""
+    extractor = build_extractor(SIFT, "cpu", 0)
+    good, views = [picture(i) for i in range(8)], [picture(i) for i in range(8, 14)]
+    fitted = extractor.fit(features_of(extractor, good), 0)
+    rows, viewed = (fitted.aggregate(features_of(extractor, one)) for one in (good, views))
+    config = WhiteningConfig(dimension=4, shrinkage=0.1, views=1)
+    of = np.array([0, 0, 2, 3, 3, 7])
+    expected = Whitening.fit(rows, config, views=Views(viewed, of))
+    given = Views(
+        fitted.aggregate(features_of(extractor, [*views[:3], blank(), *views[3:], views[0]])),
+        np.array([1, 1, 3, 3, 4, 4, 8, 0]),
+    )
+    mixed = features_of(extractor, [blank(), *good])
+    learnt = Describer.fit(extractor, mixed, config, 0, views=lambda _: given).whitening
     assert learnt is not None
     np.testing.assert_array_equal(learnt.projection, expected.projection)
 

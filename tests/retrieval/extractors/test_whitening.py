@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from retrieval.errors import ConfigError
 from retrieval.extractors import whitening
 from retrieval.extractors.base import unit_rows
-from retrieval.extractors.whitening import Whitening, WhiteningConfig
+from retrieval.extractors.whitening import Views, Whitening, WhiteningConfig
 from tests.oracles import descriptors as oracle
 
 
@@ -55,6 +55,47 @@ def test_pairs_against_all_of_them_listed(n: int, d: int, shrinkage: float, powe
     np.testing.assert_allclose(again.projection, learnt.projection, rtol=2e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("learnt_on", ["pairs", "all"])
+@pytest.mark.parametrize(("n", "d"), [(40, 10), (9, 60)])
+def test_views_against_all_pairs_listed(n: int, d: int, learnt_on: Any) -> None:
+    """Beside a landmark's photographs a photograph's own views, or these alone."""
+    known = rows(n, d)
+    labels = [None if i % 5 == 0 else f"{i % 4}" for i in range(n)]
+    of = [i for i in range(0, n, 2) for _ in range(1 + i % 3)]
+    views = unit_rows(known[of] + 0.1 * rows(len(of), d, 1))
+    config = WhiteningConfig(
+        dimension=6, power=-0.25, shrinkage=0.2, learnt_on=learnt_on, views=2
+    )  # fmt: skip
+    learnt = Whitening.fit(known, config, labels=labels, views=Views(views, np.array(of)))
+    found = learnt.apply(known)
+    expected = oracle.whiten_on_pairs(
+        known.astype(np.float64), labels if learnt_on == "pairs" else None, 6, -0.25, 0.2,
+        (views.astype(np.float64), of),
+    )  # fmt: skip
+    np.testing.assert_allclose(up_to_sign(found, expected), expected, atol=1e-3)
+
+
+def test_views_teach_what_a_single_photograph_a_landmark_cannot() -> None:
+    """Light and shade again, with one photograph a landmark and its views in another light."""
+    random = np.random.default_rng(0)
+    landmarks = np.arange(30)
+
+    def seen(spread: float) -> NDArray[np.float32]:
+        told = np.random.default_rng(1).normal(size=(30, 3)) + 0.1 * random.normal(size=(30, 3))
+        return unit_rows(
+            np.hstack([told, spread * random.normal(size=(30, 3)), np.full((30, 1), 60)])
+        )
+
+    known, query, views = seen(5), seen(5), Views(np.vstack([seen(5), seen(5)]), np.r_[:30, :30])
+
+    def right(views: Views | None) -> float:
+        white = Whitening.fit(known, WhiteningConfig(dimension=3, power=0.0), views=views)
+        likeness = white.apply(query) @ white.apply(known).T
+        return float((likeness.argmax(axis=1) == landmarks).mean())
+
+    assert right(views) > 0.8 > 0.4 > right(None)
+
+
 def test_pairs_teach_what_does_not_tell_landmarks_apart() -> None:
     """The direction of largest variance is light and shade; PCA keeps it, pairs do not."""
     random = np.random.default_rng(0)
@@ -79,7 +120,7 @@ def test_pairs_must_be_there() -> None:
         with pytest.raises(ConfigError, match="with two photographs, and there is none: take"):
             Whitening.fit(rows(9, 5), config, labels=labels)
     few = [str(i // 2) for i in range(9)]
-    with pytest.raises(ConfigError, match=r"4 differences for 8 directions: give .*shrinkage"):
+    with pytest.raises(ConfigError, match=r"too few differences for 8 direc.*shrinkage"):
         Whitening.fit(rows(9, 20), config.model_copy(update={"shrinkage": 0.0}), labels=few)
 
 
