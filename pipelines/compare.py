@@ -62,7 +62,7 @@ from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig, teaching_labels
+from retrieval.extractors.whitening import WhiteningConfig, taught_by, teaching_labels
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
@@ -140,12 +140,14 @@ class System:
             theirs.
         searches: how a gallery of them is searched, by what is made of the features, in words; a
             row of the table each.
+        apart: whether photographs that do not teach have to be left out in learning.
     """
 
     features: str
     maker: FeatureMaker
     learn: Callable[..., Describer | WordsAlone]
     searches: Mapping[str, SearchConfig]
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -330,13 +332,16 @@ def _cell(value: float | None, digits: int) -> str:
 
 
 def _shipped(name: str, config: SystemConfig, device: str) -> System:
+    if config.whitening is not None and config.whitening.views:
+        raise ConfigError("views are described by landmarks index alone: measure it by evaluate")
     extractor = build_extractor(config.extractor, device, config.seed)
     companion = companion_of(config, device)
     learn = partial(
         Describer.fit, extractor, whitening=config.whitening, seed=config.seed, companion=companion
     )
     maker = feature_maker(extractor, companion)
-    return System(name, maker, learn, {config.description: config.search})
+    searches = {config.description: config.search}
+    return System(name, maker, learn, searches, config.photographs_teach)
 
 
 def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
@@ -376,9 +381,12 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
     name = f"{system.features}, {next(iter(system.searches))}"
     log.info("learning %s", name)
     taught = parts[TAUGHT]
-    labels = teaching_labels(taught.table[taught.table["status"] == OK])
+    photographs = taught.table[taught.table["status"] == OK]
+    teaching: dict[str, Any] = {"labels": teaching_labels(photographs)}
+    if system.apart:
+        teaching["taught"] = taught_by(photographs["id"])
     try:
-        describer = system.learn(taught.features, labels=labels)
+        describer = system.learn(taught.features, **teaching)
     except ConfigError as error:  # too few photographs for so many words
         return [Row(system.features, label, skipped=str(error)) for label in system.searches]
     count = sum(len(part.table) for part in parts.values())

@@ -271,6 +271,7 @@ def _fitted_describer(
     describer = Describer.fit(
         extractor, features, config.whitening, config.seed, companion, teaching_labels(photographs),
         described if count else None,
+        taught_by(photographs["id"]) if config.photographs_teach else None,
     )  # fmt: skip
     # From here the run's index is another describer's.
     if (run / RUN).exists():

@@ -151,6 +151,13 @@ class SystemConfig(StrictModel):
         return any(one is not None and one.learnt_on == "pairs" for one in whitenings)
 
     @property
+    def photographs_teach(self) -> bool:
+        """Whether photographs that taught the whitening are told from new ones by it, so that
+        thresholds have to be fitted on others."""
+        viewed = self.whitening is not None and self.whitening.views > 0
+        return viewed or self.labels_teach
+
+    @property
     def neighbours(self) -> int:
         """The most neighbours that the index is ever asked for: the photograph itself may be
         one more than those looked at."""
@@ -497,13 +504,11 @@ def _unseen(
         seen = [one for network in networks for one in seen_photographs(network)]
         tables = (rows, pd.read_parquet(folder / BANK_ROWS))
         gallery, bank = (~table["id"].isin(seen).to_numpy(dtype=bool) for table in tables)
-    views_teach = config.whitening is not None and config.whitening.views > 0
-    if config.labels_teach or views_teach:
-        untaught = ~taught_by(rows["id"])
+    if config.photographs_teach:
+        bank_ids = pd.read_parquet(folder / BANK_ROWS)["id"]
+        untaught, bank_untaught = ~taught_by(rows["id"]), ~taught_by(bank_ids)
         gallery = untaught if gallery is None else gallery & untaught
-    if views_teach:
-        untaught = ~taught_by(pd.read_parquet(folder / BANK_ROWS)["id"])
-        bank = untaught if bank is None else bank & untaught
+        bank = bank_untaught if bank is None else bank & bank_untaught
     return gallery, bank
 
 

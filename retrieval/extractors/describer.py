@@ -81,6 +81,7 @@ class Describer:
         companion: Companion | None = None,
         labels: Labels | None = None,
         views: Callable[[Extractor], Views] | None = None,
+        taught: NDArray[np.bool_] | None = None,
     ) -> Describer:
         """Learn the extractor's own state, then the whitening, from the same features.
 
@@ -93,6 +94,7 @@ class Describer:
             labels: of the photographs, for whitening learnt on pairs.
             views: what describes altered views of some photographs by the fitted extractor, for
                 whitening learnt on them.
+            taught: (n,) which of the photographs the whitening is learnt from; by default all.
 
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
@@ -104,7 +106,8 @@ class Describer:
         if whitening is None:
             return cls(fitted, None, companion)
         rows = fitted.aggregate(features)
-        seen = np.flatnonzero(np.linalg.norm(rows, axis=1) > 0)
+        seen = np.linalg.norm(rows, axis=1) > 0
+        seen = np.flatnonzero(seen if taught is None else seen & taught)
         known = None if labels is None else [labels[int(i)] for i in seen]
         viewed = None if views is None else _viewed(views(fitted), seen)
         return cls(fitted, Whitening.fit(rows[seen], whitening, seed, known, viewed), companion)

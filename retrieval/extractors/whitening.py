@@ -141,10 +141,10 @@ class Whitening:
 
 
 def taught_by(ids: Iterable[str]) -> NDArray[np.bool_]:
-    """(n,) which photographs' labels teach a whitening on pairs: four of five, told by their ids.
+    """(n,) which photographs teach a whitening on pairs or views: four of five, told by their ids.
 
-    Among those that taught it a landmark's photographs lie nearer together than new ones do, so
-    thresholds and probabilities have to be fitted on the others.
+    Among those that taught it a landmark's photographs lie nearer together than new ones do, and
+    all others further apart, so thresholds and probabilities have to be fitted on the rest.
     """
     digests = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in ids)
     return np.array([digest[0] % 5 != 0 for digest in digests], dtype=bool)

@@ -127,6 +127,19 @@ def test_a_skipped_row_says_why(table: tuple[Path, list[dict[str, Any]]]) -> Non
     assert "skipped: the detector aliked needs" in line
 
 
+def test_a_system_whose_whitening_learns_from_views_is_a_skipped_row(
+    data: DataSet, holidays: Path, tmp_path: Path
+) -> None:
+    config = load_config("hog", ["whitening.views=2"])
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    (row,) = run_comparison(
+        data, holidays, tmp_path, tmp_path / "t.md",
+        budget=BUDGET, configs=[str(path)], only=[str(path)],
+    )  # fmt: skip
+    assert "views are described by landmarks index alone" in row.skipped
+
+
 def test_more_words_than_features_are_a_skipped_row(
     data: DataSet, holidays: Path, table: tuple[Path, list[dict[str, Any]]], tmp_path: Path
 ) -> None:

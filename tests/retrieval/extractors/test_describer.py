@@ -231,6 +231,21 @@ def test_labels_stay_with_their_photographs() -> None:
     np.testing.assert_array_equal(learnt.projection, expected.projection)
 
 
+def test_photographs_that_do_not_teach_change_nothing() -> None:
+    extractor = build_extractor(HogConfig(side=64, cells=(16,)), "cpu", 0)
+    teaching, others = ([picture(i) for i in part] for part in (range(8), range(8, 12)))
+    config = WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1)
+    labels = ["a", "a", "a", "b", "b", None, "c", "c"]
+    alone = Describer.fit(extractor, features_of(extractor, teaching), config, 0, labels=labels)
+    together = Describer.fit(
+        extractor, features_of(extractor, [*others, *teaching]), config, 0,
+        labels=["a", "b", "c", None, *labels], taught=np.arange(12) >= 4,
+    )  # fmt: skip
+    assert alone.whitening is not None
+    assert together.whitening is not None
+    np.testing.assert_array_equal(together.whitening.projection, alone.whitening.projection)
+
+
 def test_views_stay_with_their_photographs() -> None:
     """Those in which there is nothing, or of a photograph in which there is nothing, are left."""
     extractor = build_extractor(SIFT, "cpu", 0)
