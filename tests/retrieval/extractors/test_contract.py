@@ -425,8 +425,8 @@ def test_every_field_has_another_value(name: str) -> None:
     found = {
         at
         for at, _ in leaves(example.config.model_dump(mode="json"))
-        if at.rpartition(".")[2] != "kind"
-    }
+        if at.rpartition(".")[2] != "kind" and not at.endswith("whitening.views")
+    }  # the part of a combination that learns from views is refused
     assert {*example.changes, *example.aggregate} == found
     assert not set(example.changes) & set(example.aggregate)
 
