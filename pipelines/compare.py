@@ -62,7 +62,7 @@ from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig, taught_by, teaching_labels
+from retrieval.extractors.whitening import WhiteningConfig, labels_of, taught_by
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
@@ -382,7 +382,7 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
     log.info("learning %s", name)
     taught = parts[TAUGHT]
     photographs = taught.table[taught.table["status"] == OK]
-    teaching: dict[str, Any] = {"labels": teaching_labels(photographs)}
+    teaching: dict[str, Any] = {"labels": labels_of(photographs)}
     if system.apart:
         teaching["taught"] = taught_by(photographs["id"])
     try:

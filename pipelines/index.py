@@ -51,7 +51,7 @@ from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
 from retrieval.extractors.variation import VIEWED, views
-from retrieval.extractors.whitening import Views, taught_by, teaching_labels
+from retrieval.extractors.whitening import Views, labels_of, taught_by
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
@@ -88,7 +88,7 @@ from retrieval.system import (
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 3
+CODE: Final = 4
 """Version of the code that decides the bytes of a run: raised when they change."""
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"
@@ -269,7 +269,7 @@ def _fitted_describer(
     count = config.whitening.views if config.whitening is not None else 0
     described = functools.partial(_describe_views, count, photographs, recipe, run)
     describer = Describer.fit(
-        extractor, features, config.whitening, config.seed, companion, teaching_labels(photographs),
+        extractor, features, config.whitening, config.seed, companion, labels_of(photographs),
         described if count else None,
         taught_by(photographs["id"]) if config.photographs_teach else None,
     )  # fmt: skip
@@ -289,15 +289,11 @@ def _describe_views(
     run: Path,
     extractor: Extractor,
 ) -> Views:
-    """Describe views of photographs by the extractor, fitted, going on where a killed run was.
-
-    Photographs whose labels do not teach have none: thresholds are fitted on those.
-    """
-    taught = np.flatnonzero(taught_by(photographs["id"]))
+    """Describe views of photographs by the extractor, fitted, going on where a killed run was."""
     opened = [
         one
-        for place in taught
-        for one in views(photographs["source"].iloc[place], photographs["id"].iloc[place], count)
+        for source, name in zip(photographs["source"], photographs["id"], strict=True)
+        for one in views(source, name, count)
     ]
     made_from = {
         **{key: made_from[key] for key in ("code", "extractor", "seed", "taught_by")},
@@ -312,7 +308,7 @@ def _describe_views(
         )  # fmt: skip
     statuses, _ = store.verdicts()
     rows = [Descriptors.from_arrays(shard.arrays).vectors for shard in store.shards()]
-    of = np.repeat(taught, count)[np.array(statuses, dtype=object) == OK]
+    of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]
     return Views(np.concatenate(rows), of)
 
 
@@ -320,7 +316,7 @@ def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:
     """The run's describer, for the device."""
     extractor = build_extractor(config.extractor_in(run), device, config.seed)
     whitened = config.whitening is not None
-    return Describer.load(run, extractor, whitened, companion_of(config, device))
+    return Describer.load(run, extractor, whitened, companion_of(config, device), config.rehearsed)
 
 
 def _describer_fields(

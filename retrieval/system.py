@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -156,6 +156,11 @@ class SystemConfig(StrictModel):
         thresholds have to be fitted on others."""
         viewed = self.whitening is not None and self.whitening.views > 0
         return viewed or self.labels_teach
+
+    @property
+    def rehearsed(self) -> bool:
+        """Whether those others teach the whitening too, once thresholds are fitted without."""
+        return self.photographs_teach and self.whitening is not None
 
     @property
     def neighbours(self) -> int:
@@ -487,9 +492,36 @@ def load_gallery(
         gallery = Gallery(
             known, codes, landmarks, bank, index, bank_index, unseen, bank_unseen, head
         )
+        if known.rehearsed is not None:
+            gallery = replace(gallery, rehearse=functools.partial(_rehearsed, gallery, config))
         return gallery, rows
     except ValueError as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
+
+
+def _rehearsed(gallery: Gallery, config: SystemConfig) -> Gallery:
+    """The gallery by its rehearsed vectors; all else, and how it is searched, stays as it is."""
+    assert gallery.descriptors.rehearsed is not None
+    assert gallery.bank.rehearsed is not None
+    known = replace(gallery.descriptors, vectors=gallery.descriptors.rehearsed)
+    bank = replace(gallery.bank, vectors=gallery.bank.rehearsed)
+    rows, augmentation = known.vectors, None
+    plain = index = FaissIndex.build(rows, config.index, seed=config.seed)
+    if config.search.expansion.gallery:
+        augmentation = Augmentation.of(rows, plain, config.search.expansion)
+        rows = augmentation.rows()
+        index = FaissIndex.build(rows, config.index, seed=config.seed)
+    bank_index = gallery.bank_index
+    if bank_index is not None:
+        exact = FaissIndex.build(bank.vectors, IndexConfig())
+        bank_index = replace(bank_index, index=exact, vectors=bank.vectors)
+    return replace(
+        gallery,
+        descriptors=known,
+        bank=bank,
+        index=replace(gallery.index, index=index, vectors=rows, augmentation=augmentation),
+        bank_index=bank_index,
+    )
 
 
 def _unseen(

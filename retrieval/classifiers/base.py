@@ -10,7 +10,7 @@ has not seen: :class:`HeldOut`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
@@ -52,6 +52,8 @@ class Gallery:
             trained on. Those alone are held out.
         bank_unseen: (m,) likewise.
         head: of that network, for the classifier ``network``.
+        rehearse: makes the same gallery, as those described it that are not held out; ``None``
+            where no whitening was learnt from those that are.
 
     Raises:
         ValueError: the parts do not belong together.
@@ -66,6 +68,7 @@ class Gallery:
     unseen: Flags | None = None
     bank_unseen: Flags | None = None
     head: TrainedHead | None = None
+    rehearse: Callable[[], Gallery] | None = None
     _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -89,6 +92,12 @@ class Gallery:
             raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
         if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
             raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
+
+    @functools.cached_property
+    def rehearsal(self) -> Gallery:
+        """The gallery in which photographs are held out: all that is fitted to held-out scores
+        is fitted to scores in it."""
+        return self if self.rehearse is None else self.rehearse()
 
     @property
     def vectors(self) -> Vectors:

@@ -262,7 +262,9 @@ class EnsembleClassifier:
 
 def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
     """The members' held-out scores of the photographs that all of them hold out."""
-    held = [KINDS[type(one)].held_out(one, gallery, seed) for one in config.members.values()]
+    held = [
+        KINDS[type(one)].held_out(one, gallery.rehearsal, seed) for one in config.members.values()
+    ]
     rows = functools.reduce(np.intersect1d, [one.rows for one in held])
     bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held])
     return [one.at(np.isin(one.rows, rows), np.isin(one.bank_rows, bank_rows)) for one in held]

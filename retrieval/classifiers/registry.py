@@ -22,7 +22,7 @@ def fit_classifier(config: ClassifierConfig, gallery: Gallery, seed: int = 0) ->
 
 def held_out_scores(config: ClassifierConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
     """Scores of gallery and bank photographs by such a classifier that has not seen them."""
-    scores: HeldOut = KINDS[type(config)].held_out(config, gallery, seed)
+    scores: HeldOut = KINDS[type(config)].held_out(config, gallery.rehearsal, seed)
     return scores
 
 

@@ -37,6 +37,7 @@ Progress = Callable[[int, int], None]
 ToArrays = Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]]
 
 MAPPED: Final = "mapped"
+REHEARSAL: Final = "rehearsal"
 NO_FEATURES: Final = "nothing to describe (no keypoint, or a blank photograph)"
 
 
@@ -52,11 +53,14 @@ class Describer:
         extractor: fitted.
         whitening: or ``None``, and descriptors stay as the extractor makes them.
         companion: what is made of local features besides, fitted; or ``None``.
+        rehearsal: the whitening as it would be if the photographs on which thresholds are fitted
+            had not taught it; ``None`` where those teach nothing, and where queries are described.
     """
 
     extractor: Extractor
     whitening: Whitening | None
     companion: Companion | None = None
+    rehearsal: Whitening | None = None
 
     @property
     def dimension(self) -> int:
@@ -94,7 +98,8 @@ class Describer:
             labels: of the photographs, for whitening learnt on pairs.
             views: what describes altered views of some photographs by the fitted extractor, for
                 whitening learnt on them.
-            taught: (n,) which of the photographs the whitening is learnt from; by default all.
+            taught: (n,) which of the photographs the rehearsal is learnt from, and whose labels
+                teach the extractor; by default there is no rehearsal, and all do.
 
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
@@ -102,15 +107,24 @@ class Describer:
         if companion is not None:
             companion = companion.fit(Column(features, 1), seed)
             features = Column(features, 0)
-        fitted = extractor.fit(features, seed, labels)
+        named = labels
+        if labels is not None and taught is not None:
+            named = [label if told else None for label, told in zip(labels, taught, strict=True)]
+        fitted = extractor.fit(features, seed, named)
         if whitening is None:
             return cls(fitted, None, companion)
         rows = fitted.aggregate(features)
-        seen = np.linalg.norm(rows, axis=1) > 0
-        seen = np.flatnonzero(seen if taught is None else seen & taught)
-        known = None if labels is None else [labels[int(i)] for i in seen]
-        viewed = None if views is None else _viewed(views(fitted), seen)
-        return cls(fitted, Whitening.fit(rows[seen], whitening, seed, known, viewed), companion)
+        viewed = None if views is None else views(fitted)
+        there = np.linalg.norm(rows, axis=1) > 0
+
+        def learnt(by: NDArray[np.bool_]) -> Whitening:
+            places = np.flatnonzero(by)
+            known = None if labels is None else [labels[int(i)] for i in places]
+            altered = None if viewed is None else _viewed(viewed, places)
+            return Whitening.fit(rows[places], whitening, seed, known, altered)
+
+        rehearsal = None if taught is None else learnt(there & taught)
+        return cls(fitted, learnt(there), companion, rehearsal)
 
     def describe(self, photographs: Sequence[Photograph]) -> Descriptors:
         """Describe RGB photographs (h, w, 3) of any sizes; as :meth:`finish_outcomes`."""
@@ -131,28 +145,30 @@ class Describer:
 
     def finish(self, features: Sequence[Features]) -> Descriptors:
         """The cheap half: features to descriptors; zeros for a photograph without any feature."""
-        if self.companion is None:
-            return Descriptors(self.vectors(features))
-        words, kept = self.companion.finish(Column(features, 1))
-        return Descriptors(self.vectors(Column(features, 0)), words, kept)
+        words, kept = None, None
+        if self.companion is not None:
+            words, kept = self.companion.finish(Column(features, 1))
+            features = Column(features, 0)
+        rows = self._aggregated(features)
+        rehearsed = None if self.rehearsal is None else _whitened(rows, self.rehearsal)
+        return Descriptors(_whitened(rows, self.whitening), words, kept, rehearsed)
 
     def vectors(self, features: Sequence[Features]) -> Vectors:
         """(n, dimension) unit rows of the extractor's own features."""
+        return _whitened(self._aggregated(features), self.whitening)
+
+    def _aggregated(self, features: Sequence[Features]) -> Vectors:
         if not len(features):
-            return np.zeros((0, self.dimension), dtype=np.float32)
-        rows = self.extractor.aggregate(features)
-        if self.whitening is None:
-            return rows
-        # A photograph without features must not become the whitened mean's mirror image.
-        there = np.linalg.norm(rows, axis=1, keepdims=True) > 0
-        described: Vectors = self.whitening.apply(rows) * there
-        return described
+            return np.zeros((0, self.extractor.dimension), dtype=np.float32)
+        return self.extractor.aggregate(features)
 
     def save(self, folder: Path) -> None:
         """Write what was learnt, below ``extractor``, ``whitening`` and ``local``."""
         self.extractor.save(folder / "extractor")
         if self.whitening is not None:
             self.whitening.save(folder / "whitening")
+        if self.rehearsal is not None:
+            self.rehearsal.save(folder / REHEARSAL)
         if self.companion is not None:
             self.companion.save(folder)
 
@@ -163,21 +179,38 @@ class Describer:
         extractor: Extractor,
         whitened: bool,
         companion: Companion | None = None,
+        rehearsed: bool = False,
     ) -> Describer:
-        """The inverse of ``save``, for extractor and companion built from the run's config."""
+        """The inverse of ``save``, for extractor and companion built from the run's config.
+
+        Args:
+            rehearsed: whether the rehearsal is wanted, for photographs that come into the run.
+        """
         return cls(
             extractor.restored(folder / "extractor"),
             Whitening.load(folder / "whitening") if whitened else None,
             None if companion is None else companion.restored(folder),
+            Whitening.load(folder / REHEARSAL) if rehearsed else None,
         )
 
     def _nothing(self) -> Descriptors:
         """One photograph in which nothing was found."""
-        vectors = np.zeros((1, self.dimension), dtype=np.float32)
-        if self.companion is None:
-            return Descriptors(vectors)
-        nothing = no_features(self.companion.detector.dimension, (0, 0))
-        return Descriptors(vectors, *self.companion.finish([nothing]))
+        words, kept = None, None
+        if self.companion is not None:
+            nothing = no_features(self.companion.detector.dimension, (0, 0))
+            words, kept = self.companion.finish([nothing])
+        rows = np.zeros((1, self.extractor.dimension), dtype=np.float32)
+        rehearsed = None if self.rehearsal is None else _whitened(rows, self.rehearsal)
+        return Descriptors(_whitened(rows, self.whitening), words, kept, rehearsed)
+
+
+def _whitened(rows: Vectors, whitening: Whitening | None) -> Vectors:
+    if whitening is None:
+        return rows
+    # A photograph without features must not become the whitened mean's mirror image.
+    there = np.linalg.norm(rows, axis=1, keepdims=True) > 0
+    described: Vectors = whitening.apply(rows) * there
+    return described
 
 
 def _viewed(views: Views, seen: NDArray[np.int64]) -> Views:

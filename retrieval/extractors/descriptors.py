@@ -17,6 +17,7 @@ from retrieval.extractors.local.rows import LocalRows
 from retrieval.index.store import write_arrays
 
 VECTORS: Final = "descriptors"
+REHEARSED: Final = "rehearsed"
 WORDS: Final = "words."
 KEPT: Final = "kept."
 
@@ -30,14 +31,17 @@ class Descriptors:
             there was nothing to describe.
         words: their visual words, or ``None`` where the system has none.
         kept: their local features, or ``None`` where the system keeps none.
+        rehearsed: (n, e) the vectors that they would have if the photographs on which thresholds
+            are fitted had taught nothing, or ``None`` where those teach nothing.
     """
 
     vectors: Vectors
     words: Words | None = None
     kept: LocalRows | None = None
+    rehearsed: Vectors | None = None
 
     def __post_init__(self) -> None:
-        for part in (self.words, self.kept):
+        for part in (self.words, self.kept, self.rehearsed):
             if part is not None and len(part) != len(self.vectors):
                 raise ValueError(f"{len(part)} photographs beside {len(self.vectors)} vectors")
 
@@ -55,6 +59,7 @@ class Descriptors:
             np.ascontiguousarray(self.vectors[rows], dtype=np.float32),
             None if self.words is None else self.words[rows],
             None if self.kept is None else self.kept[rows],
+            None if self.rehearsed is None else np.asarray(self.rehearsed[rows], np.float32),
         )
 
     @classmethod
@@ -62,10 +67,12 @@ class Descriptors:
         """Photographs after photographs; at least one part."""
         words = [part.words for part in parts if part.words is not None]
         kept = [part.kept for part in parts if part.kept is not None]
+        rehearsed = [part.rehearsed for part in parts if part.rehearsed is not None]
         return cls(
             np.concatenate([part.vectors for part in parts]),
             Words.joined(words) if words else None,
             LocalRows.joined(kept) if kept else None,
+            np.concatenate(rehearsed) if rehearsed else None,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -75,6 +82,8 @@ class Descriptors:
             found |= self.words.arrays(WORDS)
         if self.kept is not None:
             found |= self.kept.arrays(KEPT)
+        if self.rehearsed is not None:
+            found[REHEARSED] = np.asarray(self.rehearsed)
         return found
 
     @classmethod
@@ -84,6 +93,7 @@ class Descriptors:
             arrays[VECTORS],
             Words.from_arrays(arrays, WORDS) if f"{WORDS}starts" in arrays else None,
             LocalRows.from_arrays(arrays, KEPT) if f"{KEPT}starts" in arrays else None,
+            arrays.get(REHEARSED),
         )
 
 

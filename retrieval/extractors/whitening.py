@@ -141,19 +141,21 @@ class Whitening:
 
 
 def taught_by(ids: Iterable[str]) -> NDArray[np.bool_]:
-    """(n,) which photographs teach a whitening on pairs or views: four of five, told by their ids.
+    """(n,) which photographs teach the rehearsal of a whitening on pairs or views: four of five,
+    told by their ids.
 
-    Among those that taught it a landmark's photographs lie nearer together than new ones do, and
-    all others further apart, so thresholds and probabilities have to be fitted on the rest.
+    Among those that taught a whitening a landmark's photographs lie nearer together than new ones
+    do, and all others further apart. So thresholds and probabilities are fitted on the rest, by
+    one that these alone taught; the whitening that answers is learnt from all of them.
     """
     digests = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in ids)
     return np.array([digest[0] % 5 != 0 for digest in digests], dtype=bool)
 
 
-def teaching_labels(table: pd.DataFrame) -> Labels:
-    """The landmarks of an image table's photographs whose labels teach: :func:`taught_by`."""
-    told = table["landmark"].notna() & taught_by(table["id"])
-    labels: list[str | None] = table["landmark"].astype(object).where(told, None).tolist()
+def labels_of(table: pd.DataFrame) -> Labels:
+    """The landmarks of an image table's photographs, ``None`` where there is none."""
+    known = table["landmark"].astype(object)
+    labels: list[str | None] = known.where(known.notna(), None).tolist()
     return labels
 
 

@@ -21,6 +21,8 @@ import pytest
 from pipelines.classify import classify_csv
 from pipelines.config import load_config
 from pipelines.index import add_photographs, build_run, remove_photographs
+from retrieval.classifiers.registry import held_out_scores
+from retrieval.classifiers.rejection import fit_rejection
 from retrieval.errors import RunError, TableError
 from retrieval.extractors import describer as describing
 from retrieval.extractors.whitening import taught_by
@@ -162,6 +164,15 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     assert unseen is not None
     assert unseen.tolist() == (~taught_by(system.rows["id"])).tolist()
     assert 0 < unseen.sum() < len(unseen) / 2
+    gallery = system.gallery
+    assert gallery.rehearsal.vectors.shape == gallery.vectors.shape
+    assert not np.array_equal(gallery.rehearsal.vectors, gallery.vectors)
+    alone = known.gallery[taught_by(known.gallery["id"])]
+    bank = known.bank[taught_by(known.bank["id"])]
+    build_run(config, replace(known, gallery=alone, bank=bank), tmp_path / "alone", "cpu")
+    assert (tmp_path / "rehearsal/whitening.safetensors").read_bytes() == (
+        tmp_path / "alone/whitening/whitening.safetensors"
+    ).read_bytes()
     swapped = known.gallery.copy()
     swapped["landmark"] = np.roll(swapped["landmark"], 1)
     with caplog.at_level(logging.INFO):
@@ -170,7 +181,25 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     assert (tmp_path / "whitening/whitening.safetensors").read_bytes() != learnt
 
 
-def test_views_of_the_photographs_that_teach_teach_the_whitening(
+def test_thresholds_are_fitted_to_the_rehearsal(data: Path, tmp_path: Path) -> None:
+    pairs = ("whitening.learnt_on=pairs", "whitening.shrinkage=0.2", "search.expansion.gallery=2")
+    config = config_of("hog", *pairs)
+    build_run(config, load_data_set(data), tmp_path, "cpu")
+    system = System.load(tmp_path, "cpu")
+    gallery = system.gallery
+    taught = replace(gallery, rehearse=None)
+    rehearsal = gallery.rehearsal
+    # Its rows took in their neighbours too, and a photograph that is left out is left out there.
+    assert rehearsal.index.augmentation is not None
+    np.testing.assert_array_equal(rehearsal.index.vectors, rehearsal.index.augmentation.rows())
+    for name, one in config.classifiers.items():
+        held, optimistic = (held_out_scores(one, g, config.seed) for g in (gallery, taught))
+        assert not np.array_equal(held.gallery.values, optimistic.gallery.values)
+        fitted, _ = fit_rejection(held, gallery, config.rejection, config.calibration, config.seed)
+        assert fitted == system.rejections[name]
+
+
+def test_views_of_all_photographs_teach_the_whitening(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = ("whitening.learnt_on=pairs", "whitening.shrinkage=0.2")
@@ -181,10 +210,10 @@ def test_views_of_the_photographs_that_teach_teach_the_whitening(
     assert system.gallery.unseen is not None
     assert system.gallery.bank_unseen is not None
     assert system.gallery.bank_unseen.tolist() == (~taught_by(bank["id"])).tolist()
-    taught = taught_by(system.rows["id"]).sum() + taught_by(bank["id"]).sum()
+    described = len(system.rows) + len(bank)
     manifest = json.loads((tmp_path / "run/views/manifest.json").read_text())
     assert manifest["made_from"]["views"]["count"] == 2
-    assert sum(shard["rows"] for shard in manifest["shards"].values()) == 2 * taught
+    assert sum(shard["rows"] for shard in manifest["shards"].values()) == 2 * described
     learnt, without = (
         (tmp_path / run / "whitening/whitening.safetensors").read_bytes()
         for run in ("run", "plain")

@@ -231,19 +231,32 @@ def test_labels_stay_with_their_photographs() -> None:
     np.testing.assert_array_equal(learnt.projection, expected.projection)
 
 
-def test_photographs_that_do_not_teach_change_nothing() -> None:
+def test_a_rehearsal_is_learnt_without_those_who_do_not_teach(tmp_path: Path) -> None:
     extractor = build_extractor(HogConfig(side=64, cells=(16,)), "cpu", 0)
     teaching, others = ([picture(i) for i in part] for part in (range(8), range(8, 12)))
     config = WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1)
     labels = ["a", "a", "a", "b", "b", None, "c", "c"]
+    named, everything = ["a", "b", "c", None, *labels], [*others, *teaching]
     alone = Describer.fit(extractor, features_of(extractor, teaching), config, 0, labels=labels)
-    together = Describer.fit(
-        extractor, features_of(extractor, [*others, *teaching]), config, 0,
-        labels=["a", "b", "c", None, *labels], taught=np.arange(12) >= 4,
-    )  # fmt: skip
+    features = features_of(extractor, everything)
+    plain = Describer.fit(extractor, features, config, 0, labels=named)
+    learnt = Describer.fit(extractor, features, config, 0, labels=named, taught=np.arange(12) >= 4)
+    assert learnt.rehearsal is not None
     assert alone.whitening is not None
-    assert together.whitening is not None
-    np.testing.assert_array_equal(together.whitening.projection, alone.whitening.projection)
+    np.testing.assert_array_equal(learnt.rehearsal.projection, alone.whitening.projection)
+    described = learnt.describe([*everything, blank()])
+    np.testing.assert_array_equal(described.vectors, plain.describe([*everything, blank()]).vectors)
+    assert described.rehearsed is not None
+    expected = alone.describe([*everything, blank()]).vectors
+    np.testing.assert_array_equal(described.rehearsed, expected)
+    # It is for photographs that come into a run: queries are described without.
+    learnt.save(tmp_path)
+    for wanted in (True, False):
+        loaded = Describer.load(tmp_path, extractor, True, rehearsed=wanted)
+        rehearsed = loaded.describe([*everything, blank()]).rehearsed
+        assert (rehearsed is not None) == wanted
+        if rehearsed is not None:
+            np.testing.assert_array_equal(rehearsed, expected)
 
 
 def test_views_stay_with_their_photographs() -> None:
