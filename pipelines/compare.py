@@ -62,7 +62,7 @@ from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig, labels_of, taught_by
+from retrieval.extractors.whitening import WhiteningConfig, labels_of
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
@@ -140,14 +140,12 @@ class System:
             theirs.
         searches: how a gallery of them is searched, by what is made of the features, in words; a
             row of the table each.
-        apart: whether photographs that do not teach have to be left out in learning.
     """
 
     features: str
     maker: FeatureMaker
     learn: Callable[..., Describer | WordsAlone]
     searches: Mapping[str, SearchConfig]
-    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -341,7 +339,7 @@ def _shipped(name: str, config: SystemConfig, device: str) -> System:
     )
     maker = feature_maker(extractor, companion)
     searches = {config.description: config.search}
-    return System(name, maker, learn, searches, config.photographs_teach)
+    return System(name, maker, learn, searches)
 
 
 def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
@@ -382,11 +380,9 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
     log.info("learning %s", name)
     taught = parts[TAUGHT]
     photographs = taught.table[taught.table["status"] == OK]
-    teaching: dict[str, Any] = {"labels": labels_of(photographs)}
-    if system.apart:
-        teaching["taught"] = taught_by(photographs["id"])
     try:
-        describer = system.learn(taught.features, **teaching)
+        # Nothing is held out here, so that all labels teach.
+        describer = system.learn(taught.features, labels=labels_of(photographs))
     except ConfigError as error:  # too few photographs for so many words
         return [Row(system.features, label, skipped=str(error)) for label in system.searches]
     count = sum(len(part.table) for part in parts.values())

@@ -442,7 +442,7 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
         f" {whitening.power:g},"
         f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
         " photographs of gallery and bank"
-        + (f" and {whitening.views} views of each that teaches" if whitening.views else ""),
+        + (f" and {whitening.views} views of each" if whitening.views else ""),
         "index": record["index"]["factory"],
         "search": _searched_by(config),
         "machine": f"{record['machine']['processor']}, {record['machine']['cores']} cores,"

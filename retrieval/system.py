@@ -493,24 +493,35 @@ def load_gallery(
             known, codes, landmarks, bank, index, bank_index, unseen, bank_unseen, head
         )
         if known.rehearsed is not None:
-            gallery = replace(gallery, rehearse=functools.partial(_rehearsed, gallery, config))
+            rehearse = functools.partial(_rehearsed, gallery, config, device)
+            gallery = replace(gallery, rehearse=rehearse)
         return gallery, rows
     except ValueError as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
 
 
-def _rehearsed(gallery: Gallery, config: SystemConfig) -> Gallery:
-    """The gallery by its rehearsed vectors; all else, and how it is searched, stays as it is."""
+def _rehearsed(gallery: Gallery, config: SystemConfig, device: str) -> Gallery:
+    """The gallery by its rehearsed vectors; all else, and how it is searched, stays as it is.
+
+    Photographs that did not teach it are searched in it as well, as all are in the gallery that
+    answers: without them a landmark of few photographs would be rehearsed with too few.
+    """
     assert gallery.descriptors.rehearsed is not None
     assert gallery.bank.rehearsed is not None
     known = replace(gallery.descriptors, vectors=gallery.descriptors.rehearsed)
     bank = replace(gallery.bank, vectors=gallery.bank.rehearsed)
     rows, augmentation = known.vectors, None
-    plain = index = FaissIndex.build(rows, config.index, seed=config.seed)
+    # Few photographs teach fewer numbers, into which a product quantiser's parts may not go.
+    alike = rows.shape[1] == gallery.vectors.shape[1]
+    settings = config.index if alike else IndexConfig()
+    build = functools.partial(
+        FaissIndex.build, config=settings, device=index_device(device), seed=config.seed
+    )
+    index = build(rows)
     if config.search.expansion.gallery:
-        augmentation = Augmentation.of(rows, plain, config.search.expansion)
+        augmentation = Augmentation.of(rows, index, config.search.expansion)
         rows = augmentation.rows()
-        index = FaissIndex.build(rows, config.index, seed=config.seed)
+        index = build(rows)
     bank_index = gallery.bank_index
     if bank_index is not None:
         exact = FaissIndex.build(bank.vectors, IndexConfig())

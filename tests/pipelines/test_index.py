@@ -21,11 +21,12 @@ import pytest
 from pipelines.classify import classify_csv
 from pipelines.config import load_config
 from pipelines.index import add_photographs, build_run, remove_photographs
+from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.errors import RunError, TableError
 from retrieval.extractors import describer as describing
-from retrieval.extractors.whitening import taught_by
+from retrieval.extractors.whitening import Whitening, taught_by
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System, SystemConfig
@@ -183,20 +184,40 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
 
 def test_thresholds_are_fitted_to_the_rehearsal(data: Path, tmp_path: Path) -> None:
     pairs = ("whitening.learnt_on=pairs", "whitening.shrinkage=0.2", "search.expansion.gallery=2")
-    config = config_of("hog", *pairs)
-    build_run(config, load_data_set(data), tmp_path, "cpu")
+    config = config_of("hog", *pairs, "rejection.kind=learnt")
+    members = dict(config.classifiers)
+    together = EnsembleConfig(kind="ensemble", members=members)
+    config = config.model_copy(update={"classifiers": {**members, "together": together}})
+    known = load_data_set(data)
+    build_run(config, known, tmp_path, "cpu")
     system = System.load(tmp_path, "cpu")
     gallery = system.gallery
-    taught = replace(gallery, rehearse=None)
     rehearsal = gallery.rehearsal
     # Its rows took in their neighbours too, and a photograph that is left out is left out there.
     assert rehearsal.index.augmentation is not None
     np.testing.assert_array_equal(rehearsal.index.vectors, rehearsal.index.augmentation.rows())
+    whitening = Whitening.load(tmp_path / "rehearsal")
+    rehearsed = replace(system.describer, whitening=whitening)
+    described = (known.gallery, rehearsal.vectors), (known.bank, rehearsal.bank_vectors)
+    for table, vectors in described:
+        photographs = [read_photograph(one, rehearsed.longest_side) for one in table["source"]]
+        expected = rehearsed.describe(photographs).vectors
+        np.testing.assert_allclose(vectors, expected, atol=1e-5)
+    # As fitted in a gallery that knows no other descriptors than those, and not as in one whose
+    # photographs taught what describes them.
+    alone, taught = replace(rehearsal, rehearse=None), replace(gallery, rehearse=None)
     for name, one in config.classifiers.items():
-        held, optimistic = (held_out_scores(one, g, config.seed) for g in (gallery, taught))
-        assert not np.array_equal(held.gallery.values, optimistic.gallery.values)
-        fitted, _ = fit_rejection(held, gallery, config.rejection, config.calibration, config.seed)
-        assert fitted == system.rejections[name]
+        fitted, optimistic = (
+            fit_rejection(
+                held_out_scores(one, each, config.seed),
+                each,
+                config.rejection,
+                config.calibration,
+                config.seed,
+            )[0]
+            for each in (alone, taught)
+        )
+        assert fitted == system.rejections[name] != optimistic
 
 
 def test_views_of_all_photographs_teach_the_whitening(
