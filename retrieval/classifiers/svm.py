@@ -73,6 +73,9 @@ class SvmConfig(StrictModel):
         emphasis: power of the dimensions' standard deviations that they are multiplied by.
         temperature: of the comparison with other landmarks and the bank; see
             :meth:`SvmClassifier.scores`.
+        bank_weight: how much of the bank's margin is taken off a photograph's values besides: the
+            more, the later come photographs like the bank's. It helps good descriptors; with
+            weak ones right answers resemble the bank too.
         verified: how much margin a landmark gains for the largest bonus that verification gave
             one of its photographs among the neighbours, as a multiple of that bonus; 0 leaves
             neighbours unlooked at.
@@ -88,6 +91,7 @@ class SvmConfig(StrictModel):
     penalty: float = Field(default=1.0, gt=0.0)
     emphasis: float = Field(default=1.0, ge=0.0, le=10.0)
     temperature: float = Field(default=1.0, gt=0.0)
+    bank_weight: float = Field(default=0.0, ge=0.0)
     verified: float = Field(default=0.0, ge=0.0)
     k: int = Field(default=50, ge=1, le=2047)
     candidates: int = Field(default=10, ge=1)
@@ -159,7 +163,9 @@ class SvmClassifier:
         other candidates' margins, the bank's, and the margin of -1 that a landmark out of the
         question has, m - t log(sum of exp(r / t) over these rivals r), t the temperature. That is
         t times the log-odds of a softmax over the margins; it rises with m, so the ranking stays
-        that of the margins, and unlike a margin it compares photographs.
+        that of the margins, and unlike a margin it compares photographs. ``bank_weight`` times
+        the bank's margin is then taken off all of a photograph's values, where there is a bank:
+        in the soft maximum a bank that is far from winning hardly counts.
 
         Args:
             queries: (q, d) unit rows.
@@ -210,6 +216,8 @@ class SvmClassifier:
             against = np.stack([bank, np.full_like(bank, -1.0)], axis=1)
             scores.candidates[here] = top.candidates
             scores.values[here] = contrast(top.values, against, self.config.temperature)
+            if np.isfinite(self.biases[-1]):
+                scores.values[here] -= np.float32(self.config.bank_weight) * bank[:, None]
         scores.candidates[np.isneginf(scores.values)] = -1
         return scores
 

@@ -141,6 +141,21 @@ def test_the_more_like_the_bank_the_less_confident() -> None:
     assert (without[0] == 1.5).all()
 
 
+def test_a_weight_of_the_bank_is_taken_off_all_values_of_a_photograph() -> None:
+    gallery = clusters(4, 5, 10, 0.5)
+    queries = np.concatenate([gallery.vectors[:3], gallery.bank_vectors[:3]])
+    plain, wary = (SvmClassifier.fit(SvmConfig(bank_weight=w), gallery) for w in (0.0, 0.5))
+    before, found = (one.scores(queries, NO_NEIGHBOURS) for one in (plain, wary))
+    np.testing.assert_array_equal(found.candidates, before.candidates)
+    bank = svm.scaled(queries, plain.scale) @ plain.weights[-1] + plain.biases[-1]
+    np.testing.assert_allclose(found.values, before.values - 0.5 * bank[:, None], atol=1e-5)
+    assert (bank[3:] > bank[:3].max()).all()
+    # Nothing is taken off where there is no bank.
+    alone = replace(gallery, bank=gallery.bank_vectors[:0], bank_index=None)
+    without = [answer(SvmConfig(bank_weight=w), alone, queries).values for w in (0.0, 0.5)]
+    np.testing.assert_array_equal(*without)
+
+
 def test_equal_margins_keep_the_landmarks_order() -> None:
     none = np.zeros((6, 2), np.float32)
     fitted = SvmClassifier(
