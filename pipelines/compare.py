@@ -62,11 +62,11 @@ from retrieval.extractors.local.rows import Keeper, KeptConfig, LocalRows
 from retrieval.extractors.local.sift import SiftConfig
 from retrieval.extractors.local.surf import SurfConfig
 from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.whitening import WhiteningConfig, labels_of
+from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
 from retrieval.index.store import OK, ShardStore, atomic_write, fingerprint, write_json
 from retrieval.index.verification import VerificationConfig
-from retrieval.photographs.table import DataSet, make_table
+from retrieval.photographs.table import DataSet, labels_of, make_table
 from retrieval.system import SystemConfig, companion_of
 
 log = logging.getLogger(__name__)
@@ -446,8 +446,7 @@ def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[fl
     best[test.rows] = scores.best
     confidence = np.full(len(table), -np.inf)
     confidence[test.rows] = scores.confidence
-    shown = [None if pd.isna(one) else str(one) for one in table["landmark"]]
-    truth = Truth.of_codes(codes_of(shown, gallery.landmarks))
+    truth = Truth.of_codes(codes_of(labels_of(table), gallery.landmarks))
     gap = global_average_precision(list(table["id"]), best, confidence, truth)
     return top_k_accuracy(best[:, None], truth, 1), gap
 

@@ -51,7 +51,7 @@ from retrieval.index.expansion import Members, rerank_by_label
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.table import read_table
+from retrieval.photographs.table import labels_of, read_table
 from retrieval.system import System, SystemConfig
 
 log = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def measure(
     """The evaluation itself; :func:`evaluate` says what goes in. Nothing is written."""
     table = store.table
     _check(test, table, store.descriptors)
-    truth = [None if pd.isna(landmark) else str(landmark) for landmark in table["landmark"]]
+    truth = labels_of(table)
     truth_codes = codes_of(truth, system.landmarks)
     ids = [str(one) for one in table["id"]]
     ok = (table["status"] == "ok").to_numpy(dtype=bool)

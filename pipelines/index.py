@@ -51,7 +51,7 @@ from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
 from retrieval.extractors.variation import VIEWED, views
-from retrieval.extractors.whitening import Views, labels_of, taught_by
+from retrieval.extractors.whitening import Views, taught_by
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
@@ -68,7 +68,7 @@ from retrieval.index.store import (
     write_arrays,
     write_json,
 )
-from retrieval.photographs.table import STRING, DataSet
+from retrieval.photographs.table import STRING, DataSet, labels_of
 from retrieval.system import (
     AUGMENTED,
     AUTO,
@@ -316,7 +316,8 @@ def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:
     """The run's describer, for the device."""
     extractor = build_extractor(config.extractor_in(run), device, config.seed)
     whitened = config.whitening is not None
-    return Describer.load(run, extractor, whitened, companion_of(config, device), config.rehearsed)
+    rehearsed = whitened and config.photographs_teach
+    return Describer.load(run, extractor, whitened, companion_of(config, device), rehearsed)
 
 
 def _describer_fields(

@@ -8,6 +8,7 @@ a search of them too.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ from retrieval.extractors.base import Photograph
 from retrieval.extractors.companion import Companion
 from retrieval.extractors.describer import complaints, describe_table, read_described
 from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.expansion import Augmentation
+from retrieval.index.expansion import augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.index.inverted import InvertedFile
 from retrieval.index.search import PLAIN, SearchConfig, Searcher
@@ -93,12 +94,9 @@ def flat_searcher(
         companion: what their words were made by, if they have any.
         search: how.
     """
-    rows, augmentation, inverted = known.vectors, None, None
-    index = FaissIndex.build(rows, FLAT)
-    if search.expansion.gallery:
-        augmentation = Augmentation.of(rows, index, search.expansion)
-        rows = augmentation.rows()
-        index = FaissIndex.build(rows, FLAT)
+    build = functools.partial(FaissIndex.build, config=FLAT)
+    index, rows, augmentation = augmented_index(known.vectors, search.expansion, build)
+    inverted = None
     if known.words is not None and companion is not None and companion.words is not None:
         inverted = InvertedFile.build(known.words, companion.words.config, companion.bits)
     return Searcher(index, rows, inverted, known.kept, search, augmentation)

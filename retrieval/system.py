@@ -35,7 +35,7 @@ from retrieval.extractors.registry import ExtractorConfig, build_extractor, loca
 from retrieval.extractors.trained import TrainedConfig, own_network, resolved, trained_networks
 from retrieval.extractors.trunks import find_weights
 from retrieval.extractors.whitening import WhiteningConfig, taught_by
-from retrieval.index.expansion import Augmentation
+from retrieval.index.expansion import Augmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.inverted import InvertedFile
 from retrieval.index.search import KeptSource, Recomputed, SearchConfig, Searcher
@@ -156,11 +156,6 @@ class SystemConfig(StrictModel):
         thresholds have to be fitted on others."""
         viewed = self.whitening is not None and self.whitening.views > 0
         return viewed or self.labels_teach
-
-    @property
-    def rehearsed(self) -> bool:
-        """Whether those others teach the whitening too, once thresholds are fitted without."""
-        return self.photographs_teach and self.whitening is not None
 
     @property
     def neighbours(self) -> int:
@@ -508,20 +503,15 @@ def _rehearsed(gallery: Gallery, config: SystemConfig, device: str) -> Gallery:
     """
     assert gallery.descriptors.rehearsed is not None
     assert gallery.bank.rehearsed is not None
-    known = replace(gallery.descriptors, vectors=gallery.descriptors.rehearsed)
-    bank = replace(gallery.bank, vectors=gallery.bank.rehearsed)
-    rows, augmentation = known.vectors, None
+    known = replace(gallery.descriptors, vectors=gallery.descriptors.rehearsed, rehearsed=None)
+    bank = replace(gallery.bank, vectors=gallery.bank.rehearsed, rehearsed=None)
     # Few photographs teach fewer numbers, into which a product quantiser's parts may not go.
-    alike = rows.shape[1] == gallery.vectors.shape[1]
+    alike = known.vectors.shape[1] == gallery.vectors.shape[1]
     settings = config.index if alike else IndexConfig()
     build = functools.partial(
         FaissIndex.build, config=settings, device=index_device(device), seed=config.seed
     )
-    index = build(rows)
-    if config.search.expansion.gallery:
-        augmentation = Augmentation.of(rows, index, config.search.expansion)
-        rows = augmentation.rows()
-        index = build(rows)
+    index, rows, augmentation = augmented_index(known.vectors, config.search.expansion, build)
     bank_index = gallery.bank_index
     if bank_index is not None:
         exact = FaissIndex.build(bank.vectors, IndexConfig())

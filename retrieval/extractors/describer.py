@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval.errors import DescribeError, PhotographError, failure
+from retrieval.extractors.aggregation.words import Words
 from retrieval.extractors.base import (
     Extractor,
     FeatureMaker,
@@ -28,6 +29,7 @@ from retrieval.extractors.companion import Companion
 from retrieval.extractors.descriptors import Descriptors, write_descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.local.features import no_features
+from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.several import Column, Several
 from retrieval.extractors.whitening import Views, Whitening, WhiteningConfig
 from retrieval.index.store import OK, Shard, ShardStore, read_arrays
@@ -149,9 +151,7 @@ class Describer:
         if self.companion is not None:
             words, kept = self.companion.finish(Column(features, 1))
             features = Column(features, 0)
-        rows = self._aggregated(features)
-        rehearsed = None if self.rehearsal is None else _whitened(rows, self.rehearsal)
-        return Descriptors(_whitened(rows, self.whitening), words, kept, rehearsed)
+        return self._described(self._aggregated(features), words, kept)
 
     def vectors(self, features: Sequence[Features]) -> Vectors:
         """(n, dimension) unit rows of the extractor's own features."""
@@ -200,6 +200,9 @@ class Describer:
             nothing = no_features(self.companion.detector.dimension, (0, 0))
             words, kept = self.companion.finish([nothing])
         rows = np.zeros((1, self.extractor.dimension), dtype=np.float32)
+        return self._described(rows, words, kept)
+
+    def _described(self, rows: Vectors, words: Words | None, kept: LocalRows | None) -> Descriptors:
         rehearsed = None if self.rehearsal is None else _whitened(rows, self.rehearsal)
         return Descriptors(_whitened(rows, self.whitening), words, kept, rehearsed)
 

@@ -152,13 +152,6 @@ def taught_by(ids: Iterable[str]) -> NDArray[np.bool_]:
     return np.array([digest[0] % 5 != 0 for digest in digests], dtype=bool)
 
 
-def labels_of(table: pd.DataFrame) -> Labels:
-    """The landmarks of an image table's photographs, ``None`` where there is none."""
-    known = table["landmark"].astype(object)
-    labels: list[str | None] = known.where(known.notna(), None).tolist()
-    return labels
-
-
 def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDArray[np.float64]:
     directions, eigenvalues = _varied_directions(centred, config.dimension, seed)
     average = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))

@@ -289,6 +289,27 @@ class Members:
         return self.order[self.starts[landmark] : self.starts[landmark + 1]]
 
 
+def augmented_index(
+    rows: Vectors, config: ExpansionConfig, build: Callable[[Vectors], FaissIndex]
+) -> tuple[FaissIndex, Vectors, Augmentation | None]:
+    """An index of rows that fit into memory, augmented where the config says so.
+
+    Args:
+        rows: (n, d) unit rows.
+        config: what rows take in; nothing where ``gallery`` is 0.
+        build: makes an index of such rows.
+
+    Returns:
+        the index, the rows that it holds, and what they took in, or ``None`` if nothing.
+    """
+    index = build(rows)
+    if not config.gallery:
+        return index, rows, None
+    augmentation = Augmentation.of(rows, index, config)
+    rows = augmentation.rows()
+    return build(rows), rows, augmentation
+
+
 def rerank_by_label(
     neighbours: Neighbours,
     members: Members,

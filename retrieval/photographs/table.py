@@ -177,6 +177,11 @@ def check_table(table: pd.DataFrame, path: Path) -> None:
         )
 
 
+def labels_of(table: pd.DataFrame) -> list[str | None]:
+    """The landmarks of a table's photographs, ``None`` where there is none."""
+    return [None if pd.isna(one) else str(one) for one in table["landmark"]]
+
+
 def unknown_landmarks(test: pd.DataFrame, landmarks: Iterable[str]) -> pd.DataFrame:
     """The rows of a test table whose landmark the gallery lacks: nothing can answer them right."""
     return test[test["landmark"].notna() & ~test["landmark"].isin(list(landmarks))]
