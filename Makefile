@@ -21,7 +21,7 @@ on_device := --device "$(DEVICE)"
 weights   := $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test data index evaluate classify doctor lint bench clean
+.PHONY: help setup demo test data index evaluate classify doctor lint bench gpu clean
 
 help: ## say what there is (this list)
 	@echo "make TARGET [NAME=value ...]"
@@ -68,9 +68,14 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/mypy
 
 bench: demo ## measure speed and memory into benchmarks/results
-	@for script in benchmarks/[a-z]*.py; do \
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit; \
 	done
+
+# Without a set-up, which needs a network: a machine that is lent for minutes has what it has.
+gpu: ## test and measure everything that runs on a GPU, into benchmarks/results/gpu.md (6 minutes)
+	PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" \
+		$(if $(wildcard $(STAMP)),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py
 
 clean: ## remove what make made: .venv, caches, the demo's photographs and run; other runs stay
 	rm -rf build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -679,13 +679,18 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
     console.print(table, highlight=False)
 
 
-def _mistake(error: LandmarksError | OSError) -> str | None:
+def _mistake(error: Exception) -> str | None:
     """What to tell whoever made a mistake; ``None`` for a bug.
 
-    A file that cannot be read or written, and a full disk, are the user's to mend.
+    A file that cannot be read or written, a full disk, and a GPU that gives out are the user's to
+    mend.
     """
     if isinstance(error, LandmarksError):
         return str(error)
+    if not isinstance(error, OSError):
+        from retrieval.devices import gpu_mistake
+
+        return gpu_mistake(error)
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
@@ -695,7 +700,7 @@ def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2, a bug a traceback."""
     try:
         app(standalone_mode=True)
-    except (LandmarksError, OSError) as error:
+    except (LandmarksError, OSError, RuntimeError) as error:
         message = _mistake(error)
         if "--debug" in sys.argv or message is None:
             raise

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from typing import Final, Literal
 
 import torch
 
 from retrieval.errors import DeviceError
 
+log = logging.getLogger(__name__)
+
 Device = Literal["auto", "cpu", "cuda"]
+AUTO: Final = "auto"
 CPU: Final = "cpu"
 CUDA: Final = "cuda"
 
@@ -22,20 +27,63 @@ def cores() -> int:
 def choose_device(wanted: str) -> str:
     """Settle ``auto``, ``cpu`` or ``cuda``.
 
+    A GPU that is there but cannot be used (busy, say) is an error where it was asked for by name;
+    ``auto`` says so and takes the processor.
+
     Raises:
         DeviceError: no such device here; the message says how to get one.
     """
-    if wanted == "auto":
-        return CUDA if torch.cuda.is_available() else CPU
+    if wanted not in (AUTO, CPU, CUDA):
+        raise DeviceError(f"device {wanted!r}: choose auto, cpu or cuda")
     if wanted == CPU:
         return CPU
-    if wanted != CUDA:
-        raise DeviceError(f"device {wanted!r}: choose auto, cpu or cuda")
-    if not torch.cuda.is_available():
-        built = torch.version.cuda
-        why = "torch was built without CUDA" if built is None else "torch finds no usable GPU"
-        raise DeviceError(
-            f"--device cuda: {why}; install an NVIDIA driver that serves CUDA {built or '13'} and"
-            " look at: landmarks doctor; or take --device cpu"
+    if torch.cuda.is_available():
+        problem = _unusable()
+        if problem is None:
+            return CUDA
+        if wanted == CUDA:
+            raise DeviceError(problem)
+        log.warning("%s; on the processor instead", problem)
+        return CPU
+    if wanted == AUTO:
+        return CPU
+    built = torch.version.cuda
+    why = "torch was built without CUDA" if built is None else "torch finds no usable GPU"
+    raise DeviceError(
+        f"--device cuda: {why}; install an NVIDIA driver that serves CUDA {built or '13'} and"
+        " look at: landmarks doctor; or take --device cpu"
+    )
+
+
+def gpu_mistake(error: BaseException) -> str | None:
+    """What to tell whoever's GPU gave out during the work; ``None`` for any other error.
+
+    torch and FAISS have no error class in common, hence by what they say.
+    """
+    if not isinstance(error, RuntimeError):
+        return None
+    text = " ".join(str(error).split())
+    if isinstance(error, torch.OutOfMemoryError) or re.search("cuda.*out of memory", text):
+        size = re.search(r"Tried to allocate ([\d.]+ \w+)|size (\d+) bytes", text)
+        asked = f" ({size[1] or size[2] + ' bytes'} more were asked for)" if size else ""
+        return (
+            f"the GPU's memory ran out{asked}: end what else uses it (nvidia-smi lists that), lower"
+            " extractor.batch or training.batch, take a smaller index.factory (SQfp16, or"
+            " IVF4096,SQ8), or --device cpu"
         )
-    return CUDA
+    if re.search("CUDA error|cuda error|cudaError|CUBLAS_STATUS|cuDNN error", text):
+        what = text.split(" CUDA kernel errors")[0].split(" Search for ")[0]
+        return (
+            f"the GPU failed, or another process has it ({what[:200]}): nvidia-smi lists what uses"
+            " it; try again, look at: landmarks doctor; or take --device cpu"
+        )
+    return None
+
+
+def _unusable() -> str | None:
+    """Why a GPU that is there cannot be used; ``None`` where it can."""
+    try:
+        torch.zeros(1, device=CUDA).item()
+    except RuntimeError as error:
+        return gpu_mistake(error) or f"the GPU cannot be used ({error})"
+    return None

@@ -8,9 +8,9 @@ very same features. State is made by ``fit``, which returns a new extractor and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,34 @@ class FeatureMaker(Protocol):
     def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
         """The inverse of ``pack``."""
         ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A maker whose ``features`` comes in halves, so that a GPU and the processor overlap."""
+
+    def prepare(self, photographs: Sequence[Photograph]) -> Any:
+        """What any thread can do of a batch beforehand."""
+        ...
+
+    def start(self, prepared: Any) -> Callable[[], list[Features]]:
+        """Queue a prepared batch on the device; what this gives waits for the features."""
+        ...
+
+
+def prepare(maker: FeatureMaker, photographs: Sequence[Photograph]) -> Any:
+    """What any thread can do of describing a batch, for :func:`start`: all of it, mostly."""
+    if isinstance(maker, Staged):
+        return maker.prepare(photographs)
+    return maker.features(photographs) if maker.threaded else photographs
+
+
+def start(maker: FeatureMaker, prepared: Any) -> Callable[[], list[Features]]:
+    """Begin to describe what :func:`prepare` gave; on a GPU, the calling thread's alone."""
+    if isinstance(maker, Staged):
+        return maker.start(prepared)
+    features = prepared if maker.threaded else maker.features(prepared)
+    return lambda: features
 
 
 class Extractor(FeatureMaker, Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from retrieval.devices import CPU, CUDA, gpu_mistake
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
 from retrieval.extractors.pooling import GemConfig, PoolingConfig, pool
@@ -21,6 +22,9 @@ from retrieval.extractors.trunks import Trunk, find_weights, load_trunk
 
 MIN_SIDE: Final = 80
 """Narrower photographs are enlarged to this, so that every trunk has a map left to pool."""
+
+GPU_BATCHES: Final = 8
+"""A core's batches at 448 pixels that a GPU needs at once to be busy."""
 
 
 class LayerConfig(StrictModel):
@@ -51,7 +55,8 @@ class CnnConfig(StrictModel):
         layers: pooled from the same passes and concatenated; each one's unit vectors of all scales
             are summed.
         precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
-        batch: photographs a batch.
+        batch: photographs a batch on a processor's core; a GPU takes :data:`GPU_BATCHES` of them
+            at once, fewer where they are larger than 448 pixels.
     """
 
     kind: Literal["cnn"] = "cnn"
@@ -85,11 +90,14 @@ class CnnExtractor(VectorExtractor):
 
     @property
     def batch(self) -> int:
-        return self.config.batch
+        if self.threaded:
+            return self.config.batch
+        pixels = min(1.0, (448 / self.longest_side) ** 2)
+        return max(self.config.batch, round(GPU_BATCHES * self.config.batch * pixels))
 
     @property
     def threaded(self) -> bool:
-        return self.device.type == "cpu"
+        return self.device.type == CPU
 
     def identity(self) -> dict[str, Any]:
         shown = self.config.model_dump(mode="json", exclude={"weights", "trunk"})
@@ -106,16 +114,25 @@ class CnnExtractor(VectorExtractor):
         return self._shape_at(photograph.shape[0], photograph.shape[1])
 
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
-        with torch.inference_mode():
-            pooled = self.pooled(self.stacked(photographs))
-        return list(pooled.cpu().numpy())
+        return self.start(self.prepare(photographs))()
 
-    def stacked(self, photographs: Sequence[Photograph]) -> Tensor:
-        """Photographs of one shape as (n, h, w, 3) uint8, at the largest scale."""
+    def prepare(self, photographs: Sequence[Photograph]) -> Tensor:
+        """Photographs of one shape as (n, h, w, 3) uint8, at the largest scale.
+
+        For a GPU in pinned memory, which it reads while the processor goes on.
+        """
         shape = self.shape(photographs[0])
-        return torch.from_numpy(
-            np.stack([_at_size(one, shape, self.trunk.interpolation) for one in photographs])
+        stack = torch.empty(
+            (len(photographs), *shape, 3), dtype=torch.uint8, pin_memory=self.device.type == CUDA
         )
+        for place, one in zip(stack.numpy(), photographs, strict=True):
+            place[...] = _at_size(one, shape, self.trunk.interpolation)
+        return stack
+
+    def start(self, prepared: Tensor) -> Callable[[], list[Vectors]]:
+        """Only the pooled vectors come back from the device."""
+        with torch.inference_mode():
+            return on_the_way(self.pooled(prepared))
 
     def pooled(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
@@ -148,6 +165,22 @@ class CnnExtractor(VectorExtractor):
         if self.trunk.square is not None:
             return self.trunk.square, self.trunk.square
         return _side(height * scale, self.trunk.step), _side(width * scale, self.trunk.step)
+
+
+def on_the_way(rows: Tensor) -> Callable[[], list[Vectors]]:
+    """(n, d) float32 rows that a device is still working on; what this gives waits for them."""
+    if rows.device.type == CPU:
+        return lambda: list(rows.numpy())
+    there = torch.empty(rows.shape, dtype=rows.dtype, pin_memory=True)
+    there.copy_(rows, non_blocking=True)
+    arrived = torch.cuda.current_stream().record_event()
+
+    def wait() -> list[Vectors]:
+        arrived.synchronize()
+        # A copy: features may be kept for long, and pinned memory is scarce.
+        return list(there.numpy().copy())
+
+    return wait
 
 
 def _side(pixels: float, step: int) -> int:
@@ -199,6 +232,8 @@ def _dimension(extractor: CnnExtractor) -> int:
             len(extractor.features([np.zeros(shape, np.uint8)])[0]) for shape in (square, narrow)
         ]
     except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        if gpu_mistake(error):
+            raise
         raise ConfigError(f"{what}: {' '.join(str(error).split())}") from None
     if lengths[0] != lengths[1]:
         raise ConfigError(f"{what}: its channels do not come first")

@@ -140,6 +140,12 @@ class Combination:
     def features(self, photographs: Sequence[Photograph]) -> list[Features]:
         return self.several.features(photographs)
 
+    def prepare(self, photographs: Sequence[Photograph]) -> Any:
+        return self.several.prepare(photographs)
+
+    def start(self, prepared: Any) -> Callable[[], list[Features]]:
+        return self.several.start(prepared)
+
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
         return self.several.pack(features)
 

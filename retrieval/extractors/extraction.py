@@ -5,9 +5,12 @@ decoded, so never more than two windows of pixels are in memory. Everything runs
 thread for each core (Pillow, OpenCV and torch all let go of Python's lock): decoding, classical
 extractors one photograph at a time, and networks one dense batch at a time with a single torch
 thread each. That beats torch's own threads, which wait for each other after every layer and crawl
-where anything else wants a core. On a GPU the calling thread describes and the pool only decodes.
-Which photographs share a batch hangs on the window alone, never on timing, so the bytes that come
-out do not either.
+where anything else wants a core. Which photographs share a batch hangs on the window alone, never
+on timing, so the bytes that come out do not either.
+
+On a GPU the calling thread alone queues batches. A pool has decoded the photographs and another
+made batches of them in pinned memory, :data:`PREPARED` ahead; of :data:`QUEUED` batches the results
+are still to come, across the borders of windows, so that the GPU never waits for either.
 """
 
 from __future__ import annotations
@@ -16,14 +19,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import cv2
 import torch
 
 from retrieval.devices import cores
 from retrieval.errors import DecodeError, PhotographError
-from retrieval.extractors.base import FeatureMaker, Features, Photograph
+from retrieval.extractors.base import FeatureMaker, Features, Photograph, prepare, start
 from retrieval.photographs.decoding import read_photograph, shrink
 
 # One photograph a thread is all the parallelism there is to use; OpenCV's own threads would only
@@ -33,7 +36,17 @@ cv2.setNumThreads(1)
 WINDOW: Final = 256
 """Photographs decoded ahead, and rows of a shard."""
 
+PREPARED: Final = 2
+"""Batches made ready for a GPU while it works."""
+
+QUEUED: Final = 2
+"""Batches that a GPU has been given before the first of them is waited for."""
+
+T = TypeVar("T")
+
 Outcome = Features | PhotographError
+Window = list[Any]
+"""Decoded photographs, each to become its features; an error stays in place of one that failed."""
 Source = str | Photograph | Callable[[int], Photograph]
 """A photograph's path, its pixels, or what opens it with at most so long a longest side."""
 
@@ -80,42 +93,78 @@ def extract(
         except cv2.error as error:
             return DecodeError(f"cannot be described ({error.err})")
 
-    with worker_pool(threads) as pool:
-        waiting: deque[list[Future[Outcome]]] = deque()
-        for window in windows:
-            waiting.append([pool.submit(load, source) for source in window])
-            if len(waiting) > 1:
-                yield _finish(extractor, waiting.popleft(), pool)
-        while waiting:
-            yield _finish(extractor, waiting.popleft(), pool)
+    with worker_pool(threads) as pool, worker_pool(threads) as batching:
+        decoding = ([pool.submit(load, source) for source in window] for window in windows)
+        decoded = ([one.result() for one in futures] for futures in _ahead(decoding, 1))
+        if not extractor.batched:
+            yield from decoded
+        elif extractor.threaded:
+            for outcomes in decoded:
+                yield _in_threads(extractor, outcomes, pool)
+        else:
+            yield from _queued(extractor, decoded, batching)
 
 
-def _finish(
-    extractor: FeatureMaker, futures: list[Future[Outcome]], pool: ThreadPoolExecutor
-) -> list[Outcome]:
-    outcomes = [future.result() for future in futures]
-    if not extractor.batched:
-        return outcomes
-    photographs = [one for one in outcomes if not isinstance(one, PhotographError)]
-    described = iter(_in_batches(extractor, photographs, pool))
-    return [one if isinstance(one, PhotographError) else next(described) for one in outcomes]
+def _ahead(items: Iterable[T], many: int) -> Iterator[T]:
+    """The items, each only when so many after it have been begun."""
+    waiting: deque[T] = deque()
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > many:
+            yield waiting.popleft()
+    while waiting:
+        yield waiting.popleft()
 
 
-def _in_batches(
-    extractor: FeatureMaker, photographs: Sequence[Photograph], pool: ThreadPoolExecutor
-) -> list[Features]:
-    """Describe in batches of one shape, those of a shape together in their order."""
-    batches = _batches([extractor.shape(p) for p in photographs], extractor.batch)
+def _in_threads(extractor: FeatureMaker, window: Window, pool: ThreadPoolExecutor) -> Window:
+    """A window described in place, a batch a thread."""
+    batches = _batches_of(extractor, window)
 
     def describe(batch: list[int]) -> list[Features]:
-        return extractor.features([photographs[i] for i in batch])
+        return extractor.features([window[i] for i in batch])
 
-    mapped = pool.map(describe, batches) if extractor.threaded else map(describe, batches)
-    features: list[Features] = [None] * len(photographs)
-    for batch, described in zip(batches, mapped, strict=True):
-        for i, one in zip(batch, described, strict=True):
-            features[i] = one
-    return features
+    for batch, features in zip(batches, pool.map(describe, batches), strict=True):
+        _put(window, batch, features)
+    return window
+
+
+def _queued(
+    extractor: FeatureMaker, windows: Iterable[Window], pool: ThreadPoolExecutor
+) -> Iterator[Window]:
+    """Windows described in place by a device that queues batches."""
+
+    def prepared() -> Iterator[tuple[Window, list[int], bool, Future[Any]]]:
+        for window in windows:
+            # A window without photographs still comes out, by a batch of none.
+            batches = _batches_of(extractor, window) or [[]]
+            for batch in batches:
+                ready = pool.submit(_prepared, extractor, [window[i] for i in batch])
+                yield window, batch, batch is batches[-1], ready
+
+    def started() -> Iterator[tuple[Window, list[int], bool, Callable[[], list[Features]]]]:
+        for window, batch, last, ready in _ahead(prepared(), PREPARED):
+            yield window, batch, last, start(extractor, ready.result()) if batch else list
+
+    for window, batch, last, features in _ahead(started(), QUEUED):
+        _put(window, batch, features())
+        if last:
+            yield window
+
+
+def _prepared(extractor: FeatureMaker, photographs: Sequence[Photograph]) -> Any:
+    return prepare(extractor, photographs) if photographs else None
+
+
+def _put(window: Window, places: Sequence[int], features: Sequence[Features]) -> None:
+    for i, one in zip(places, features, strict=True):
+        window[i] = one
+
+
+def _batches_of(extractor: FeatureMaker, window: Window) -> list[list[int]]:
+    """Positions of a window's photographs, in batches of one shape."""
+    places = [i for i, one in enumerate(window) if not isinstance(one, PhotographError)]
+    shapes = [extractor.shape(window[i]) for i in places]
+    return [[places[i] for i in batch] for batch in _batches(shapes, extractor.batch)]
 
 
 def _batches(shapes: Sequence[tuple[int, int]], size: int) -> list[list[int]]:

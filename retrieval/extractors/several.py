@@ -6,7 +6,7 @@ too. Makers of one identity give the same features, so those are computed, and s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.extractors.base import FeatureMaker, Features, Photograph
+from retrieval.extractors.base import FeatureMaker, Features, Photograph, prepare, start
 from retrieval.photographs.decoding import shrink_further, shrunk_size
 
 
@@ -96,11 +96,19 @@ class Several:
 
     def features(self, photographs: Sequence[Photograph]) -> list[Features]:
         """A tuple for each photograph."""
-        columns = {
-            place: maker.features([shrink_further(one, maker.longest_side) for one in photographs])
+        return self.start(self.prepare(photographs))()
+
+    def prepare(self, photographs: Sequence[Photograph]) -> dict[int, Any]:
+        """By distinct maker."""
+        return {
+            place: prepare(maker, [shrink_further(one, maker.longest_side) for one in photographs])
             for place, maker in self._distinct()
         }
-        return self._rows(columns)
+
+    def start(self, prepared: Mapping[int, Any]) -> Callable[[], list[Features]]:
+        """Networks on a GPU queue one behind the other."""
+        running = {place: start(maker, prepared[place]) for place, maker in self._distinct()}
+        return lambda: self._rows({place: wait() for place, wait in running.items()})
 
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
         """The makers' arrays, each name prefixed with its maker's place."""

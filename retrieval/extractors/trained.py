@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,10 +11,11 @@ import torch
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, Vectors
-from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, CnnExtractor, fast_bfloat16
+from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, CnnExtractor, fast_bfloat16, on_the_way
 from retrieval.extractors.network import Embedder, NetworkConfig, digest
 from retrieval.extractors.trunks import NONE
 from retrieval.index.store import read_json
@@ -33,7 +34,7 @@ class TrainedConfig(StrictModel):
         scales: relative to size; the embeddings at each are summed.
         flip: whether the mirrored photograph's are too.
         precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
-        batch: photographs a batch.
+        batch: as of :class:`retrieval.extractors.cnn.CnnConfig`.
     """
 
     kind: Literal["trained"] = "trained"
@@ -92,13 +93,19 @@ class TrainedExtractor(VectorExtractor):
         return self.seen.shape(photograph)
 
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
+        return self.start(self.prepare(photographs))()
+
+    def prepare(self, photographs: Sequence[Photograph]) -> Tensor:
+        return self.seen.prepare(photographs)
+
+    def start(self, prepared: Tensor) -> Callable[[], list[Vectors]]:
         network = self.network
         describe = {"embedding": network.described, "pooled": network.pooled,
                     "halfway": network.halfway}[self.part]  # fmt: skip
         with torch.inference_mode():
-            values = self.seen.stacked(photographs)
+            values = prepared.to(self.seen.device, non_blocking=True)
             total = torch.stack([describe(view) for view in self.seen.views(values)]).sum(dim=0)
-        return list(total.float().cpu().numpy())
+            return on_the_way(total.float())
 
 
 def extractor_around(

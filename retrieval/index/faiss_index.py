@@ -56,6 +56,7 @@ _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a
 _SAMPLES_PER_CELL = 100
 _CELLS_PROBED = 16  # of a WordFinder
 _CELLS_PROBED_LEARNING = 4  # more bring the words no nearer to the samples
+_HALVES = "SQfp16"
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
 
@@ -192,7 +193,7 @@ class FaissIndex:
 
         For a graph (HNSW), which FAISS gives no code size for, the whole index by its rows.
         """
-        index = faiss.index_gpu_to_cpu(self.index) if self.device == "cuda" else self.index
+        index = self._on_cpu()
         try:
             return int(index.sa_code_size())
         except RuntimeError:
@@ -227,7 +228,7 @@ class FaissIndex:
         An index on the GPU is copied to the CPU first, since FAISS writes no other.
         ``fingerprint`` is kept for :meth:`load` to compare.
         """
-        index = faiss.index_gpu_to_cpu(self.index) if self.device == "cuda" else self.index
+        index = self._on_cpu()
 
         def write(stream: Any) -> None:
             faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
@@ -282,10 +283,22 @@ class FaissIndex:
             if progress is not None:
                 progress(len(block), 0)
 
+    def _on_cpu(self) -> Any:
+        """The index as FAISS has it on the CPU: a copy, where it is on the GPU."""
+        if self.device == "cpu":
+            return self.index
+        if self.factory != _HALVES:
+            return faiss.index_gpu_to_cpu(self.index)
+        index = _empty_index(_HALVES, self.dimension)
+        for start in range(0, len(self), _ROWS_PER_BLOCK):
+            rows = min(_ROWS_PER_BLOCK, len(self) - start)
+            index.add(self.index.reconstruct_n(start, rows))
+        return index
+
     def _copy(self) -> Any:
         """The index anew, to be changed, where this one is."""
         if self.device == "cuda":
-            return _to_device(faiss.index_gpu_to_cpu(self.index), self.device)
+            return _to_device(self._on_cpu(), self.device)
         if self.mapped:
             # FAISS aborts the process when a clone that still looks into the mapped file grows.
             return faiss.deserialize_index(faiss.serialize_index(self.index))
@@ -681,14 +694,33 @@ def _to_device(index: Any, device: str) -> Any:
     require_device(device)
     if device == "cpu":
         return index
-    if not faiss.isGpuIndexImplemented(index):
+    if not (faiss.isGpuIndexImplemented(index) or _is_halves(index)):
         raise ConfigError(
-            "FAISS has this kind of index on the CPU alone: use Flat or IVF with Flat, SQ8 or PQ, "
-            "or --device cpu"
+            "FAISS has this kind of index on the CPU alone: use Flat, SQfp16, or IVF with Flat, "
+            "SQ8 or PQ, or --device cpu"
         )
+    if isinstance(index, faiss.IndexScalarQuantizer):
+        return _halves_on_gpu(index)
     options = faiss.GpuClonerOptions()
     options.useFloat16LookupTables = True  # codes of 56 bytes and more need it
     return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index, options)
+
+
+def _is_halves(index: Any) -> bool:
+    return (
+        isinstance(index, faiss.IndexScalarQuantizer)
+        and index.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+    )
+
+
+def _halves_on_gpu(index: Any) -> Any:
+    """Rows of float16: on the GPU that is a way of storing a flat index, not a quantiser."""
+    config = faiss.GpuIndexFlatConfig()
+    config.useFloat16 = True
+    moved = faiss.GpuIndexFlat(_gpu_resources(), index.d, faiss.METRIC_INNER_PRODUCT, config)
+    for start in range(0, index.ntotal, _ROWS_PER_BLOCK):
+        moved.add(index.reconstruct_n(start, min(_ROWS_PER_BLOCK, index.ntotal - start)))
+    return moved
 
 
 def _read_sidecar(folder: Path) -> _Sidecar:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +13,3 @@ from tests.photographs import write_data_set
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 gallery photographs of six landmarks, eight of none; each module's own."""
     return write_data_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def root_logger() -> Iterator[None]:
-    """The command sets logging up; the next test finds it as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)

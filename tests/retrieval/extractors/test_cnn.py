@@ -98,7 +98,7 @@ def test_photographs_are_decoded_at_the_largest_scale() -> None:
 @pytest.mark.parametrize("shape", [(200, 2), (3, 200), (80, 81), (2, 2)])
 def test_strips_are_wide_enough_at_every_scale(shape: tuple[int, int]) -> None:
     extractor = made(GEM, RMAC, scales=[1.0, 0.7, 0.1])
-    views = list(extractor.views(extractor.stacked([picture(1, *shape)])))
+    views = list(extractor.views(extractor.prepare([picture(1, *shape)])))
     assert len(views) == 3
     assert all(min(view.shape[-2:]) >= MIN_SIDE for view in views)
     assert np.isfinite(one(extractor, picture(1, *shape))).all()
