@@ -362,10 +362,13 @@ class Step:
         if len(classes) < training.learner.head.classes:
             subset = torch.from_numpy(classes).to(device)
         self.optimiser.zero_grad(set_to_none=True)
-        losses, right = self.module(inputs.to(device, non_blocking=True), wanted, subset)
-        loss = (losses * weight).sum()
-        # Gradients are averaged over the processes, while the loss is the mean over the batch.
-        self.scaler.scale(loss * (world.size / config.batch)).backward()
+        # All batches are of one shape: cuDNN may try its algorithms once and keep the quickest.
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(cudnn.enabled, benchmark=True, deterministic=cudnn.deterministic):
+            losses, right = self.module(inputs.to(device, non_blocking=True), wanted, subset)
+            loss = (losses * weight).sum()
+            # Gradients are averaged over the processes, the loss is the mean over the batch.
+            self.scaler.scale(loss * (world.size / config.batch)).backward()
         if config.clip is not None:
             self.scaler.unscale_(self.optimiser)
             nn.utils.clip_grad_norm_(training.learner.trained().values(), config.clip)
