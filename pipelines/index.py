@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,6 +95,7 @@ PART_ROWS: Final = "rows.parquet"
 REMOVED: Final = "removed.json"
 TIMINGS: Final = "timings.json"
 PACKAGES: Final = ("torch", "torchvision", "opencv-python", "numpy", "scikit-learn", "scikit-image")
+MODULES: Final = {"opencv-python": "cv2", "scikit-learn": "sklearn", "scikit-image": "skimage"}
 
 
 @dataclass(frozen=True)
@@ -679,4 +680,12 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """The versions of the libraries that decide the bytes."""
-    return {name: version(name) for name in PACKAGES}
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    """That of a distribution, or of the one that brings its module (opencv-python-headless)."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version(name)
+    brings = packages_distributions().get(MODULES.get(name, name), [])
+    return version(brings[0]) if brings else "not installed as a package"

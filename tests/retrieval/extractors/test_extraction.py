@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from retrieval.extractors.cnn import CnnConfig
 from retrieval.extractors.extraction import _batches, extract
 from retrieval.extractors.hog import HogConfig
 from retrieval.extractors.registry import build_extractor
+from retrieval.extractors.several import Several
 from tests.photographs import features_of, picture, write_photograph
 
 CNN = CnnConfig(trunk="squeezenet1_1", weights="none", size=128, precision="float32", batch=3)
@@ -47,6 +48,30 @@ class Means(VectorExtractor):
     def features(self, photographs: Sequence[Photograph]) -> list[Any]:
         self.batches.append([photograph.shape for photograph in photographs])
         return [photograph.reshape(-1, 3).mean(axis=0) for photograph in photographs]
+
+
+class OnDevice(Means):
+    """As on a GPU: prepared by other threads, described by the calling one, fetched later."""
+
+    threaded = False
+
+    def __init__(self, batched: bool = True, batch: int = 4) -> None:
+        super().__init__(batched, batch)
+        self.told: list[str] = []
+
+    def prepare(self, photographs: Sequence[Photograph]) -> list[Photograph]:
+        assert threading.current_thread() is not threading.main_thread()
+        return list(photographs)
+
+    def start(self, prepared: list[Photograph]) -> Callable[[], list[Any]]:
+        assert threading.current_thread() is threading.main_thread()
+        self.told.append("start")
+
+        def wait() -> list[Any]:
+            self.told.append("wait")
+            return self.features(prepared)
+
+        return wait
 
 
 def files(folder: Path, count: int) -> list[str]:
@@ -113,6 +138,31 @@ def test_timing_changes_no_byte(
     monkeypatch.setattr(extraction, "read_photograph", late)
     together = [tick(window) for window in extract(windows(paths, 10), extractor, threads=4)]
     assert together == alone
+
+
+def test_a_device_gives_what_threads_give(tmp_path: Path) -> None:
+    paths = files(tmp_path, 23)
+    parts = [paths[:8], [str(tmp_path / "gone.jpg")], [], *windows(paths[8:], 8)]
+    in_threads = [tick(window) for window in extract(parts, Means(True), threads=3)]
+    assert [tick(window) for window in extract(parts, OnDevice(), threads=3)] == in_threads
+    several = Several((OnDevice(), Means(False)))
+    assert not several.threaded
+    (found,) = extract([paths[:8]], several)
+    assert [tick([one[0]]) if isinstance(one, tuple) else tick([one]) for one in found] == [
+        [one] for one in in_threads[0]
+    ]
+
+
+def test_a_device_is_given_batches_before_it_is_asked_for_results() -> None:
+    device = OnDevice(batch=2)
+    for _ in extract(windows([picture(i, 20, 20) for i in range(24)], 4), device, threads=2):
+        pass
+    assert len(device.told) == 24
+    assert device.told[:4] == ["start", "start", "start", "wait"]
+    # Across the borders of windows too: never a wait with nothing else queued, until the end.
+    queued = np.cumsum([1 if one == "start" else -1 for one in device.told])
+    assert queued[2:-2].min() >= 2
+    assert queued.max() == 3
 
 
 @pytest.mark.parametrize("batched", [True, False])
