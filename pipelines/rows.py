@@ -17,6 +17,7 @@ input. A list that cannot be understood is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from retrieval.photographs.delimited import (
     open_table,
     split_header,
 )
+from retrieval.photographs.labels import shown
 from retrieval.photographs.table import PHOTOGRAPH_SUFFIXES, local_path
 
 PAIR: Final = frozenset(("path", "url"))
@@ -129,7 +131,7 @@ def _is_bare(path: Path) -> bool:
         if _like_path(text):
             return True
         raise TableError(
-            f"{path}, row {row}: no list of photographs: {text[:80]!r} is neither a URL or a path"
+            f"{path}, row {row}: no list of photographs: {shown(text)} is neither a URL or a path"
             " nor the name of their column, such as url or path (another: --url-column)"
         )
     if any(URL_START.match(name) or _like_path(name) or _is_file(path, name) for name in names):
@@ -146,10 +148,7 @@ def _like_path(text: str) -> bool:
 
 
 def _is_file(path: Path, text: str) -> bool:
-    try:
-        return local_path(path.parent, text).is_file()
-    except OSError:  # a name too long
-        return False
+    return os.path.isfile(local_path(path.parent, text))
 
 
 def _bare(path: Path) -> Iterator[Row]:
@@ -177,7 +176,7 @@ def _source_columns(table: DelimitedTable, given: str | None) -> list[int]:
             " of URLs or paths: --url-column"
         )
     if len(usual) > 1 and not (len(usual) == 2 and found.keys() == PAIR):
-        names = " or ".join(table.header[column] for column in usual)
+        names = " or ".join(listing([table.header[column]]) for column in usual)
         raise TableError(
             f"{table.path}: which column holds the photographs, {names}? Say so: --url-column"
         )
@@ -190,7 +189,7 @@ def _id_column(table: DelimitedTable, given: str | None) -> int | None:
     usual = [column for column, name in enumerate(table.header) if _plain(name) in IDS]
     plain = [column for column in usual if _plain(table.header[column]) == "id"]
     if len(plain or usual) > 1:
-        names = " or ".join(table.header[column] for column in usual)
+        names = " or ".join(listing([table.header[column]]) for column in usual)
         raise TableError(f"{table.path}: which column holds the ids, {names}? Say so: --id-column")
     return next(iter(plain or usual), None)
 
@@ -199,7 +198,7 @@ def _given_column(table: DelimitedTable, given: str, option: str) -> int:
     lower = [name.casefold() for name in table.header]
     if given.strip().casefold() not in lower:
         raise TableError(
-            f"{table.path}: no column {given!r} among {listing(table.header)} ({option})"
+            f"{table.path}: no column {shown(given)} among {listing(table.header)} ({option})"
         )
     return lower.index(given.strip().casefold())
 

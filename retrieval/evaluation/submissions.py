@@ -39,7 +39,7 @@ from retrieval.evaluation.metrics import (
     top_k_accuracy,
 )
 from retrieval.photographs.delimited import listing, open_table
-from retrieval.photographs.labels import landmark_label
+from retrieval.photographs.labels import landmark_label, shown
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -111,7 +111,7 @@ def read_solution(path: Path) -> Solution:
     if len(kinds) != 1:
         raise TableError(f"{path}: no solution: needs id,landmarks,Usage or id,images,Usage")
     _refuse(path, table, ~table["Usage"].isin([*USAGES, IGNORED]),
-            "Usage is {Usage!r}: Public, Private or Ignored")  # fmt: skip
+            "Usage is {Usage}: Public, Private or Ignored")  # fmt: skip
     ignored = table["Usage"] == IGNORED
     asked = table[~ignored]
     kind = kinds[0]
@@ -154,8 +154,8 @@ def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     bare = frame["id"].str.strip()
     _refuse(path, frame, bare == "", "the id is empty")
     _refuse(path, frame, bare != frame["id"],
-            "a blank stands before or behind the id {id!r}: take it out")  # fmt: skip
-    _refuse(path, frame, frame["id"].duplicated(), "id {id!r} stands further up already")
+            "a blank stands before or behind the id {id}: take it out")  # fmt: skip
+    _refuse(path, frame, frame["id"].duplicated(), "id {id} stands further up already")
     for column in set(COLUMN.values()).intersection(wanted):
         none = frame[column].str.strip().str.casefold() == NONE.casefold()
         frame.loc[none, column] = NONE
@@ -167,7 +167,7 @@ def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series[bool], why: str) -
     if wrong.any():
         first = table[wrong].iloc[0]
         more = f" ({wrong.sum()} such rows)" if wrong.sum() > 1 else ""
-        raise TableError(f"{path}, row {first['row']}: {why.format_map(first.to_dict())}{more}")
+        raise TableError(f"{path}, row {first['row']}: {why.format_map(_shown_cells(first))}{more}")
 
 
 def _landmarks(path: Path, rows: Iterable[int], cells: Iterable[Sequence[str]]) -> list[list[str]]:
@@ -182,13 +182,17 @@ def _landmarks(path: Path, rows: Iterable[int], cells: Iterable[Sequence[str]]) 
                 raise TableError(f"{path}, row {row}: {error}") from None
             if label is None:
                 raise TableError(
-                    f"{path}, row {row}: {text!r} says that there is no landmark, and stands beside"
-                    " a score or a landmark: leave the cell empty"
+                    f"{path}, row {row}: {shown(text)} says that there is no landmark, and stands"
+                    " beside a score or a landmark: leave the cell empty"
                 )
             known[text] = label
         return known[text]
 
     return [[landmark(row, text) for text in cell] for row, cell in zip(rows, cells, strict=True)]
+
+
+def _shown_cells(row: pd.Series) -> dict[str, str]:
+    return {str(name): shown(str(cell)) for name, cell in row.items()}
 
 
 def _answers_of_queries(table: pd.DataFrame, path: Path, solution: Solution) -> pd.DataFrame:
@@ -199,7 +203,7 @@ def _answers_of_queries(table: pd.DataFrame, path: Path, solution: Solution) -> 
     blank = {""} if solution.kind == "retrieval" else {"", NONE}
     answers = answers[~answers["cell"].str.strip().isin(blank)]
     answers = answers.assign(query=solution.queries.get_indexer(pd.Index(answers["id"])))
-    _refuse(path, answers, answers["query"] < 0, "id {id!r} is not in the solution")
+    _refuse(path, answers, answers["query"] < 0, "id {id} is not in the solution")
     return answers
 
 
@@ -210,11 +214,11 @@ def _recognition(
     split = [cell.removesuffix(" ").partition(" ") for cell in answers["cell"]]
     wrong = [not name or not score or " " in score for name, _, score in split]
     _refuse(path, answers, pd.Series(wrong, answers.index, dtype=bool),
-            "{cell!r} is not an answer: exactly '<landmark> <score>', or empty (a landmark with a"
+            "{cell} is not an answer: exactly '<landmark> <score>', or empty (a landmark with a"
             " space in its id cannot be submitted)")  # fmt: skip
     scores = np.array([_number(score) for *_, score in split], dtype=np.float64)
     finite = pd.Series(np.isfinite(scores), answers.index, dtype=bool)
-    _refuse(path, answers, ~finite, "the score of {cell!r} is not a finite number")
+    _refuse(path, answers, ~finite, "the score of {cell} is not a finite number")
     named = _landmarks(path, answers["row"], ([name] for name, *_ in split))
     codes, truth = _coded([name for (name,) in named], solution.cells)
     predicted = np.full(truth.count, -1, np.int64)

@@ -34,7 +34,7 @@ import pandas as pd
 
 from retrieval.errors import TableError
 from retrieval.photographs.delimited import DelimitedTable, listing, open_table
-from retrieval.photographs.labels import landmark_label, looks
+from retrieval.photographs.labels import landmark_label, looks, shown
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ def _check_ids(table: pd.DataFrame, path: Path) -> None:
     if len(around):
         row = around.iloc[0]
         raise TableError(
-            f"{path}, row {row['row']}: a blank stands before or behind the id {row['id']!r}"
+            f"{path}, row {row['row']}: a blank stands before or behind the id {shown(row['id'])}"
             f" ({len(around)} such rows): take it out"
         )
     _refuse_twice(table, path)
@@ -194,14 +194,14 @@ def _check_photographs(table: pd.DataFrame, path: Path) -> None:
     missing = [
         (row, source)
         for row, source in zip(local["row"], local["source"], strict=True)
-        if not Path(source).is_file()
+        if not os.path.isfile(source)
     ]
     if missing:
         row, source = missing[0]
         raise TableError(
-            f"{path}, row {row}: no photograph at {source}{_composed_otherwise(source)}"
-            f" ({len(missing)} of {len(table)} are missing); mend the path, take the rows out, or"
-            " fetch them: landmarks data fetch"
+            f"{path}, row {row}: no photograph at {_shown_path(source)}"
+            f"{_composed_otherwise(source)} ({len(missing)} of {len(table)} are missing); mend the"
+            " path, take the rows out, or fetch them: landmarks data fetch"
         )
 
 
@@ -216,7 +216,7 @@ def _refuse_twice(table: pd.DataFrame, path: Path) -> None:
             "stands in" if first["id"] == again["id"] else "looks the same as, but is not, that of"
         )
         raise TableError(
-            f"{path}, row {again['row']}: id {again['id']!r} {same} row {first['row']}"
+            f"{path}, row {again['row']}: id {shown(again['id'])} {same} row {first['row']}"
             f"{' already' if first['id'] == again['id'] else ''}"
             f" ({len(twice)} duplicate ids in all)"
         )
@@ -232,11 +232,16 @@ def seen_ids(table: pd.DataFrame) -> pd.Series:
     return seen
 
 
+def _shown_path(source: str) -> str:
+    """A path as it stands, where a message of one line can hold it."""
+    return source if source.isprintable() and len(source) <= 1000 else shown(source)
+
+
 def _composed_otherwise(source: str) -> str:
     """A hint where the photograph lies under the same name in other characters."""
     for form in ("NFC", "NFD"):
         other = unicodedata.normalize(form, source)
-        if other != source and Path(other).is_file():
+        if other != source and os.path.isfile(other):
             return f", but at the same name composed otherwise ({form}: rename one)"
     return ""
 
@@ -292,7 +297,7 @@ def _read_names(path: Path) -> dict[str, str]:
             raise TableError(f"{path}, row {row}: no landmark_id: say which landmark is called so")
         first = rows.setdefault(looks(landmark), row)
         if first != row:
-            raise TableError(f"{path}, row {row}: the landmark {landmark!r} has a name in row"
+            raise TableError(f"{path}, row {row}: the landmark {shown(landmark)} has a name in row"
                              f" {first} already")  # fmt: skip
         names[landmark] = name.strip().rsplit("Category:", 1)[-1].replace("_", " ")
     return names
@@ -393,8 +398,8 @@ def _landmarks(path: Path, frame: pd.DataFrame) -> pd.Series:
         other, where = seen.setdefault(looks(label), (label, row))
         if other != label:
             raise TableError(
-                f"{path}, row {row}: the landmark {label!r} looks the same as, but is not,"
-                f" {other!r} in row {where}: write both alike"
+                f"{path}, row {row}: the landmark {shown(label)} looks the same as, but is not,"
+                f" {shown(other)} in row {where}: write both alike"
             )
     if composed:
         log.warning("%s: %d landmarks hold characters in two parts (NFD); they are taken in one"
@@ -451,7 +456,7 @@ def _did_you_mean(header: Sequence[str], wanted: str, like: frozenset[str]) -> s
     if alike is None and len(wanted) > 4:
         close = get_close_matches(wanted, [name.lower() for name in header], n=1, cutoff=0.8)
         alike = next((name for name in header if close == [name.lower()]), None)
-    return "" if alike is None else f"; did you mean {alike}? Name it {wanted}"
+    return "" if alike is None else f"; did you mean {listing([alike])}? Name it {wanted}"
 
 
 def _sources(path: Path, frame: pd.DataFrame) -> pd.Series:
@@ -466,21 +471,25 @@ def _sources(path: Path, frame: pd.DataFrame) -> pd.Series:
     if len(short):
         row = short.iloc[0]
         raise TableError(
-            f"{path}, row {row['row']}: id {row['id']!r} is too short to name a photograph under"
-            f" a/b/c/<id>.jpg{_path_column_meant(path)}"
+            f"{path}, row {row['row']}: id {shown(row['id'])} is too short to name a photograph"
+            f" under a/b/c/<id>.jpg{_path_column_meant(path)}"
         )
     roots = [folder / name for name in NESTED_ROOTS]
     first = str(frame["id"].iloc[0])
-    present = (root for root in roots if any(nested_path(root, i).exists() for i in frame["id"]))
-    root = next((root for root in roots if nested_path(root, first).exists()), None)
+    present = (root for root in roots if any(_is_nested(root, i) for i in frame["id"]))
+    root = next((root for root in roots if _is_nested(root, first)), None)
     root = root or next(present, None)
     if root is not None:
         return frame["id"].map(lambda name: str(nested_path(root, name))).astype(STRING)
     hint = f"fetch them first: landmarks data fetch {path}" if "url" in frame else "unpack them"
     raise TableError(
-        f"{path}, row {frame['row'].iloc[0]}: no photograph of id {first!r} under a/b/c/<id>.jpg in"
-        f" {folder} or its photos folder; {hint}{_path_column_meant(path)}"
+        f"{path}, row {frame['row'].iloc[0]}: no photograph of id {shown(first)} under"
+        f" a/b/c/<id>.jpg in {folder} or its photos folder; {hint}{_path_column_meant(path)}"
     )
+
+
+def _is_nested(root: Path, photograph_id: str) -> bool:
+    return os.path.exists(nested_path(root, photograph_id))
 
 
 def _path_column_meant(path: Path) -> str:
@@ -494,6 +503,6 @@ def _refuse_shared_ids(
     if len(shared):
         row = shared.iloc[0]
         raise TableError(
-            f"{bank_path}, row {row['row']}: id {row['id']!r} is in {gallery_path} too; a"
+            f"{bank_path}, row {row['row']}: id {shown(row['id'])} is in {gallery_path} too; a"
             " photograph is in the gallery or shows no landmark, not both"
         )

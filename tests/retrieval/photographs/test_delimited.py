@@ -88,7 +88,7 @@ def test_lines_end_in_every_way_and_rows_count_as_an_editor_does(tmp_path: Path)
         ("", ": empty file"),
         ("\n \n", ": empty file"),
         ("sep=;\n", ": empty file"),
-        ("sep=x\nid\n", ", row 1: sep=x is none of comma, semicolon, tab and bar"),
+        ("sep=x\nid\n", ", row 1: sep='x' is none of comma, semicolon, tab and bar"),
         ("id,Name,name\n", ", row 1: the column Name stands twice (id,Name,name): rename one"),
         ("id,name\n1\n", ", row 2: 1 cells where the header has 2 (id,name)"),
         ("id,name\n1,a\n2,b, c\n", ", row 3: 3 cells where the header has 2"),
