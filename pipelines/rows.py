@@ -42,7 +42,8 @@ PAIR: Final = frozenset(("path", "url"))
 """What a list may have both of."""
 SOURCES: Final = PAIR | frozenset(
     "image photo photograph picture img file filename filepath pathname link href src uri"
-    " imageurl photourl pictureurl imgurl fileurl imagelink imageuri"
+    " imageurl photourl pictureurl imgurl fileurl mediaurl imagelink imageuri imagesrc imgsrc"
+    " urls paths images photos files imagename photoname imgname"
     " imagepath photopath picturepath imgpath imagefile photofile imagefilename localpath".split()
 )
 """Usual names of the column of URLs or paths, without what stands between their words."""
@@ -123,21 +124,26 @@ def _is_bare(path: Path) -> bool:
     if told or any(_plain(name) in SOURCES for name in names):
         return False
     text = line.strip()
-    # A URL or a path may hold any of the delimiters but a tab.
-    if (URL_START.match(text) and "\t" not in text) or _is_file(path, text):
+    words = text.split()
+    # A URL may hold any of the delimiters, but no blanks.
+    if (URL_START.match(text) and len(words) == 1) or _is_file(path, text):
         return True
     row = skipped + 1
-    if len(names) == 1:
+    several = len(names) > 1 or any(URL_START.match(word) for word in words)
+    if not several:
         if _like_path(text):
             return True
         raise TableError(
             f"{path}, row {row}: no list of photographs: {shown(text)} is neither a URL or a path"
             " nor the name of their column, such as url or path (another: --url-column)"
         )
-    if any(URL_START.match(name) or _like_path(name) or _is_file(path, name) for name in names):
+    if any(
+        URL_START.match(name) or _like_path(name) or _is_file(path, name)
+        for name in (*names, *words)
+    ):
         raise TableError(
             f"{path}, row {row}: several cells and no header: put a first line that names the"
-            " columns, such as id,url; or one that says path, where each line is one path"
+            " columns, such as id,url; or one that says url or path alone, where each line is one"
         )
     return False
 

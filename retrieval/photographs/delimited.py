@@ -253,6 +253,8 @@ def _bytes_of(path: Path) -> io.BufferedReader:
         raise TableError(f"{path}: no such file")
     if not path.is_file():
         raise TableError(f"{path}: a pipe or a device: a table or a list is a regular file")
+    if not path.stat().st_size:  # reading such a file below /proc may never end
+        raise TableError(f"{path}: empty file: no header, no rows")
     try:
         return path.open("rb")
     except OSError as error:

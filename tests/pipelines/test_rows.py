@@ -158,6 +158,8 @@ def test_a_list_in_parquet(tmp_path: Path) -> None:
         ("id,url,url\n", "row 1: the column url stands twice"),
         ("", "empty file"),
         ("7,photos/a.jpg\n", "put a first line that names the columns"),
+        ("7 http://a/1.jpg\n", "put a first line that names the columns"),
+        ("http://a/1.jpg 7\n", "put a first line that names the columns"),
         ("http://a/1.jpg\tBridge\n", "put a first line that names the columns"),
         ("landmark,name\n1,2\n", "no column url or path among landmark,name; .*--url-column"),
         ("Some prose.\n", "'Some prose.' is neither a URL or a path nor the name of their column"),

@@ -166,6 +166,8 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     assert refused(tmp_path).startswith(": a folder")
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe").startswith(": a pipe or a device")
+    if (kernel := Path("/proc/version")).exists():  # files below /proc say that they are empty
+        assert refused(kernel).startswith(": empty file")
     cut = gzip.compress(os.urandom(100).hex().encode() * 100)[:-20]
     assert "the gzip file is cut off" in refused(write(tmp_path, cut))
 
