@@ -6,7 +6,6 @@ at any moment and called again: what is there is not fetched again, and nothing 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import os
@@ -36,6 +35,7 @@ from retrieval.errors import (
 )
 from retrieval.index.store import OK, read_json, write_json
 from retrieval.photographs.decoding import MAX_PIXELS, decode
+from retrieval.photographs.delimited import listing, open_table
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
 from retrieval.photographs.table import (
     fetched_name,
@@ -160,7 +160,7 @@ def fetch_photographs(
         RunError: ``out`` was filled from another CSV or with other limits.
     """
     fetch = fetch or FetchConfig()
-    _check_columns(table)
+    _check_columns(table, "id", "url")
     photographs = out / PHOTOGRAPHS
     made_from = {"input": digest(table)}
     options = {"max_pixels": max_pixels, **limits(fetch)}
@@ -252,7 +252,7 @@ def describe_data_set(path: Path) -> list[str]:
         TableError: naming the first row that is wrong.
     """
     if path.is_file():
-        return [_describe_table(path.name, read_table(path))]
+        return [_describe_table(path.name, read_table(path, bank=True))]
     data = load_data_set(path)
     lines = [_describe_table("gallery", data.gallery), _describe_table("bank", data.bank)]
     if data.test is not None:
@@ -299,15 +299,14 @@ def parse_shards(text: str, split: str) -> list[int]:
     return sorted(set(numbers))
 
 
-def _check_columns(table: Path) -> None:
-    try:
-        with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = [name.strip().lower() for name in next(csv.reader(file), [])]
-    except OSError as error:
-        raise TableError(f"{table}: cannot be read ({error.strerror})") from None
-    missing = [name for name in ("id", "url") if name not in header]
+def _check_columns(path: Path, *wanted: str) -> None:
+    table = open_table(path, lambda name: name.lower() in wanted, comments=True)
+    lower = [name.lower() for name in table.header]
+    missing = [name for name in wanted if name.lower() not in lower]
     if missing:
-        raise TableError(f"{table}, row 1: no column {missing[0]} among {','.join(header)}")
+        raise TableError(
+            f"{path}, row {table.skipped + 1}: no column {missing[0]} among {listing(table.header)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -333,7 +332,7 @@ class _Keeper:
         if item.kept is not None:
             return None
         if row.problem or not isinstance(row.source, str):
-            return FetchError(row.problem or "bad row: no url")
+            return FetchError(row.problem or f"bad row: {row.source} is no URL")
         if not SAFE_ID.fullmatch(row.id):
             return FetchError("bad row: the id must be 3 or more letters, digits, - or _")
         path = nested_path(self.photographs, row.id)

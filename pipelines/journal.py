@@ -299,8 +299,9 @@ def ahead(begin: Callable[[list[Item]], T], todo: Iterable[list[Item]], many: in
     yield from begun
 
 
-def csv_line(cells: Iterable[str]) -> bytes:
+def csv_line(cells: Iterable[object]) -> bytes:
     """One line of a CSV, as every output of ours is written."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", errors="replace")
+    # The writer puts quotes around no line breaks but those of its own line's end.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n").encode("utf-8", errors="replace") + b"\n"

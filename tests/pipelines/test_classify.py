@@ -112,7 +112,7 @@ def test_paths_and_bare_lines_and_bad_rows(server: BadServer, tmp_path: Path) ->
         "bad row: no url",
         "",
         "bad row: 3 cells under 2 columns",
-        "not an http or https address",
+        "not a photograph of a known format",
     ]
 
 

@@ -12,6 +12,7 @@ from pipelines import cli
 from pipelines.index import build_run
 from retrieval.errors import ConfigError
 from retrieval.photographs.table import load_data_set
+from tests.photographs import blank, write_csv, write_photograph
 from tests.pipelines.test_index import config_of
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -81,7 +82,7 @@ def test_predictions_go_to_a_file_of_their_own(
 def test_what_is_no_list(mistake: Say, run: Path, tmp_path: Path) -> None:
     (tmp_path / "long").write_text("a" * 200_000)
     said = mistake("classify", tmp_path / "long", "--run", run, "--out", tmp_path / "out.csv")
-    assert "row 1: not a list of photographs (field larger than" in said
+    assert "row 1: no list of photographs: 'aaaa" in said
 
 
 @pytest.mark.parametrize(
@@ -113,3 +114,37 @@ def test_names_are_shown_as_they_are(
         cli.main()
     assert leaving.value.code == 0
     assert f"report: {run}/evaluation/report.html" in capsys.readouterr().err
+
+
+def test_labels_in_another_column_do_not_go_into_the_bank(mistake: Say, tmp_path: Path) -> None:
+    photograph = write_photograph(tmp_path / "a.jpg", blank(8, 8))
+    table = write_csv(tmp_path / "t.csv", [("a", photograph, "L1")], ("id", "path", "Label"))
+    said = mistake("add", table, "--run", tmp_path / "run")
+    assert "did you mean Label? Name it landmark_id" in said
+    write_csv(table, [("a", photograph)], ("id", "path"))
+    assert "no photograph shows a landmark" in mistake("add", table, "--run", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "it looks like a photograph (JPEG)"),
+        (b"%PDF-1.4", "it looks like a PDF"),
+        (b"id,url\n1,http://a/\n2,caf\xe9\n", "row 3: not in UTF-8"),
+        (b'id,url\n1,"http://a/\n2,http://b/\n', "row 2: a quote opens here that nothing closes"),
+        (b"id,landmark\n1,2\n", "no column url or path among id,landmark"),
+    ],
+)
+def test_lists_that_are_none(
+    mistake: Say, run: Path, tmp_path: Path, text: bytes, message: str
+) -> None:
+    (tmp_path / "list.csv").write_bytes(text)
+    out = tmp_path / "out.csv"
+    assert message in mistake("classify", tmp_path / "list.csv", "--run", run, "--out", out)
+    assert not out.exists()
+
+
+def test_a_solution_with_a_column_twice(mistake: Say, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("id,landmarks,landmarks,Usage\na,1,1,Public\n")
+    said = mistake("score", tmp_path / "s.csv", tmp_path / "s.csv")
+    assert "row 1: the column landmarks stands twice" in said

@@ -20,6 +20,7 @@ import pytest
 
 from pipelines.classify import classify_csv
 from pipelines.config import load_config
+from pipelines.evaluate import evaluate_run
 from pipelines.index import add_photographs, build_run, remove_photographs
 from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.registry import held_out_scores
@@ -630,3 +631,12 @@ def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> No
     found = system.classify([view(1, 0), np.zeros((1, 9, 3), np.uint8)])
     assert found["status"].tolist() == ["ok", "decode_failed"]
     assert found["reason"].tolist() == ["", "9 x 1 pixels are too few"]
+
+
+def test_a_table_of_no_landmark_is_said_to_measure_false_accepts_alone(
+    run: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = System.load(run, "cpu")
+    figures = evaluate_run(system, data / "none.csv", tmp_path / "out")
+    assert figures["conditions"]["config"] == "hog"
+    assert "no photograph shows a landmark" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -184,3 +186,11 @@ def test_chunks_hang_on_the_rows_alone() -> None:
 
 def test_lines_keep_odd_characters() -> None:
     assert csv_line(['a"b', "c,d", "é\nf", ""]) == '"a""b","c,d","é\nf",\n'.encode()
+
+
+@pytest.mark.parametrize("cell", ["a\rb", "a\nb", "a\r\nb", "\r", 'a"b', "a,b", " a", "=1"])
+def test_a_line_reads_back_as_it_was_written(cell: str) -> None:
+    line = csv_line(["x", cell, 7])
+    assert line.endswith(b"\n")
+    assert not line.endswith(b"\r\n")
+    assert list(csv.reader(io.StringIO(line.decode(), newline=""))) == [["x", cell, "7"]]
