@@ -657,10 +657,14 @@ def _fetch_config(**values: Any) -> FetchConfig:
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
     if test is not None:
         return test
+    from retrieval.photographs.folders import find_test
+
     folder = data or Path(record["data"])
     path = folder / "test.csv"
+    if not path.exists() and folder.is_dir():
+        path = find_test(folder) or path
     if not path.exists():
-        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv")
+        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv, or a folder")
     return path
 
 
