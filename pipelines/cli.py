@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -568,15 +569,29 @@ def data_demo(
     make_photographs(out, seed)
 
 
-@data_app.command("check")
+@data_app.command("check", epilog="Example: landmarks data check photos")
 def data_check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Open no photograph.")] = False,
+    tell_all: Annotated[
+        bool, typer.Option("--all", help="Tell every finding, not twenty of a kind.")
+    ] = False,
 ) -> None:
-    """Read a data set's tables and say what is in them, or which row is wrong."""
-    from pipelines.data import describe_data_set
+    """Look a data set over: what is in it, what is left out, broken, or there twice.
 
-    for line in describe_data_set(data):
+    Exit code 0 with warnings, 2 where nothing can be built of it.
+    """
+    from pipelines.checking import check_data_set
+
+    with ExitStack() as stack:
+        found = check_data_set(
+            data, quick=quick, tell_all=tell_all,
+            progress=lambda total: stack.enter_context(progress_bar("opening", total)),
+        )  # fmt: skip
+    for line in found.lines:
         typer.echo(line)
+    if not found.usable:
+        raise TableError(f"{data}: none of its photographs can be opened, so nothing can be built")
 
 
 @data_app.command("fetch")
