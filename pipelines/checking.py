@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 GRID: Final = 8
 SIDE: Final = 96
 """Pixels at which a photograph is looked at: large JPEGs are decoded at that scale."""
-NEAR: Final = 7
+NEAR: Final = 6
 """Bits of the 128 in which photographs may differ that show nearly the same."""
 AT_A_TIME: Final = 512
 LINES: Final = 20
@@ -190,16 +190,18 @@ def difference_hash(photograph: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _broken(rows: pd.DataFrame, reasons: Sequence[str]) -> Iterator[str]:
-    for row, reason in zip(rows.itertuples(), reasons, strict=True):
-        if reason:
-            place = f", row {row.row}" if row.row else ""
-            yield f"broken: {row.part}{place}, {shown(str(row.source))}: {reason}"
+    for place in (place for place, reason in enumerate(reasons) if reason):
+        row = rows.iloc[place]
+        where = f"{row['part']}, row {row['row']}" if row["row"] else row["part"]
+        yield f"broken: {where}, {shown(row['source'])}: {reasons[place]}"
 
 
 def _without_photographs(rows: pd.DataFrame, good: NDArray[np.bool_]) -> Iterator[str]:
-    labelled = rows[rows["landmark"].notna()].assign(good=good[rows["landmark"].notna()])
-    for (part, landmark), there in labelled.groupby(["part", "landmark"])["good"].any().items():
-        if not there:
+    labelled = rows["landmark"].notna().to_numpy(dtype=bool)
+    for part in rows["part"].unique():
+        of = labelled & (rows["part"] == part).to_numpy(dtype=bool)
+        lost = set(rows.loc[of, "landmark"]) - set(rows.loc[of & good, "landmark"])
+        for landmark in sorted(lost):
             yield f"{part}: none of the photographs of landmark {landmark!r} can be opened"
 
 

@@ -678,6 +678,9 @@ def groups_within(codes: NDArray[np.uint8], differing: int) -> NDArray[np.int64]
         raise ValueError(f"{differing} bits: fewer than {blocks} are found for sure")
     # Equal codes join first: a thousand of them would find a million pairs.
     distinct, place = np.unique(codes, axis=0, return_inverse=True)
+    # Neighbouring bits tend to agree, and a block of them would tell few codes apart.
+    order = np.random.default_rng(0).permutation(8 * codes.shape[1])
+    distinct = np.packbits(np.unpackbits(distinct, axis=1)[:, order], axis=1)
     index = faiss.IndexBinaryMultiHash(8 * codes.shape[1], blocks, 16)
     index.add(distinct)
     group = np.arange(len(distinct))
