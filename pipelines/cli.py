@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import logging
@@ -112,7 +113,7 @@ def demo(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(epilog="Example: landmarks index --data photos --run data/runs/mine")
 def index(
     config: Annotated[
         str, typer.Option(help="A system by name (see `landmarks config`), or a YAML file.")
@@ -140,10 +141,15 @@ def index(
         list[str] | None,
         typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Take away another system's or other data's run first."),
+    ] = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
     from pipelines.config import load_config
     from pipelines.index import build_run
+    from pipelines.replacing import begin_build
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
@@ -151,7 +157,9 @@ def index(
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
     system = load_config(config, [*points, *(settings or ())]).with_weights(weights)
     folder = run or Path("data/runs") / system.name
-    record = build_run(system, load_data_set(data, gallery), folder, choose_device(device))
+    photographs, on = load_data_set(data, gallery), choose_device(device)
+    begin_build(folder, system, photographs, gallery, on, replace, _agreed)
+    record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
 
 
@@ -368,34 +376,79 @@ def vote(
     console.print(str(vote_csvs(csvs, out)), highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks add more.csv --run data/runs/mine")
 def add(
     table: Annotated[
-        Path, typer.Argument(help="CSV or folder of labelled photographs; unlabelled: the bank.")
+        Path,
+        typer.Argument(help="CSV, or folder with a folder per landmark, of labelled photographs."),
     ],
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    bank: Annotated[
+        bool, typer.Option("--bank", help="None of the photographs shows a landmark.")
+    ] = False,
 ) -> None:
-    """Add photographs to a built run, without describing the rest again."""
+    """Add photographs to a built run, without describing the rest again.
+
+    What was taken out before may come back. A folder's photographs are named by their paths in it;
+    where the run holds such ids already, for other photographs, the folder's name goes before them.
+    """
     from pipelines.index import add_photographs
     from retrieval.devices import choose_device
     from retrieval.photographs.table import read_table
 
-    _say_built(run, add_photographs(run, read_table(table), choose_device(device), weights))
+    photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
+    _say_built(run, add_photographs(run, photographs, choose_device(device), weights, folder))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks remove --landmark 'Old Bridge' --run data/runs/mine")
 def remove(
-    ids: Annotated[list[str], typer.Argument(help="Ids of photographs in the run.")],
+    photographs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Ids, paths or folders of photographs; or a file (- for standard input) that lists"
+            " ids or paths, one a line or in its column id or path."
+        ),
+    ] = None,
+    landmarks: Annotated[
+        list[str] | None,
+        typer.Option("--landmark", help="All photographs of a landmark, by id or readable name."),
+    ] = None,
     run: Run = DEMO_RUN,
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
-    from pipelines.index import remove_photographs
+    from pipelines.gallery_changes import chosen_ids
+    from pipelines.index import known_photographs, remove_photographs
     from retrieval.devices import choose_device
 
+    known = known_photographs(run)
+    ids = chosen_ids(known, run, photographs or (), landmarks or (), sys.stdin)
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
+
+
+@app.command("list", epilog="Example: landmarks list --photographs --run RUN | grep Tower")
+def list_run(
+    run: Run = DEMO_RUN,
+    photographs: Annotated[
+        bool, typer.Option("--photographs", help="List id,landmark,source of each photograph.")
+    ] = False,
+    landmarks: Annotated[
+        list[str] | None,
+        typer.Option("--landmark", help="List the photographs of this landmark (repeatable)."),
+    ] = None,
+) -> None:
+    """List a run's landmarks with their numbers of photographs, or its photographs, as CSV."""
+    from pipelines.gallery_changes import landmark_rows, photograph_rows, summary
+    from pipelines.index import known_photographs
+
+    known = known_photographs(run)
+    named = photographs or landmarks
+    rows = photograph_rows(known, landmarks or ()) if named else landmark_rows(known)
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+    sys.stdout.flush()
+    console.print(f"{run}: {summary(known)}", highlight=False)
 
 
 @app.command()
@@ -690,12 +743,27 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         ("gallery", f"{record['gallery']:,} photographs of {record['landmarks']:,} landmarks"),
         ("bank", f"{record['bank']:,} photographs of none"),
         ("failed", f"{record['failed']:,} photographs"),
+        *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
         ("seconds", json.dumps(record["timings"]).strip("{}").replace('"', "")),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
+
+
+def _lost(landmarks: list[str]) -> list[tuple[str, str]]:
+    """A line on the landmarks all of whose photographs failed: nothing is answered by those."""
+    if not landmarks:
+        return []
+    from retrieval.photographs.folders import listed
+
+    return [("landmarks lost", f"all photographs failed: {listed(landmarks, 20)}")]
+
+
+def _agreed(held: str) -> bool:
+    """Whether somebody at the terminal agrees that what a run holds is taken away."""
+    return sys.stdin.isatty() and typer.confirm(f"{held}. Replace it?", err=True)
 
 
 def _mistake(error: LandmarksError | OSError) -> str | None:

@@ -105,11 +105,14 @@ def load_data_set(
     return DataSet(folder, rows, bank, test, read_names(folder))
 
 
-def read_table(path: Path, *, say: Callable[[str], None] = log.warning) -> pd.DataFrame:
+def read_table(
+    path: Path, bank: bool = False, *, say: Callable[[str], None] = log.warning
+) -> pd.DataFrame:
     """Read and check an image table from a CSV, or from a folder with a folder a landmark.
 
     Args:
         path: of the CSV or folder.
+        bank: whether a folder none of whose photographs shows a landmark is meant so.
         say: told what was left out of a folder, a line each.
 
     Returns:
@@ -119,7 +122,13 @@ def read_table(path: Path, *, say: Callable[[str], None] = log.warning) -> pd.Da
         TableError: naming the file and the row.
     """
     if path.is_dir():
-        return _read_folder(path, say)
+        table = _read_folder(path, say)
+        if not bank and bool(table["landmark"].isna().all()):
+            raise TableError(
+                f"{path}: no photograph shows a landmark: put them into a folder for each; if they"
+                " are meant as photographs of no landmark, say so: --bank"
+            )
+        return table
     if not path.exists():
         raise TableError(f"{path}: no such file")
     frame = _without_unfetched(path, _read_csv(path))

@@ -1,0 +1,85 @@
+"""What a file that is no table looks like, for messages."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+HEAD: Final = 4096
+"""Bytes of a file's start that are looked at."""
+STARTS: Final = (
+    (b"\xff\xd8\xff", "a photograph (JPEG)"),
+    (b"\x89PNG\r\n", "a photograph (PNG)"),
+    (b"GIF8", "a photograph (GIF)"),
+    (b"II*\0", "a photograph (TIFF)"),
+    (b"MM\0*", "a photograph (TIFF)"),
+    (b"\0\0\0\x0cjP", "a photograph (JPEG 2000)"),
+    (b"%PDF", "a PDF"),
+    (b"%!PS", "PostScript"),
+    (b"{\\rtf", "a text document (RTF)"),
+    (b"\xd0\xcf\x11\xe0", "a workbook or document of old Microsoft Office"),
+    (b"PAR1", "a Parquet file"),
+    (b"ARROW1", "an Arrow file"),
+    (b"\x1f\x8b", "a gzip file in a gzip file"),
+    (b"BZh", "a bzip2 file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file"),
+    (b"7z\xbc\xaf", "a 7-Zip archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"\x80\x04\x95", "a pickle"),
+    (b"\x7fELF", "a program"),
+    (b"version https://git-lfs", "a Git LFS pointer, whose file was not downloaded"),
+    (b"\xff\xfe\0\0", "text encoded as UTF-32"),
+    (b"\0\0\xfe\xff", "text encoded as UTF-32"),
+)
+PORTABLE_MAP: Final = re.compile(rb"P[1-7Ff]\s+\d+\s+\d+\s")
+MARKUP: Final = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|svg|!--)", re.IGNORECASE)
+JSON: Final = re.compile(rb"\s*(\{\s*[\"}]|\[\s*[\[{\"\]])")
+
+
+def looks_like(head: bytes) -> str | None:
+    """What the first :data:`HEAD` bytes of a file are; ``None`` for text.
+
+    Text is what holds no zero bytes and hardly any control characters, or has a UTF-16 mark.
+    """
+    for start, name in STARTS:
+        if head.startswith(start):
+            return name
+    if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
+        return _of_zip(head)
+    if head[4:8] == b"ftyp":
+        return "a photograph or video (HEIC, AVIF or MP4)"
+    if head.startswith(b"RIFF"):
+        return "a photograph (WebP)" if head[8:12] == b"WEBP" else "a sound or video (RIFF)"
+    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
+        return "a photograph (BMP)"
+    if PORTABLE_MAP.match(head):
+        return "a photograph (PNM)"
+    if head[257:262] == b"ustar":
+        return "a tar archive"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return None
+    return _of_text(head.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _of_zip(head: bytes) -> str:
+    if b"xl/" in head or b"[Content_Types].xml" in head:
+        return "a workbook or document (XLSX, DOCX)"
+    if b"opendocument.spreadsheet" in head:
+        return "a workbook (ODS)"
+    return "a zip archive"
+
+
+def _of_text(head: bytes) -> str | None:
+    if MARKUP.match(head):
+        return "a web page or XML"
+    if JSON.match(head):
+        return "JSON"
+    zeros = head.count(0)
+    if zeros > len(head) // 4 and (not head[1::2].strip(b"\0") or not head[::2].strip(b"\0")):
+        return "text encoded as UTF-16 without its mark"
+    odd = sum(byte < 32 and byte not in b"\t\n\v\f\r\x1a\x1b\x1f\0" for byte in head)
+    return "a binary file" if odd > len(head) // 50 + 1 else None
