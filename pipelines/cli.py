@@ -224,7 +224,7 @@ def evaluate(
     ] = None,
     test: Test = None,
     data: Annotated[
-        Path | None, typer.Option(help="Data folder whose test.csv is measured.")
+        Path | None, typer.Option(help="Data folder whose test.csv, or test folder, is measured.")
     ] = None,
     out: Annotated[
         Path | None,

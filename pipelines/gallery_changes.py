@@ -89,7 +89,7 @@ def labels_named(known: Known, name: str) -> list[str]:
         return found
     named = [known.names[one] for one in labels if one in known.names]
     raise TableError(
-        f"no landmark {shown(name)!r} in the run{_nearest(wanted, [*labels, *named])}"
+        f"no landmark '{shown(name)}' in the run{_nearest(wanted, [*labels, *named])}"
         " (landmarks list tells all)"
     )
 
@@ -124,7 +124,7 @@ def chosen_ids(
         first = unknown[0]
         such = f" ({len(unknown):,} such)" if len(unknown) > 1 else ""
         raise TableError(
-            f"{shown(first)!r} is neither an id nor the path of a photograph in {run}{such}"
+            f"'{shown(first)}' is neither an id nor the path of a photograph in {run}{such}"
             f"{_nearest(first, known.table['id'])} (landmarks list --photographs tells all)"
         )
     for name in landmarks:

@@ -144,7 +144,12 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     with locked(run):
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
-        _refuse_added(run, table, added, _removed(run))
+        removed = _removed(run)
+        _refuse_added(run, table, added, removed)
+        if removed:
+            count = sum(map(len, removed.values()))
+            log.info("%s: what was taken out stays out of it: %d photographs (landmarks add brings"
+                     " them back)", run, count)  # fmt: skip
         if config.training is not None:
             train_network(config, data, run / TRAINING, device)
         describer, made_from, known = _fitted_describer(config, device, table, run)

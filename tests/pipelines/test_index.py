@@ -449,7 +449,7 @@ def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> Non
 
 
 def test_what_was_removed_comes_back(
-    built: dict[str, Path], run: Path, data: Path, more: pd.DataFrame
+    run: Path, data: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Photographs of the build into a part of their own, those of an addition into theirs."""
     add_photographs(run, more, "cpu")
@@ -462,7 +462,9 @@ def test_what_was_removed_comes_back(
         assert add_photographs(run, first, "cpu")["gallery"] == 31
     assert System.load(run, "cpu").rows["id"].tolist().count("m1v0") == 1
     # The build goes on with both, and nothing votes twice.
+    caplog.set_level(logging.INFO)
     assert build("hog", data, run)["gallery"] == 31
+    assert f"{run}: what was taken out stays out of it: 1 photographs" in caplog.text
     # Out and in, as often as you like.
     remove_photographs(run, ["m1v0"], "cpu")
     assert "m1v0" not in set(System.load(run, "cpu").rows["id"])
