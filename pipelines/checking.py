@@ -26,7 +26,13 @@ from retrieval.errors import PhotographError
 from retrieval.index.faiss_index import groups_within
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.folders import counted, listed, shown
-from retrieval.photographs.table import is_url, load_data_set, read_table, unknown_landmarks
+from retrieval.photographs.table import (
+    is_url,
+    labels_of,
+    load_data_set,
+    read_table,
+    unknown_landmarks,
+)
 
 Progress = Callable[[int, int], None]
 
@@ -223,12 +229,17 @@ def _repeated(
         f"repeated: {counted(len(exact), 'group')} of the same photographs,"
         f" {len(near):,} of nearly the same"
     ]
+    shown_as = [
+        f"{name} ({part}, row {row})" if row else name
+        for name, part, row in zip(rows["id"], rows["part"], rows["row"], strict=True)
+    ]
+    meant = list(zip(rows["part"], labels_of(rows), strict=True))
     for what, groups in (("the same", exact), ("nearly the same", near)):
-        told = [(_conflict(rows.iloc[group]), group) for group in groups]
+        told = [(_conflict([meant[place] for place in group]), group) for group in groups]
         told.sort(key=lambda one: not one[0])  # those that contradict each other first
         lines += _cut(
             (
-                f"{what}{conflict}: " + listed([_named(rows.iloc[one]) for one in group])
+                f"{what}{conflict}: " + listed([shown_as[place] for place in group])
                 for conflict, group in told
             ),
             most,
@@ -244,22 +255,18 @@ def _groups(numbers: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-def _conflict(rows: pd.DataFrame) -> str:
-    """What speaks against these being one photograph."""
-    landmarks = sorted(rows["landmark"].dropna().unique())
-    parts = list(dict.fromkeys(rows["part"]))
+def _conflict(meant: Sequence[tuple[str, str | None]]) -> str:
+    """What speaks against one photograph's being in these parts, under these landmarks."""
+    landmarks = sorted({landmark for _, landmark in meant if landmark is not None})
+    parts = list(dict.fromkeys(part for part, _ in meant))
     said = ""
     if len(landmarks) > 1:
         said += f", under {len(landmarks)} landmarks ({listed(landmarks)})"
-    if landmarks and rows["landmark"].isna().any():
+    if landmarks and any(landmark is None for _, landmark in meant):
         said += ", of a landmark and of none"
     if len(parts) > 1:
         said += f", in {' and '.join(parts)}"
     return said
-
-
-def _named(row: pd.Series) -> str:
-    return f"{row['id']} ({row['part']}, row {row['row']})" if row["row"] else str(row["id"])
 
 
 def _cut(lines: Iterable[str], most: int | None) -> list[str]:
