@@ -672,7 +672,8 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
     for table in tables:
         failed = table[table["status"] != OK]
         for _, row in failed.head(10).iterrows():
-            log.warning("row %d, %s: %s", row["row"], row["source"], row["reason"])
+            place = f"row {row['row']}, " if row["row"] else ""  # folders have no rows
+            log.warning("%s%s: %s", place, row["source"], row["reason"])
         if len(failed) > 10:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 
