@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 from retrieval.errors import TableError
 from retrieval.photographs.file_kinds import HEAD, looks_like
+from retrieval.photographs.labels import SHOWN, shown
 
 DELIMITERS: Final = ",;\t|"
 NO_DELIMITER: Final = "\x1f"
@@ -103,7 +104,7 @@ class DelimitedTable:
             for column in unnamed:
                 if column < count and cells[column].strip():
                     raise TableError(
-                        f"{self.path}, row {row}: the cell {cells[column][:80]!r} stands under no"
+                        f"{self.path}, row {row}: the cell {shown(cells[column])} stands under no"
                         f" column name ({listing(self.header)}): name the column, or put quotes"
                         f" around a cell with {DELIMITER_NAMES[self.delimiter]} in it"
                     )
@@ -200,8 +201,8 @@ def first_line(path: Path, comments: bool) -> tuple[str, str, int]:
             delimiter = told[1]
             if delimiter not in DELIMITERS:
                 raise TableError(
-                    f"{path}, row {number + 1}: sep={delimiter} is none of comma, semicolon, tab"
-                    " and bar"
+                    f"{path}, row {number + 1}: sep={shown(delimiter)} is none of comma, semicolon,"
+                    " tab and bar"
                 )
         elif line.strip() and not (comments and line.lstrip().startswith("#")):
             return line, delimiter, number
@@ -215,9 +216,13 @@ def split_header(line: str, known: Callable[[str], bool]) -> list[str]:
 
 def listing(names: Sequence[str]) -> str:
     """Names of columns for a message, the first of them where there are many."""
-    shown = ",".join(names[:SHOWN_COLUMNS])
+    first = [name if _is_plain(name) else shown(name) for name in names[:SHOWN_COLUMNS]]
     more = len(names) - SHOWN_COLUMNS
-    return f"{shown} and {more:,} more" if more > 0 else shown
+    return ",".join(first) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _is_plain(name: str) -> bool:
+    return name.isprintable() and len(name) <= SHOWN
 
 
 @contextmanager
@@ -248,6 +253,8 @@ def _bytes_of(path: Path) -> io.BufferedReader:
         raise TableError(f"{path}: no such file")
     if not path.is_file():
         raise TableError(f"{path}: a pipe or a device: a table or a list is a regular file")
+    if not path.stat().st_size:  # reading such a file below /proc may never end
+        raise TableError(f"{path}: empty file: no header, no rows")
     try:
         return path.open("rb")
     except OSError as error:
@@ -361,7 +368,8 @@ def _check_header(path: Path, row: int, header: Sequence[str]) -> None:
     twice = next((name for name in header if many[name.lower()] > 1), None)
     if twice is not None:
         raise TableError(
-            f"{path}, row {row}: the column {twice} stands twice ({listing(header)}): rename one"
+            f"{path}, row {row}: the column {listing([twice])} stands twice"
+            f" ({listing(header)}): rename one"
         )
 
 
@@ -409,10 +417,10 @@ def _texts(path: Path, name: str, column: Any) -> list[str]:
         column = pc.fill_null(column.cast(pa.large_string()), "")
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         raise TableError(
-            f"{path}, column {name}: holds {kind}, where text or whole numbers are read"
+            f"{path}, column {listing([name])}: holds {kind}, where text or whole numbers are read"
         ) from None
     if pc.any(pc.match_substring(column, "\0")).as_py():
-        raise TableError(f"{path}, column {name}: a zero byte in a text")
+        raise TableError(f"{path}, column {listing([name])}: a zero byte in a text")
     return list(column.to_pylist())
 
 

@@ -22,6 +22,8 @@ MEANT_AS_NONE: Final = frozenset(
 """What programs write where there is nothing, and people where there is no landmark."""
 BETWEEN: Final = re.compile(r"[\s_-]+")
 MINUS_ONE: Final = re.compile(r"[-−–]1(\.0*)?")
+SHOWN: Final = 60
+"""Characters of a cell in a message."""
 WITHOUT_NAME: Final = frozenset("Pc Pd Ps Pe Pi Pf Po Sm Sk Zs Zl Zp Cc Cf".split())
 """Unicode's categories of punctuation, signs and blanks."""
 
@@ -44,13 +46,20 @@ def landmark_label(text: str) -> str | None:
     name = "".join(one for one in bare if unicodedata.category(one) not in WITHOUT_NAME).casefold()
     if not name or name in MEANT_AS_NONE | NO_LANDMARK or MINUS_ONE.fullmatch(bare):
         raise TableError(
-            f"the landmark {bare!r} seems to say that there is none: write none, or leave the cell"
-            " empty; a landmark that is really called so needs another id (its name goes into"
-            " landmarks.csv)"
+            f"the landmark {shown(bare)} seems to say that there is none: write none, or leave"
+            " the cell empty; a landmark that is really called so needs another id (its name goes"
+            " into landmarks.csv)"
         )
     if bare != label:
-        raise TableError(f"a blank stands before or behind the landmark {label!r}: take it out")
+        raise TableError(
+            f"a blank stands before or behind the landmark {shown(label)}: take it out"
+        )
     return label
+
+
+def shown(text: str) -> str:
+    """A text for a message of one line: quoted, and its start alone where it is long."""
+    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
 
 
 def looks(text: str) -> str:
