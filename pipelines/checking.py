@@ -25,7 +25,7 @@ from retrieval.devices import cores
 from retrieval.errors import PhotographError
 from retrieval.index.faiss_index import groups_within
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.folders import counted, listed, shown
+from retrieval.photographs.folders import counted, escaped, listed
 from retrieval.photographs.table import (
     is_url,
     labels_of,
@@ -95,7 +95,7 @@ def check_data_set(
     """
     notes: list[str] = []
     if path.is_file():
-        parts = {path.name: read_table(path, say=notes.append)}
+        parts = {path.name: read_table(path, bank=True, say=notes.append)}
     else:
         data = load_data_set(path, say=notes.append)
         parts = {"gallery": data.gallery, "bank": data.bank}
@@ -199,7 +199,7 @@ def _broken(rows: pd.DataFrame, reasons: Sequence[str]) -> Iterator[str]:
     for place in (place for place, reason in enumerate(reasons) if reason):
         row = rows.iloc[place]
         where = f"{row['part']}, row {row['row']}" if row["row"] else row["part"]
-        yield f"broken: {where}, {shown(row['source'])}: {reasons[place]}"
+        yield f"broken: {where}, {escaped(row['source'])}: {reasons[place]}"
 
 
 def _without_photographs(rows: pd.DataFrame, good: NDArray[np.bool_]) -> Iterator[str]:

@@ -21,7 +21,7 @@ import pandas as pd
 from retrieval.classifiers.rejection import Rejection
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.delimited import DelimitedTable, is_parquet, lines, open_table
-from retrieval.photographs.folders import counted, listed, shown
+from retrieval.photographs.folders import counted, escaped, listed
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def labels_named(known: Known, name: str) -> list[str]:
         return found
     named = [known.names[one] for one in labels if one in known.names]
     raise TableError(
-        f"no landmark '{shown(name)}' in the run{_nearest(wanted, [*labels, *named])}"
+        f"no landmark '{escaped(name)}' in the run{_nearest(wanted, [*labels, *named])}"
         " (landmarks list tells all)"
     )
 
@@ -124,7 +124,7 @@ def chosen_ids(
         first = unknown[0]
         such = f" ({len(unknown):,} such)" if len(unknown) > 1 else ""
         raise TableError(
-            f"'{shown(first)}' is neither an id nor the path of a photograph in {run}{such}"
+            f"'{escaped(first)}' is neither an id nor the path of a photograph in {run}{such}"
             f"{_nearest(first, known.table['id'])} (landmarks list --photographs tells all)"
         )
     for name in landmarks:
@@ -303,7 +303,7 @@ def _nearest(word: str, among: Iterable[str]) -> str:
                  or one[-4:].casefold() == folded[-4:]][:COMPARED]  # fmt: skip
     close = get_close_matches(word, names, NEAREST, cutoff=0.5)
     found = list(dict.fromkeys([*close, *near]))[:NEAREST]
-    return f"; nearest: {', '.join(map(shown, found))}" if found else ""
+    return f"; nearest: {', '.join(map(escaped, found))}" if found else ""
 
 
 def summary(known: Known) -> str:

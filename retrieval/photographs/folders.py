@@ -92,7 +92,7 @@ def scan_folder(folder: Path) -> FolderScan:
         if others:
             raise TableError(_between(folder, splits[0], others[0]))
         raise TableError(
-            f"{folder} holds parts of a data set ({', '.join(map(shown, splits))}): give one of"
+            f"{folder} holds parts of a data set ({', '.join(map(escaped, splits))}): give one of"
             f" them, such as {folder / splits[0]}"
         )
     return _scan(walk, [(name, name) for name in names], f"{folder}: no photographs in folders"
@@ -126,7 +126,7 @@ def scan_data_set(folder: Path) -> tuple[FolderScan, FolderScan | None]:
     validation = _one_of(folder, splits, VALIDATION_SPLITS)
     if gallery is None:
         raise TableError(
-            f"{folder} holds {', '.join(map(shown, splits))} and no gallery: expected"
+            f"{folder} holds {', '.join(map(escaped, splits))} and no gallery: expected"
             " train/LANDMARK/PHOTOGRAPH.jpg (or index, gallery) beside it"
         )
     unused = validation if test is not None else None
@@ -136,12 +136,12 @@ def scan_data_set(folder: Path) -> tuple[FolderScan, FolderScan | None]:
     beside.folders("")
     scan.notes.extend(beside.notes())
     if unused is not None:
-        scan.notes.append(f"{shown(unused)}/ is left out: {shown(test or '')}/ is the test")
+        scan.notes.append(f"{escaped(unused)}/ is left out: {escaped(test or '')}/ is the test")
     asked = test or validation
     return scan, None if asked is None else _scan_split(folder, asked, [])
 
 
-def shown(name: str) -> str:
+def escaped(name: str) -> str:
     """A name of a file for a message: bytes that are not UTF-8, and what has no shape, escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(
@@ -157,7 +157,7 @@ def is_litter(name: str) -> bool:
 def listed(names: Sequence[str], many: int = NAMED) -> str:
     """The first of some names, and how many more there are."""
     more = f" and {len(names) - many:,} more" if len(names) > many else ""
-    return ", ".join(map(shown, names[:many])) + more
+    return ", ".join(map(escaped, names[:many])) + more
 
 
 def counted(number: int, what: str) -> str:
@@ -219,7 +219,7 @@ class _Walk:
                 entries = sorted(found, key=lambda one: one.name)
         except OSError as error:
             raise TableError(
-                f"{shown(str(place))}: the folder cannot be read ({error.strerror})"
+                f"{escaped(str(place))}: the folder cannot be read ({error.strerror})"
             ) from None
         return [one for one in entries if self._is_there(one, _joined(below, one.name))]
 
@@ -250,13 +250,13 @@ class _Walk:
         notes = []
         if self.endings:
             kinds = [
-                f"{shown(ending) or 'no ending'} {many:,}"
+                f"{escaped(ending) or 'no ending'} {many:,}"
                 for ending, many in self.endings.most_common()
             ]
             left_out = counted(self.endings.total(), "file")
             notes.append(f"{left_out} left out, no photograph by the ending: {_some(kinds)}")
         if self.litter:
-            kinds = [f"{shown(name)} {many:,}" for name, many in self.litter.most_common()]
+            kinds = [f"{escaped(name)} {many:,}" for name, many in self.litter.most_common()]
             skipped = counted(self.litter.total(), "hidden or system name")
             notes.append(f"{skipped} skipped: {_some(kinds)}")
         for paths, what, why in (
@@ -312,7 +312,7 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
         landmarks += [label] * len(found)
     if unreadable:
         raise TableError(
-            f"{shown(str(walk.root / first_unreadable))}: the name is not UTF-8"
+            f"{escaped(str(walk.root / first_unreadable))}: the name is not UTF-8"
             f" ({counted(unreadable, 'photograph')} with such names): rename it (convmv does many)"
         )
     notes = walk.notes()
@@ -325,7 +325,7 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
         )
     notes += _inner(paths, [place for place, _ in classes])
     notes += [
-        f"{' and '.join(map(shown, places))} are one landmark, {label}: the same letters, composed"
+        f"{' and '.join(map(escaped, places))} are one landmark, {label}: the same letters, composed"
         " differently"
         for label, places in written.items()
         if len(places) > 1
@@ -366,7 +366,7 @@ def _one_of(folder: Path, splits: Sequence[str], names: frozenset[str]) -> str |
     found = [name for name in splits if name.casefold() in names]
     if len(found) > 1:
         raise TableError(
-            f"{folder} holds both {shown(found[0])} and {shown(found[1])}: it is not plain which is"
+            f"{folder} holds both {escaped(found[0])} and {escaped(found[1])}: it is not plain which is"
             " meant; leave one of them in, or list them in index.csv and test.csv"
         )
     return found[0] if found else None
@@ -374,8 +374,8 @@ def _one_of(folder: Path, splits: Sequence[str], names: frozenset[str]) -> str |
 
 def _between(folder: Path, split: str, landmark: str) -> str:
     return (
-        f"{folder / shown(split)} is named as a part of a data set, but stands beside landmarks'"
-        f" folders ({shown(landmark)}): put those into {folder / 'train'}, or rename it"
+        f"{folder / escaped(split)} is named as a part of a data set, but stands beside landmarks'"
+        f" folders ({escaped(landmark)}): put those into {folder / 'train'}, or rename it"
     )
 
 
@@ -401,12 +401,12 @@ def _refuse_collection(scan: FolderScan) -> None:
     deeper = {parts[0] for parts in below if len(parts) > 1}
     if len(deeper) > 1 and all(len(parts) > 1 for parts in below):
         raise TableError(
-            f"{scan.folder} holds one folder alone, {shown(top)}, and in it folders"
+            f"{scan.folder} holds one folder alone, {escaped(top)}, and in it folders"
             f" ({listed(sorted(deeper), 2)}): if those are the landmarks, give {scan.folder / top}"
         )
     if top.casefold() in COLLECTIONS:
         raise TableError(
-            f"{scan.folder} holds one folder alone, {shown(top)}, which is no landmark's name:"
+            f"{scan.folder} holds one folder alone, {escaped(top)}, which is no landmark's name:"
             " expected index.csv beside it (or --gallery), or a folder for each landmark"
         )
 
@@ -422,7 +422,7 @@ def _refuse_nested_ids(root: Path, paths: Iterable[str]) -> None:
 
 def _refuse_name(folder: Path) -> None:
     if not _is_text(str(folder)):
-        raise TableError(f"{shown(str(folder))}: the name is not UTF-8: rename it")
+        raise TableError(f"{escaped(str(folder))}: the name is not UTF-8: rename it")
 
 
 def _is_text(name: str) -> bool:

@@ -179,7 +179,7 @@ def test_urls_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     write_photograph(tmp_path / "A/1.jpg", picture(1))
     table = checking.read_table(tmp_path)
     table.loc[0, "source"] = "http://photos.example/1.jpg"
-    monkeypatch.setattr(checking, "read_table", lambda path, say: table)
+    monkeypatch.setattr(checking, "read_table", lambda path, bank, say: table)
     path = tmp_path / "t.csv"
     path.write_text("")
     check = check_data_set(path)

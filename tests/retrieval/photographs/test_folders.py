@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from retrieval.errors import TableError
-from retrieval.photographs.folders import find_test, scan_folder, shown
+from retrieval.photographs.folders import escaped, find_test, scan_folder
 from retrieval.photographs.table import load_data_set, read_table
 from tests.photographs import blank, write_csv, write_photograph
 
@@ -286,6 +286,6 @@ def test_what_nobody_may_read_is_named(tmp_path: Path, monkeypatch: pytest.Monke
         read_table(tmp_path)
 
 
-def test_shown_escapes_what_has_no_shape() -> None:
-    assert shown("Café 東京/1.jpg") == "Café 東京/1.jpg"
-    assert shown("a\nb\x1b[31m" + os.fsdecode(b"\xe9")) == "a\\nb\\x1b[31m\\xe9"
+def test_what_has_no_shape_is_escaped() -> None:
+    assert escaped("Café 東京/1.jpg") == "Café 東京/1.jpg"
+    assert escaped("a\nb\x1b[31m" + os.fsdecode(b"\xe9")) == "a\\nb\\x1b[31m\\xe9"
