@@ -325,8 +325,8 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
         )
     notes += _inner(paths, [place for place, _ in classes])
     notes += [
-        f"{' and '.join(map(escaped, places))} are one landmark, {label}: the same letters, composed"
-        " differently"
+        f"{' and '.join(map(escaped, places))} are one landmark, {label}: the same letters,"
+        " composed differently"
         for label, places in written.items()
         if len(places) > 1
     ]
@@ -366,8 +366,8 @@ def _one_of(folder: Path, splits: Sequence[str], names: frozenset[str]) -> str |
     found = [name for name in splits if name.casefold() in names]
     if len(found) > 1:
         raise TableError(
-            f"{folder} holds both {escaped(found[0])} and {escaped(found[1])}: it is not plain which is"
-            " meant; leave one of them in, or list them in index.csv and test.csv"
+            f"{folder} holds both {escaped(found[0])} and {escaped(found[1])}: it is not plain"
+            " which is meant; leave one of them in, or list them in index.csv and test.csv"
         )
     return found[0] if found else None
 
