@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -111,7 +113,7 @@ def demo(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(epilog="Example: landmarks index --data photos --run data/runs/mine")
 def index(
     config: Annotated[
         str, typer.Option(help="A system by name (see `landmarks config`), or a YAML file.")
@@ -139,10 +141,15 @@ def index(
         list[str] | None,
         typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Take away another system's or other data's run first."),
+    ] = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
     from pipelines.config import load_config
     from pipelines.index import build_run
+    from pipelines.replacing import begin_build
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
@@ -150,7 +157,9 @@ def index(
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
     system = load_config(config, [*points, *(settings or ())]).with_weights(weights)
     folder = run or Path("data/runs") / system.name
-    record = build_run(system, load_data_set(data, gallery), folder, choose_device(device))
+    photographs, on = load_data_set(data, gallery), choose_device(device)
+    begin_build(folder, system, photographs, gallery, on, replace, _agreed)
+    record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
 
 
@@ -215,7 +224,7 @@ def evaluate(
     ] = None,
     test: Test = None,
     data: Annotated[
-        Path | None, typer.Option(help="Data folder whose test.csv is measured.")
+        Path | None, typer.Option(help="Data folder whose test.csv, or test folder, is measured.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -367,34 +376,79 @@ def vote(
     console.print(str(vote_csvs(csvs, out)), highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks add more.csv --run data/runs/mine")
 def add(
     table: Annotated[
-        Path, typer.Argument(help="CSV or folder of labelled photographs; unlabelled: the bank.")
+        Path,
+        typer.Argument(help="CSV, or folder with a folder per landmark, of labelled photographs."),
     ],
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    bank: Annotated[
+        bool, typer.Option("--bank", help="None of the photographs shows a landmark.")
+    ] = False,
 ) -> None:
-    """Add photographs to a built run, without describing the rest again."""
+    """Add photographs to a built run, without describing the rest again.
+
+    What was taken out before may come back. A folder's photographs are named by their paths in it;
+    where the run holds such ids already, for other photographs, the folder's name goes before them.
+    """
     from pipelines.index import add_photographs
     from retrieval.devices import choose_device
     from retrieval.photographs.table import read_table
 
-    _say_built(run, add_photographs(run, read_table(table), choose_device(device), weights))
+    photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
+    _say_built(run, add_photographs(run, photographs, choose_device(device), weights, folder))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks remove --landmark 'Old Bridge' --run data/runs/mine")
 def remove(
-    ids: Annotated[list[str], typer.Argument(help="Ids of photographs in the run.")],
+    photographs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Ids, paths or folders of photographs; or a file (- for standard input) that lists"
+            " ids or paths, one a line or in its column id or path."
+        ),
+    ] = None,
+    landmarks: Annotated[
+        list[str] | None,
+        typer.Option("--landmark", help="All photographs of a landmark, by id or readable name."),
+    ] = None,
     run: Run = DEMO_RUN,
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
-    from pipelines.index import remove_photographs
+    from pipelines.gallery_changes import chosen_ids
+    from pipelines.index import known_photographs, remove_photographs
     from retrieval.devices import choose_device
 
+    known = known_photographs(run)
+    ids = chosen_ids(known, run, photographs or (), landmarks or (), sys.stdin)
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
+
+
+@app.command("list", epilog="Example: landmarks list --photographs --run RUN | grep Tower")
+def list_run(
+    run: Run = DEMO_RUN,
+    photographs: Annotated[
+        bool, typer.Option("--photographs", help="List id,landmark,source of each photograph.")
+    ] = False,
+    landmarks: Annotated[
+        list[str] | None,
+        typer.Option("--landmark", help="List the photographs of this landmark (repeatable)."),
+    ] = None,
+) -> None:
+    """List a run's landmarks with their numbers of photographs, or its photographs, as CSV."""
+    from pipelines.gallery_changes import landmark_rows, photograph_rows, summary
+    from pipelines.index import known_photographs
+
+    known = known_photographs(run)
+    named = photographs or landmarks
+    rows = photograph_rows(known, landmarks or ()) if named else landmark_rows(known)
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+    sys.stdout.flush()
+    console.print(f"{run}: {summary(known)}", highlight=False)
 
 
 @app.command()
@@ -568,15 +622,29 @@ def data_demo(
     make_photographs(out, seed)
 
 
-@data_app.command("check")
+@data_app.command("check", epilog="Example: landmarks data check photos")
 def data_check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Open no photograph.")] = False,
+    tell_all: Annotated[
+        bool, typer.Option("--all", help="Tell every finding, not twenty of a kind.")
+    ] = False,
 ) -> None:
-    """Read a data set's tables and say what is in them, or which row is wrong."""
-    from pipelines.data import describe_data_set
+    """Look a data set over: what is in it, what is left out, broken, or there twice.
 
-    for line in describe_data_set(data):
+    Exit code 0 with warnings, 2 where nothing can be built of it.
+    """
+    from pipelines.checking import check_data_set
+
+    with ExitStack() as stack:
+        found = check_data_set(
+            data, quick=quick, tell_all=tell_all,
+            progress=lambda total: stack.enter_context(progress_bar("opening", total)),
+        )  # fmt: skip
+    for line in found.lines:
         typer.echo(line)
+    if not found.usable:
+        raise TableError(f"{data}: none of its photographs can be opened, so nothing can be built")
 
 
 @data_app.command("fetch")
@@ -657,10 +725,14 @@ def _fetch_config(**values: Any) -> FetchConfig:
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
     if test is not None:
         return test
+    from retrieval.photographs.folders import find_test
+
     folder = data or Path(record["data"])
     path = folder / "test.csv"
+    if not path.exists() and folder.is_dir():
+        path = find_test(folder) or path
     if not path.exists():
-        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv")
+        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv, or a folder")
     return path
 
 
@@ -671,12 +743,27 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         ("gallery", f"{record['gallery']:,} photographs of {record['landmarks']:,} landmarks"),
         ("bank", f"{record['bank']:,} photographs of none"),
         ("failed", f"{record['failed']:,} photographs"),
+        *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
         ("seconds", json.dumps(record["timings"]).strip("{}").replace('"', "")),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
+
+
+def _lost(landmarks: list[str]) -> list[tuple[str, str]]:
+    """A line on the landmarks all of whose photographs failed: nothing is answered by those."""
+    if not landmarks:
+        return []
+    from retrieval.photographs.folders import listed
+
+    return [("landmarks lost", f"all photographs failed: {listed(landmarks, 20)}")]
+
+
+def _agreed(held: str) -> bool:
+    """Whether somebody at the terminal agrees that what a run holds is taken away."""
+    return sys.stdin.isatty() and typer.confirm(f"{held}. Replace it?", err=True)
 
 
 def _mistake(error: Exception) -> str | None:

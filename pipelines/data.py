@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pandas as pd
-
 from pipelines.classify import limits
 from pipelines.journal import Item, Journal, ahead, chunks
 from pipelines.rows import digest
@@ -37,13 +35,7 @@ from retrieval.index.store import OK, read_json, write_json
 from retrieval.photographs.decoding import MAX_PIXELS, decode
 from retrieval.photographs.delimited import listing, open_table
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
-from retrieval.photographs.table import (
-    fetched_name,
-    load_data_set,
-    nested_path,
-    read_table,
-    unknown_landmarks,
-)
+from retrieval.photographs.table import fetched_name, nested_path
 
 log = logging.getLogger(__name__)
 
@@ -243,37 +235,6 @@ def download_gldv2(
         place.tables(fetcher)
     count = sum(many for shard, many in known.items() if shard in wanted)
     return Gldv2Summary(out / split, len(wanted), count, len(wanted) - len(todo))
-
-
-def describe_data_set(path: Path) -> list[str]:
-    """What is in a data folder, or in a single table, a line each.
-
-    Raises:
-        TableError: naming the first row that is wrong.
-    """
-    if path.is_file():
-        return [_describe_table(path.name, read_table(path, bank=True))]
-    data = load_data_set(path)
-    lines = [_describe_table("gallery", data.gallery), _describe_table("bank", data.bank)]
-    if data.test is not None:
-        lines.append(_describe_table("test", data.test))
-        landmarks = set(data.gallery["landmark"])
-        for _, row in unknown_landmarks(data.test, landmarks).iterrows():
-            lines.append(
-                f"test, row {row['row']}: the gallery has no photograph of {row['landmark']!r}, so"
-                f" {row['id']!r} cannot be answered right"
-            )
-    return lines
-
-
-def _describe_table(name: str, table: pd.DataFrame) -> str:
-    labelled = table["landmark"].dropna()
-    counts = labelled.value_counts()
-    spread = f", {counts.min():,} to {counts.max():,} photographs each" if len(counts) else ""
-    return (
-        f"{name}: {len(table):,} photographs, {len(labelled):,} of {len(counts):,}"
-        f" landmarks{spread}, {len(table) - len(labelled):,} of none"
-    )
 
 
 def parse_shards(text: str, split: str) -> list[int]:

@@ -186,6 +186,8 @@ def write_evaluation(
     write_json(out / "metrics.json", figures)
     atomic_write(out / "predictions.csv", predictions_csv(measured))
     atomic_write(out / "per_landmark.csv", _csv(per_landmark(measured)))
+    if not (out / "submission.csv").exists():  # said once, and not at each evaluation
+        _warn_of_spaces(measured.landmarks)
     atomic_write(out / "submission.csv", submission_csv(measured))
     atomic_write(out / "report.html", render(measured, read, shown=shown))
     return figures
@@ -338,13 +340,6 @@ def submission_csv(measured: Measured) -> bytes:
     takes the confidence for the ranking alone.
     """
     result = measured.answering
-    spaced = [landmark for landmark in measured.landmarks if len(landmark.split()) != 1]
-    if spaced:
-        log.warning(
-            "landmark id %r holds a space: readers of submission.csv that expect exactly"
-            " '<landmark> <score>' will refuse its rows",
-            spaced[0],
-        )
     cells = [
         f"{measured.landmarks[code]} {_number(confidence)}"
         if code >= 0 and _number(confidence)
@@ -352,6 +347,16 @@ def submission_csv(measured: Measured) -> bytes:
         for code, confidence in zip(result.best.tolist(), result.confidence, strict=True)
     ]
     return _csv({"id": measured.ids, "landmarks": cells})
+
+
+def _warn_of_spaces(landmarks: Sequence[str]) -> None:
+    spaced = next((one for one in landmarks if len(one.split()) != 1), None)
+    if spaced is not None:
+        log.warning(
+            "landmark id %r holds a space: readers of submission.csv that expect exactly"
+            " '<landmark> <score>' will refuse its rows",
+            spaced,
+        )
 
 
 def evaluate_run(

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.gallery_changes import Known, answering, same_rows, say_changes, under_own_ids
 from pipelines.locking import locked
 from pipelines.progress import progress_bar
 from pipelines.train import train_network
@@ -144,7 +145,12 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     with locked(run):
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
-        _refuse_added(run, table, added)
+        removed = _removed(run)
+        _refuse_added(run, table, added, removed)
+        if removed:
+            count = sum(map(len, removed.values()))
+            log.info("%s: what was taken out stays out of it: %d photographs (landmarks add brings"
+                     " them back)", run, count)  # fmt: skip
         if config.training is not None:
             train_network(config, data, run / TRAINING, device)
         describer, made_from, known = _fitted_describer(config, device, table, run)
@@ -161,12 +167,24 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
 
 
 def add_photographs(
-    run: Path, table: pd.DataFrame, device: str, weights: Path | None = None
+    run: Path,
+    table: pd.DataFrame,
+    device: str,
+    weights: Path | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Describe further labelled photographs (or bank photographs, without a label) into a run.
 
     Nothing that is in the run is described again; the very table that was added before goes on
-    where that was cut short.
+    where that was cut short. What was taken out of the run may come back.
+
+    Args:
+        run: the run's folder.
+        table: the photographs.
+        device: ``cpu`` or ``cuda``.
+        weights: where networks find theirs.
+        folder: that the photographs were found in, if their ids are the paths below it: those are
+            made unique then.
 
     Raises:
         TableError: an id is in the run already.
@@ -174,30 +192,38 @@ def add_photographs(
     record, config = read_run(run)
     with locked(run):
         rows = {name: _read_rows(run, name) for name in _part_names(run)}
-        name = next((old for old in list(rows)[1:] if _same_rows(rows[old], table)),
+        removed = _removed(run)
+        present = _present(rows, removed)
+        if folder is not None:
+            table = under_own_ids(table, folder, dict(list(rows.items())[1:]), present)
+        name = next((old for old in list(rows)[1:] if same_rows(rows[old], table)),
                     f"{max(map(int, rows)) + 1:03d}")  # fmt: skip
-        present = {one for old in rows if old != name for one in rows[old]["id"]}
-        removed = set(_removed(run))
-        twice = table[table["id"].isin(present - removed)]
+        twice = table[table["id"].isin(present.loc[present["part"] != name, "id"])]
         if len(twice):
             row = twice.iloc[0]
-            raise TableError(f"row {row['row']}: id {row['id']!r} is in {run} already")
-        again = sorted(removed & set(table["id"]))
-        if again:
+            place = f"row {row['row']}: " if row["row"] else ""
             raise TableError(
-                f"id {again[0]!r} was taken out of {run} and cannot come back under the same id"
+                f"{place}id {row['id']!r} is in {run} already ({len(twice)} such ids): leave them"
+                " out, or take those out of the run first (landmarks remove)"
             )
+        before = answering(run, record)
         located = config.with_weights(weights)
         describer = _load_describer(located, device, run)
         _require_same_extractor(run, record, describer)
         made_from = record["describer"]
+        if removed.pop(name, None):
+            _note_removed(run, removed)
         parts = [
             _open_part(run, old)
             if old != name
             else _describe_part(run, name, table, describer, made_from)
             for old in sorted({*rows, name}, key=int)
         ]
-        return _finish(config, made_from, _data_of(record), parts, run, device, describer.companion)
+        after = _finish(
+            config, made_from, _data_of(record), parts, run, device, describer.companion
+        )
+        say_changes(before, answering(run, after))
+        return after
 
 
 def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, Any]:
@@ -209,19 +235,45 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
     record, config = read_run(run)
     with locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
+        before = answering(run, record)
         removed = _removed(run)
-        present = {name for part in parts for name in part.table["id"]}
-        unknown = [name for name in ids if name not in present]
+        known = {part.name: set(part.table["id"]) for part in parts}
+        unknown = [name for name in ids if not any(name in there for there in known.values())]
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
-        gone = {*removed, *ids}
-        if not any(_gallery_rows(part, gone).any() for part in parts):
+        gone = {
+            name: sorted(there.intersection([*removed.get(name, ()), *ids]))
+            for name, there in known.items()
+        }
+        if not any(_gallery_rows(part, gone[part.name]).any() for part in parts):
             raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
-        write_json(run / "descriptors" / REMOVED, sorted(gone))
+        _note_removed(run, gone)
         companion = companion_of(config, device)
         if companion is not None:
             companion = companion.restored(run)
-        return _finish(config, record["describer"], _data_of(record), parts, run, device, companion)
+        after = _finish(
+            config, record["describer"], _data_of(record), parts, run, device, companion
+        )
+        say_changes(before, answering(run, after))
+        return after
+
+
+def known_photographs(run: Path) -> Known:
+    """The photographs of a run that is built, and what became of each.
+
+    Raises:
+        RunError: there is no such run, or it is not finished.
+    """
+    record, _ = read_run(run)
+    if not record.get("finished"):
+        raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
+    removed = _removed(run)
+    tables = []
+    for part in (_open_part(run, name) for name in _part_names(run)):
+        table = with_status(part.table, part.store)
+        table.loc[table["id"].isin(removed.get(part.name, [])), "status"] = "removed"
+        tables.append(table)
+    return Known(pd.concat(tables, ignore_index=True), record["names"])
 
 
 def _fitted_describer(
@@ -400,13 +452,21 @@ def _open_part(run: Path, name: str) -> Part:
     )
 
 
-def _refuse_added(run: Path, table: pd.DataFrame, added: Mapping[str, pd.DataFrame]) -> None:
+def _refuse_added(
+    run: Path,
+    table: pd.DataFrame,
+    added: Mapping[str, pd.DataFrame],
+    removed: Mapping[str, Sequence[str]],
+) -> None:
     """Refuse a build of photographs that were added to the run: each would vote twice."""
-    twice = table[table["id"].isin({one for rows in added.values() for one in rows["id"]})]
+    # Those that were taken out of the build do not vote in it, and may have come back.
+    twice = table[table["id"].isin(_present(added, removed)["id"])
+                  & ~table["id"].isin(removed.get(FIRST, []))]  # fmt: skip
     if len(twice):
         row = twice.iloc[0]
+        place = f"row {row['row']}: " if row["row"] else ""
         raise TableError(
-            f"row {row['row']}: id {row['id']!r} was added to {run} before ({len(twice)} such ids):"
+            f"{place}id {row['id']!r} was added to {run} before ({len(twice)} such ids):"
             " take them out of the data, or build into another folder (--run)"
         )
 
@@ -416,19 +476,33 @@ def _read_rows(run: Path, name: str) -> pd.DataFrame:
     return frame.astype({"id": STRING, "source": STRING, "landmark": STRING})
 
 
-def _same_rows(known: pd.DataFrame, table: pd.DataFrame) -> bool:
-    columns = ["id", "source", "landmark"]
-    return known[columns].equals(table[columns].reset_index(drop=True))
-
-
 def _part_names(run: Path) -> list[str]:
     names = (path.parent.name for path in (run / "descriptors").glob(f"*/{PART_ROWS}"))
     return sorted(names, key=int)
 
 
-def _removed(run: Path) -> list[str]:
+def _removed(run: Path) -> dict[str, list[str]]:
+    """The ids that were taken out, by the part that they had come in."""
     path = run / "descriptors" / REMOVED
-    return list(read_json(path)) if path.exists() else []
+    noted = read_json(path) if path.exists() else {}
+    if isinstance(noted, list):  # of the version in which none came back, so they are of any part
+        of = {name: set(_read_rows(run, name)["id"]) for name in _part_names(run)}
+        noted = {name: sorted(there.intersection(noted)) for name, there in of.items()}
+    return {name: ids for name, ids in noted.items() if ids}
+
+
+def _note_removed(run: Path, removed: Mapping[str, Sequence[str]]) -> None:
+    write_json(run / "descriptors" / REMOVED, {name: ids for name, ids in removed.items() if ids})
+
+
+def _present(
+    rows: Mapping[str, pd.DataFrame], removed: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """The rows of parts that were not taken out, and the ``part`` of each."""
+    tables = [
+        one[~one["id"].isin(removed.get(name, []))].assign(part=name) for name, one in rows.items()
+    ]
+    return pd.concat(tables) if tables else pd.DataFrame({"id": [], "part": []})
 
 
 def _finish(
@@ -455,7 +529,7 @@ def _finish(
         ),
         "describer": dict(describer),
         "descriptors": [part.store.digest for part in parts],
-        "removed": _removed(run),
+        "removed": _removed(run) or [],
         "names": data.names,
     }
     mark = fingerprint(recipe)
@@ -476,7 +550,7 @@ def _finish(
     }
     # From here until run.json is written again the run is not whole, and says so.
     write_json(run / RUN, {"finished": False, **described})
-    counts = _gather(parts, set(_removed(run)), run, config, companion)
+    counts = _gather(parts, _removed(run), run, config, companion)
     index, augmentation = _build_index(config, run, device, companion)
     gallery, _ = load_gallery(run, device, index["descriptors"], config, companion, augmentation)
     indexed = time.perf_counter()
@@ -525,14 +599,15 @@ def _seconds_describing(run: Path) -> float:
 
 def _gather(
     parts: Sequence[Part],
-    removed: set[str],
+    removed: Mapping[str, Sequence[str]],
     run: Path,
     config: SystemConfig,
     companion: Companion | None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write the gallery's rows and descriptors, and the bank's, from the parts' shards."""
     tables = [with_status(part.table, part.store) for part in parts]
-    usable = [(t["status"] == OK) & ~t["id"].isin(removed) for t in tables]
+    left = [~t["id"].isin(removed.get(p.name, [])) for p, t in zip(parts, tables, strict=True)]
+    usable = [(t["status"] == OK) & keep for t, keep in zip(tables, left, strict=True)]
     labelled = [keep & t["landmark"].notna() for keep, t in zip(usable, tables, strict=True)]
     rows = pd.concat([t[keep] for t, keep in zip(tables, labelled, strict=True)])
     if not len(rows):
@@ -549,14 +624,17 @@ def _gather(
         sources = [str(s) for t, keep in zip(tables, bank, strict=True) for s in t[keep]["source"]]
         _keep_bank(run, sources, companion)
     _report_failures(tables)
+    wanted = {label for t, keep in zip(tables, left, strict=True)
+              for label in t[keep]["landmark"].dropna()}  # fmt: skip
     return {
+        "lost": sorted(wanted - set(rows["landmark"])),
         "gallery": len(rows),
         "bank": int(sum(keep.sum() for keep in bank)),
         "failed": int(sum((table["status"] != OK).sum() for table in tables)),
     }
 
 
-def _gallery_rows(part: Part, removed: set[str]) -> pd.Series:
+def _gallery_rows(part: Part, removed: Sequence[str]) -> pd.Series:
     """Which rows of a part are the gallery's: described, labelled and not taken out."""
     table = with_status(part.table, part.store)
     return (table["status"] == OK) & table["landmark"].notna() & ~table["id"].isin(removed)
@@ -595,7 +673,8 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
     for table in tables:
         failed = table[table["status"] != OK]
         for _, row in failed.head(10).iterrows():
-            log.warning("row %d, %s: %s", row["row"], row["source"], row["reason"])
+            place = f"row {row['row']}, " if row["row"] else ""  # folders have no rows
+            log.warning("%s%s: %s", place, row["source"], row["reason"])
         if len(failed) > 10:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 

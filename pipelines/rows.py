@@ -35,8 +35,9 @@ from retrieval.photographs.delimited import (
     open_table,
     split_header,
 )
+from retrieval.photographs.folders import PHOTOGRAPH_ENDINGS
 from retrieval.photographs.labels import shown
-from retrieval.photographs.table import PHOTOGRAPH_SUFFIXES, local_path
+from retrieval.photographs.table import local_path
 
 PAIR: Final = frozenset(("path", "url"))
 """What a list may have both of."""
@@ -149,7 +150,7 @@ def _is_bare(path: Path) -> bool:
 
 
 def _like_path(text: str) -> bool:
-    photograph = Path(text).suffix.lower() in PHOTOGRAPH_SUFFIXES
+    photograph = Path(text).suffix.lower() in PHOTOGRAPH_ENDINGS
     return photograph or ("/" in text and not re.search(r"\s", text))
 
 

@@ -14,7 +14,8 @@ in any order and case):
 - ``index_image_to_landmark.csv`` of Google Landmarks v2, ``id,landmark_id``, likewise;
 - a CSV with ``path`` (relative to the CSV's folder) in place of ``url``;
 - a folder with one folder of photographs for each landmark, and one named ``none`` for
-  photographs of no landmark.
+  photographs of no landmark; for a data set also ``train`` and ``test`` folders of such folders
+  (:mod:`retrieval.photographs.folders`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -34,16 +35,13 @@ import pandas as pd
 
 from retrieval.errors import TableError
 from retrieval.photographs.delimited import DelimitedTable, listing, open_table
+from retrieval.photographs.folders import FolderScan, scan_data_set, scan_folder
 from retrieval.photographs.labels import landmark_label, looks, shown
 
 log = logging.getLogger(__name__)
 
 COLUMNS: Final = ("id", "source", "landmark", "row")
-PHOTOGRAPH_SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
-)
 NESTED_ROOTS: Final = (".", "photos", "images", "train", "index", "test")
-NONE_FOLDERS: Final = ("none", "no-landmark")
 GALLERY: Final = "index.csv"
 TEST: Final = "test.csv"
 BANK: Final = "none.csv"
@@ -83,15 +81,19 @@ class DataSet:
     names: dict[str, str]
 
 
-def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
+def load_data_set(
+    folder: Path, gallery: Path | None = None, *, say: Callable[[str], None] = log.warning
+) -> DataSet:
     """Read a data set: a folder with ``index.csv``, or with one folder for each landmark.
 
     Args:
         folder: the data set. Beside ``index.csv`` it may hold ``test.csv``, ``none.csv`` and
             ``landmarks.csv`` (``landmark_id,name``). Without ``index.csv`` each folder in it is a
-            landmark, and a folder named ``none`` is the bank.
+            landmark, and a folder named ``none`` is the bank; or ``train`` and ``test`` hold such
+            folders.
         gallery: another gallery CSV in place of ``index.csv`` (looked for as given, then in
             ``folder``).
+        say: told what was left out of folders, a line each.
 
     Raises:
         TableError: nothing to read, or one of the tables is bad.
@@ -99,7 +101,7 @@ def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
     if not folder.is_dir():
         raise TableError(f"{folder} is not a folder: give a data set's folder (--data)")
     if gallery is None and not (folder / GALLERY).exists():
-        return _folder_data_set(folder)
+        return _folder_data_set(folder, say)
     found = _find_gallery(folder, gallery)
     rows = read_table(found)
     unlabelled = rows[rows["landmark"].isna()]
@@ -120,12 +122,15 @@ def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
     return DataSet(folder, rows, bank, test, read_names(folder))
 
 
-def read_table(path: Path, bank: bool = False) -> pd.DataFrame:
+def read_table(
+    path: Path, bank: bool = False, *, say: Callable[[str], None] = log.warning
+) -> pd.DataFrame:
     """Read and check an image table from a CSV, or from a folder with a folder a landmark.
 
     Args:
         path: of the CSV or folder.
         bank: whether a table none of whose photographs shows a landmark is meant so.
+        say: told what was left out of a folder, a line each.
 
     Returns:
         the frame that the module describes; ids unique, every local photograph there.
@@ -133,11 +138,15 @@ def read_table(path: Path, bank: bool = False) -> pd.DataFrame:
     Raises:
         TableError: naming the file and the row.
     """
-    table = _read_folder(path) if path.is_dir() else _read_rows(path)
+    table = _read_folder(path, say) if path.is_dir() else _read_rows(path)
     if not bank and bool(table["landmark"].isna().all()):
+        remedy = (
+            "put them into a folder for each" if path.is_dir()
+            else "label them (no column landmark_id, or nothing in it)"
+        )  # fmt: skip
         raise TableError(
-            f"{path}: no photograph shows a landmark (no column landmark_id, or nothing in it):"
-            " label them; if they are meant as photographs of no landmark, say so: --bank"
+            f"{path}: no photograph shows a landmark: {remedy}; if they are meant as photographs of"
+            " no landmark, say so: --bank"
         )
     return table
 
@@ -319,8 +328,9 @@ def _find_gallery(folder: Path, gallery: Path | None) -> Path:
     raise TableError(f"{gallery}: no such file, neither here nor in {folder} (--gallery)")
 
 
-def _folder_data_set(folder: Path) -> DataSet:
-    table = _read_folder(folder)
+def _folder_data_set(folder: Path, say: Callable[[str], None]) -> DataSet:
+    scan, asked = scan_data_set(folder)
+    table = _scanned(scan, say)
     none = table["landmark"].isna()
     gallery = table[~none].reset_index(drop=True)
     bank = table[none].reset_index(drop=True)
@@ -328,27 +338,28 @@ def _folder_data_set(folder: Path) -> DataSet:
         raise TableError(
             f"{folder} has neither {GALLERY} nor a folder of photographs for each landmark"
         )
-    test = read_table(folder / TEST, bank=True) if (folder / TEST).exists() else None
+    test = _scanned(asked, say) if asked is not None else None
+    if (folder / TEST).exists():
+        if test is not None:
+            raise TableError(
+                f"{folder} holds {TEST} and a folder of test photographs: leave one of them in"
+            )
+        test = read_table(folder / TEST, bank=True)
     return DataSet(folder, gallery, bank, test, read_names(folder))
 
 
-def _read_folder(folder: Path) -> pd.DataFrame:
-    """A folder with a folder for each landmark; those of :data:`NONE_FOLDERS` are the bank's."""
-    relative = sorted(
-        path.relative_to(folder)
-        for path in folder.glob("*/**/*")
-        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()
-    )
-    # Thumbnails and the like, which programs and other systems leave in hidden places.
-    shown = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
-    if not shown:
-        raise TableError(f"{folder}: no photographs in folders (expected LANDMARK/PHOTOGRAPH.jpg)")
-    return make_table(
-        (path.as_posix() for path in shown),
-        (str(folder / path) for path in shown),
-        (None if path.parts[0] in NONE_FOLDERS else path.parts[0] for path in shown),
-        [0] * len(shown),
-    )
+def _read_folder(folder: Path, say: Callable[[str], None]) -> pd.DataFrame:
+    """A folder with a folder for each landmark; ``none`` and its like are the bank's."""
+    if (folder / GALLERY).exists():
+        raise TableError(f"{folder} holds {GALLERY}: give the table itself, {folder / GALLERY}")
+    return _scanned(scan_folder(folder), say)
+
+
+def _scanned(scan: FolderScan, say: Callable[[str], None]) -> pd.DataFrame:
+    for note in scan.notes:
+        say(f"{scan.folder}: {note}")
+    sources = (str(scan.folder / path) for path in scan.paths)
+    return make_table(scan.paths, sources, scan.landmarks, [0] * len(scan.paths))
 
 
 def _read_rows(path: Path) -> pd.DataFrame:

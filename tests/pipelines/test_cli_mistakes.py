@@ -55,10 +55,10 @@ def test_files_in_the_way(mistake: Say, run: Path, data: Path, tmp_path: Path) -
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> list[str]:
+    def broken(path: Path, **options: object) -> None:
         raise ConnectionError("not of the user's making")
 
-    monkeypatch.setattr("pipelines.data.describe_data_set", broken)
+    monkeypatch.setattr("pipelines.checking.check_data_set", broken)
     monkeypatch.setattr(sys, "argv", ["landmarks", "data", "check", "x"])
     with pytest.raises(ConnectionError):
         cli.main()

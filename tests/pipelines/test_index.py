@@ -447,9 +447,105 @@ def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> Non
     with pytest.raises(TableError, match=r"id 'absent' is not in .* \(1 such ids\)"):
         remove_photographs(run, ["m1v0", "absent"], "cpu")
     assert contents(run) == before
+
+
+def test_what_was_removed_comes_back(
+    run: Path, data: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photographs of the build into a part of their own, those of an addition into theirs."""
+    add_photographs(run, more, "cpu")
+    whole = contents(run)
+    first = read_table(data / "index.csv").iloc[:1]
+    record = remove_photographs(run, ["m1v0", "new3"], "cpu")
+    assert record["gallery"] == 31 - 2
+    assert add_photographs(run, more, "cpu")["gallery"] == 31 - 1
+    for _ in range(2):  # the same again is nothing to do
+        assert add_photographs(run, first, "cpu")["gallery"] == 31
+    assert System.load(run, "cpu").rows["id"].tolist().count("m1v0") == 1
+    # The build goes on with both, and nothing votes twice.
+    caplog.set_level(logging.INFO)
+    assert build("hog", data, run)["gallery"] == 31
+    assert f"{run}: what was taken out stays out of it: 1 photographs" in caplog.text
+    # Out and in, as often as you like.
     remove_photographs(run, ["m1v0"], "cpu")
-    with pytest.raises(TableError, match=r"'m1v0' was taken out of .* cannot come back"):
-        add_photographs(run, read_table(data / "index.csv").iloc[:1], "cpu")
+    assert "m1v0" not in set(System.load(run, "cpu").rows["id"])
+    assert add_photographs(run, first, "cpu")["gallery"] == 31
+    assert set(contents(run)) > set(whole)
+
+
+def test_a_list_of_removed_ids_of_before_is_understood(run: Path, data: Path) -> None:
+    remove_photographs(run, ["m1v0"], "cpu")
+    noted = run / "descriptors" / "removed.json"
+    assert json.loads(noted.read_text()) == {"000": ["m1v0"]}
+    noted.write_text('["m1v0", "m2v0"]')
+    assert build("hog", data, run)["gallery"] == 22
+    assert remove_photographs(run, ["m3v0"], "cpu")["gallery"] == 21
+    assert json.loads(noted.read_text()) == {"000": ["m1v0", "m2v0", "m3v0"]}
+
+
+def test_a_second_folder_with_the_same_names(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for place, seed in (("one", 81), ("two", 82), ("deeper/two", 83)):
+        for i in range(2):
+            write_photograph(tmp_path / place / "Tower" / f"{i}.jpg", view(seed, i))
+
+    def add(place: str) -> dict[str, Any]:
+        folder = tmp_path / place
+        return add_photographs(run, read_table(folder), "cpu", folder=folder)
+
+    assert add("one")["gallery"] == 26
+    assert "begin with" not in caplog.text
+    assert add("two")["gallery"] == 28
+    assert "2 of the ids are in the run already, for other photographs" in caplog.text
+    assert "the ids of these begin with two/" in caplog.text
+    record = add("deeper/two")
+    assert record["gallery"] == 30
+    assert System.load(run, "cpu").rows["id"].tolist()[24:] == [
+        "Tower/0.jpg", "Tower/1.jpg", "two/Tower/0.jpg", "two/Tower/1.jpg",
+        "deeper/two/Tower/0.jpg", "deeper/two/Tower/1.jpg",
+    ]  # fmt: skip
+    for place in ("one", "two", "deeper/two"):  # the same again is nothing to do
+        assert add(place)["fingerprint"] == record["fingerprint"]
+    # One photograph more, and the rest is there already.
+    write_photograph(tmp_path / "one" / "Tower" / "9.jpg", view(81, 9))
+    with pytest.raises(TableError, match=r"^id 'Tower/0.jpg' is in .* already \(2 such ids\)"):
+        add("one")
+
+
+def test_a_change_of_the_answer_is_said(
+    run: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = json.loads((run / "run.json").read_text())
+    other = next(name for name in before["config"]["classifiers"] if name != before["answer"])
+    monkeypatch.setattr("pipelines.index.choose_answer", lambda held: other)
+    add_photographs(run, more, "cpu")
+    assert f"{other} answers now, {before['answer']} did before" in caplog.messages
+    assert any(one.startswith("thresholds changed: ") and "→" in one for one in caplog.messages)
+    caplog.clear()
+    remove_photographs(run, more["id"].tolist(), "cpu")
+    assert "answers now" not in caplog.text
+    assert "thresholds changed: " in caplog.text
+    caplog.clear()
+    remove_photographs(run, more["id"].tolist(), "cpu")
+    assert "changed: " not in caplog.text
+
+
+def test_a_landmark_all_of_whose_photographs_fail_is_in_the_record(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    for i in range(4):
+        (folder / "photos" / f"m2v{i}.jpg").write_bytes(b"")
+    (folder / "photos" / "m3v0.jpg").write_bytes(b"")
+    record = build("hog", folder, tmp_path / "run")
+    assert record["lost"] == ["L2"]
+    assert record["landmarks"] == 5
+    # What was taken out is not lost.
+    ids = [f"m2v{i}" for i in range(4)]
+    assert remove_photographs(tmp_path / "run", ids, "cpu")["lost"] == []
 
 
 def test_what_was_added_is_not_built_in_as_well(

@@ -96,21 +96,6 @@ def test_the_first_photograph_may_be_the_missing_one(tmp_path: Path) -> None:
     assert "(1 of 3 are missing)" in refused(path)
 
 
-def test_a_folder_for_each_landmark(tmp_path: Path) -> None:
-    photographs(tmp_path, "Old Bridge/1.jpg", "Old Bridge/deep/2.PNG", "Tower/1.jpeg", "none/x.jpg")
-    # Litter: what is no photograph, lies in no folder, or is hidden.
-    (tmp_path / "Tower" / "notes.txt").write_text("")
-    photographs(tmp_path, "loose.jpg", "Tower/._1.jpeg", ".thumbnails/1.jpg")
-    table = read_table(tmp_path)
-    assert columns(table) == [
-        ("Old Bridge/1.jpg", "Old Bridge", 0),
-        ("Old Bridge/deep/2.PNG", "Old Bridge", 0),
-        ("Tower/1.jpeg", "Tower", 0),
-        ("none/x.jpg", None, 0),
-    ]
-    assert table["source"].iloc[0] == str(tmp_path / "Old Bridge/1.jpg")
-
-
 def test_a_mark_at_the_start_quotes_and_windows_lines_are_read(tmp_path: Path) -> None:
     photographs(tmp_path, "a, the first.jpg", "b.jpg")
     path = tmp_path / "t.csv"
@@ -195,21 +180,6 @@ def test_another_gallery_is_looked_for_here_and_in_the_folder(tmp_path: Path) ->
         assert load_data_set(tmp_path, given).gallery["landmark"].tolist() == ["L9"]
     with pytest.raises(TableError, match=r"absent\.csv: no such file, neither here nor in"):
         load_data_set(tmp_path, Path("absent.csv"))
-
-
-def test_a_data_set_of_folders_has_its_bank_in_none(tmp_path: Path) -> None:
-    photographs(tmp_path, "A/1.jpg", "B/1.jpg", "none/1.jpg", "none/2.jpg")
-    data = load_data_set(tmp_path)
-    assert data.gallery["landmark"].tolist() == ["A", "B"]
-    assert data.bank["id"].tolist() == ["none/1.jpg", "none/2.jpg"]
-    assert data.bank["landmark"].isna().all()
-    assert data.bank.index.tolist() == [0, 1]
-
-
-def test_a_folder_with_a_bank_alone_is_no_data_set(tmp_path: Path) -> None:
-    photographs(tmp_path, "none/1.jpg")
-    with pytest.raises(TableError, match=r"neither index\.csv nor a folder of photographs"):
-        load_data_set(tmp_path)
 
 
 def test_an_unlabelled_row_is_not_for_the_gallery(tmp_path: Path) -> None:
