@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.logging import RichHandler
@@ -16,6 +17,9 @@ from rich.table import Table
 from pipelines.progress import console, progress_bar
 from retrieval.errors import ConfigError, LandmarksError, TableError
 from retrieval.photographs.fetching import FetchConfig
+
+if TYPE_CHECKING:
+    from pipelines.classify import ClassifySummary, Form
 
 # Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
 # none of them.
@@ -26,6 +30,24 @@ DEFAULT_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 INTERRUPTED: Final = 130
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+OWN_HEADERS: Final = {
+    "user-agent": "give --user-agent",
+    **dict.fromkeys(
+        ("host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
+         "expect", "range", "if-range", "accept-encoding"),
+        "is decided for each request",
+    ),
+}  # fmt: skip
+"""Headers that would break a request, or make another answer of it than a whole photograph."""
+
+GOES_ON: Final = "; then give the same command again: it goes on where it was"
+REMEDIES: Final = {
+    errno.ENOSPC: f": free some space on its disk{GOES_ON}",
+    errno.EDQUOT: f": free some of your share of its disk{GOES_ON}",
+    errno.EFBIG: f": raise the limit on a file's size, or take another disk{GOES_ON}",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +74,17 @@ AllowPrivate = Annotated[
 Concurrency = Annotated[int, typer.Option(help="Downloads at a time in all.")]
 PerHost = Annotated[int, typer.Option(help="Downloads at a time from one host.")]
 Seconds = Annotated[float, typer.Option(help="Cap on one try of a download, in seconds.")]
+UserAgent = Annotated[
+    str, typer.Option(help="What servers are told; some ask for a way to reach you in it.")
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option("--header", help='A header of every request: "Name: value" (repeatable).'),
+]
+UrlColumn = Annotated[
+    str | None, typer.Option(help="Column of URLs or paths, where the list has another name.")
+]
+IdColumn = Annotated[str | None, typer.Option(help="Column of ids, likewise.")]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Take just the rows that failed again.")
 ]
@@ -294,12 +327,46 @@ def score(
 
 @app.command()
 def classify(
-    csv: Annotated[Path, typer.Argument(help="CSV of id,url; or a URL or path a line.")],
-    out: Annotated[Path, typer.Option(help="Predictions CSV.")] = Path("predictions.csv"),
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Photographs and folders of them; or a list of URLs or paths, or - for a list on"
+            " standard input."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions; by default predictions.csv, and the terminal for photographs that"
+            " are named one by one."
+        ),
+    ] = None,
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet or jsonl; by default OUT's ending.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Best candidates told with their scores; on the terminal 3."
+        ),
+    ] = None,
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard", help="Put ' before text that a spreadsheet would take for a formula."
+        ),
+    ] = False,
+    url_column: UrlColumn = None,
+    id_column: IdColumn = None,
+    urls_only: Annotated[
+        bool, typer.Option("--urls-only", help="Refuse rows that are paths: a stranger's list.")
+    ] = False,
     allow_private: AllowPrivate = False,
+    user_agent: UserAgent = _FETCH.user_agent,
+    header: Headers = None,
     concurrency: Concurrency = _FETCH.concurrency,
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
@@ -321,37 +388,99 @@ def classify(
     retry_failed: RetryFailed = False,
     restart: Restart = False,
 ) -> None:
-    """Classify every row of a CSV of URLs or paths. A killed run goes on."""
-    from pipelines.classify import classify_csv
+    """Classify photographs, folders of them, or a list of URLs or paths. A killed run goes on.
+
+    Columns of OUT, a row for each photograph in the order of the input:
+
+    id: of the row, or its URL or path.
+    landmark, name: the answer; empty for none.
+    probability: that the best candidate is right, whether it is answered or not.
+    status, reason: ok, fetch_failed, decode_failed or describe_failed, and why.
+    candidate, candidate_name, confidence: the best candidate, even where the answer is none, and
+    the score that the answer hangs on.
+    nearest, similarity: the nearest gallery photograph.
+    candidate_1, score_1 to candidate_K, score_K: with --top K.
+    """
+    from pipelines.classify import classify_input
+    from pipelines.inputs import opened
     from pipelines.predictions import ban_frequent
-    from pipelines.rows import count_rows
+    from pipelines.terminal import show
     from retrieval.system import System
 
     fetch = _fetch_config(
         allow_private=allow_private,
+        user_agent=user_agent,
+        headers=_headers(header or []),
         concurrency=concurrency,
         per_host=per_host,
         total_seconds=seconds,
         retries=retries,
         max_bytes=max_bytes,
     )
-    system = System.load(run, device, weights)
-    with progress_bar("classifying", count_rows(csv)) as progress:
-        summary = classify_csv(
-            system, csv, out, fetch=fetch, retry_failed=retry_failed, restart=restart,
-            memory=memory * 2**20, progress=progress,
-        )  # fmt: skip
+    with opened(inputs, url_column, id_column) as given:
+        for line in given.told:
+            console.print(line, highlight=False)
+        if given.named and out is None:
+            _needs_out(
+                format=form, guard=guard, frequency_ban=frequency_ban, retry_failed=retry_failed,
+                restart=restart,
+            )  # fmt: skip
+            system = System.load(run, device, weights)
+            if show(system, given, fetch, 3 if top is None else top, urls_only):
+                raise typer.Exit(1)
+            return
+        target, written = _form(out, form, top or 0, guard)
+        system = System.load(run, device, weights)
+        with progress_bar("classifying", sum(1 for _ in given.rows())) as progress:
+            summary = classify_input(
+                system, given, target, form=written, fetch=fetch, urls_only=urls_only,
+                retry_failed=retry_failed, restart=restart, memory=memory * 2**20,
+                progress=progress,
+            )  # fmt: skip
     if summary.nothing_to_do:
-        console.print(f"{out}: finished already, nothing to do", highlight=False)
-    console.print(str(summary), highlight=False)
+        console.print(f"{target}: finished already, nothing to do", highlight=False)
+    _say_summary(summary)
     if frequency_ban is not None:
-        kept = out.with_name(f"{out.stem}.banned{out.suffix}")
-        banned = ban_frequent(out, kept, frequency_ban)
+        kept = target.with_name(f"{target.stem}.banned{target.suffix}")
+        banned = ban_frequent(target, kept, frequency_ban)
         console.print(
             f"{banned:,} rows of landmarks that more than {frequency_ban:,} rows are answered with"
             f" are none → {kept}",
             highlight=False,
         )
+
+
+@app.command()
+def rethreshold(
+    predictions: Annotated[Path, typer.Argument(help="Predictions by `landmarks classify`.")],
+    run: Run = DEMO_RUN,
+    min_probability: Annotated[
+        float | None, typer.Option(help="Answer what is at least so probable, such as 0.8.")
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
+    ] = None,
+    max_false_accepts: Annotated[
+        float | None,
+        typer.Option(help="Share of photographs without a landmark that may be answered."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New predictions; by default NAME.rethresholded beside the old ones."),
+    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Answer stored predictions anew at another operating point, without any photograph."""
+    from pipelines.predictions import rethreshold as answer_anew
+
+    by_default = f"{predictions.stem}.rethresholded{predictions.suffix}"
+    summary = answer_anew(
+        predictions, out or predictions.with_name(by_default), run,
+        min_probability=min_probability, target_precision=target_precision,
+        max_false_accepts=max_false_accepts, device=device, weights=weights,
+    )  # fmt: skip
+    _say_summary(summary)
 
 
 @app.command()
@@ -364,7 +493,7 @@ def vote(
     """Merge several runs' predictions of one list: on every row, the files' answers vote."""
     from pipelines.predictions import vote_csvs
 
-    console.print(str(vote_csvs(csvs, out)), highlight=False)
+    _say_summary(vote_csvs(csvs, out))
 
 
 @app.command()
@@ -583,7 +712,11 @@ def data_check(
 def data_fetch(
     csv: Annotated[Path, typer.Argument(help="Landmarks CSV: id,url,landmark_id.")],
     out: Annotated[Path | None, typer.Option(help="Data folder; by default the CSV's own.")] = None,
+    url_column: UrlColumn = None,
+    id_column: IdColumn = None,
     allow_private: AllowPrivate = False,
+    user_agent: UserAgent = _FETCH.user_agent,
+    header: Headers = None,
     concurrency: Concurrency = _FETCH.concurrency,
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
@@ -592,18 +725,23 @@ def data_fetch(
 ) -> None:
     """Download a landmarks CSV's own URLs into photos/a/b/c/ID.jpg. A killed run goes on."""
     from pipelines.data import fetch_photographs
-    from pipelines.rows import count_rows
+    from pipelines.rows import read_rows
 
     fetch = _fetch_config(
         allow_private=allow_private,
+        user_agent=user_agent,
+        headers=_headers(header or []),
         concurrency=concurrency,
         per_host=per_host,
         total_seconds=seconds,
     )
-    with progress_bar("fetching", count_rows(csv)) as progress:
+    rows = sum(1 for _ in read_rows(csv, url_column, id_column))
+    with progress_bar("fetching", rows) as progress:
         summary = fetch_photographs(
             csv,
             out or csv.parent,
+            url_column=url_column,
+            id_column=id_column,
             fetch=fetch,
             retry_failed=retry_failed,
             restart=restart,
@@ -644,6 +782,8 @@ def _fetch_config(**values: Any) -> FetchConfig:
     """
     from pydantic import ValidationError
 
+    if not HEADER_VALUE.fullmatch(values.get("user_agent", "")):
+        raise ConfigError(f"--user-agent {values['user_agent']!r}: give plain characters")
     # A photograph as large as is allowed has to fit into what may be in flight.
     in_flight = max(_FETCH.bytes_in_flight, values.get("max_bytes", 0))
     try:
@@ -652,6 +792,61 @@ def _fetch_config(**values: Any) -> FetchConfig:
         first = error.errors()[0]
         option = str(first["loc"][0]).removeprefix("total_").replace("_", "-")
         raise ConfigError(f"--{option}: {first['msg']}, found {first['input']}") from None
+
+
+def _headers(given: list[str]) -> dict[str, str]:
+    """The headers that the command line gave.
+
+    Raises:
+        ConfigError: one is none, stands twice, or is the fetcher's own to say.
+    """
+    headers: dict[str, str] = {}
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon or not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+            raise ConfigError(f'--header {one!r}: give "Name: value", of plain characters')
+        if name.lower() in OWN_HEADERS:
+            raise ConfigError(f"--header {name}: {OWN_HEADERS[name.lower()]}")
+        if name.lower() in map(str.lower, headers):
+            raise ConfigError(f"--header {name}: is given twice")
+        headers[name] = value.strip(" \t")
+    return headers
+
+
+def _needs_out(**given: Any) -> None:
+    """Refuse options of a file where none is written.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    for name, value in given.items():
+        if value:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: give --out too, or the answers go to the terminal")
+
+
+def _form(out: Path | None, given: str | None, top: int, guard: bool) -> tuple[Path, Form]:
+    """Where predictions go, and how they are written.
+
+    Raises:
+        ConfigError: no such format, or one in which nothing is to be guarded.
+    """
+    from pipelines.classify import Form
+    from pipelines.formats import CSV, format_of
+
+    target = out or Path("predictions.csv").with_suffix(f".{given or CSV}")
+    if str(target) == "-":
+        raise ConfigError("--out -: give a file, from which a killed run can go on")
+    found = format_of(target, given)
+    if guard and found != CSV:
+        raise ConfigError(f"--guard: is for CSVs, which spreadsheets open, and not for {found}")
+    return target, Form(found, top, guard=guard)
+
+
+def _say_summary(summary: ClassifySummary) -> None:
+    console.print(str(summary), highlight=False)
+    for line in summary.why():
+        console.print(f"  {line}", highlight=False)
 
 
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
@@ -686,9 +881,10 @@ def _mistake(error: LandmarksError | OSError) -> str | None:
     """
     if isinstance(error, LandmarksError):
         return str(error)
+    remedy = REMEDIES.get(error.errno or 0, "")
     if error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        return f"{error.filename}: {error.strerror}{remedy}"
+    return f"{error.strerror}{remedy}" if remedy else None
 
 
 def main() -> None:

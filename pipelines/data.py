@@ -23,8 +23,8 @@ from typing import Final
 import pandas as pd
 
 from pipelines.classify import limits
+from pipelines.inputs import listed
 from pipelines.journal import Item, Journal, ahead, chunks
-from pipelines.rows import digest
 from retrieval.devices import cores
 from retrieval.errors import (
     ConfigError,
@@ -135,6 +135,8 @@ def fetch_photographs(
     table: Path,
     out: Path,
     *,
+    url_column: str | None = None,
+    id_column: str | None = None,
     fetch: FetchConfig | None = None,
     retry_failed: bool = False,
     restart: bool = False,
@@ -148,6 +150,8 @@ def fetch_photographs(
 
     Args:
         table: a CSV with the columns ``id`` and ``url``; others are passed over.
+        url_column: of another name than ``url``.
+        id_column: of another name than ``id``.
         out: a folder, made where it is missing.
         fetch: limits of the downloads.
         retry_failed: take the failed rows of a finished run again; limits may differ then.
@@ -160,9 +164,10 @@ def fetch_photographs(
         RunError: ``out`` was filled from another CSV or with other limits.
     """
     fetch = fetch or FetchConfig()
-    _check_columns(table)
+    _check_columns(table, url_column or "url", id_column or "id")
     photographs = out / PHOTOGRAPHS
-    made_from = {"input": digest(table)}
+    given = listed(table, url_column, id_column)
+    made_from = {"input": given.digest}
     options = {"max_pixels": max_pixels, **limits(fetch)}
     with Journal(
         out / fetched_name(table),
@@ -175,7 +180,7 @@ def fetch_photographs(
         done = journal.state.rows
         progress(done, done - (journal.state.counts or {}).get(OK, 0))
         if not journal.done_before:
-            todo = chunks(journal.pending(table), FETCH_ROWS)
+            todo = chunks(journal.pending(given.rows()), FETCH_ROWS)
             with ThreadPoolExecutor(cores()) as pool, Fetcher(fetch) as fetcher:
                 keeper = _Keeper(fetcher, pool, photographs, max_pixels)
                 try:
@@ -299,13 +304,13 @@ def parse_shards(text: str, split: str) -> list[int]:
     return sorted(set(numbers))
 
 
-def _check_columns(table: Path) -> None:
+def _check_columns(table: Path, *wanted: str) -> None:
     try:
         with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
             header = [name.strip().lower() for name in next(csv.reader(file), [])]
     except OSError as error:
         raise TableError(f"{table}: cannot be read ({error.strerror})") from None
-    missing = [name for name in ("id", "url") if name not in header]
+    missing = [name for name in wanted if name.lower() not in header]
     if missing:
         raise TableError(f"{table}, row 1: no column {missing[0]} among {','.join(header)}")
 

@@ -45,7 +45,9 @@ class Row:
     problem: str = ""
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(
+    path: Path, url_column: str | None = None, id_column: str | None = None
+) -> Iterator[Row]:
     """The rows of a list, one at a time.
 
     Raises:

@@ -29,6 +29,7 @@ from retrieval.extractors import describer as describing
 from retrieval.extractors.whitening import Whitening, taught_by
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
+from retrieval.predictions import prediction_columns
 from retrieval.system import System, SystemConfig
 from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
@@ -109,7 +110,7 @@ def test_a_finished_run_says_what_it_is(built: dict[str, Path], data: Path, name
 def test_a_run_answers(built: dict[str, Path], data: Path, name: str) -> None:
     found = answers_of(built[name], data)
     expected = read_table(data / "test.csv")["landmark"].fillna("")
-    assert found.columns.tolist() == ["id", "landmark", "name", "probability", "status", "reason"]
+    assert tuple(found.columns) == prediction_columns()
     assert (found["status"] == "ok").all()
     assert found["probability"].between(0, 1).all()
     shown = expected != ""
@@ -625,7 +626,7 @@ def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> No
         view(1, 0).astype(np.float32),
         np.zeros((8, 8, 4), np.uint8),
     ):
-        with pytest.raises(ValueError, match=r"photograph 1 is .* give \(h, w, 3\) uint8 RGB"):
+        with pytest.raises(TypeError, match=r"photograph 1 is .* of shape .*\(h, w, 3\) uint8 RGB"):
             system.classify([view(1, 0), wrong])
     found = system.classify([view(1, 0), np.zeros((1, 9, 3), np.uint8)])
     assert found["status"].tolist() == ["ok", "decode_failed"]

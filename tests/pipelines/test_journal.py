@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.journal import Item, Journal, chunks, csv_line
-from pipelines.rows import Row
+from pipelines.formats import csv_line
+from pipelines.journal import Item, Journal, chunks
+from pipelines.rows import Row, read_rows
 from retrieval.errors import RunError
 from tests.crashes import killed_at
 
@@ -29,7 +30,7 @@ def run(folder: Path, fails: Callable[[int], bool], **options: object) -> Journa
     out = folder / "out.csv"
     with Journal(out, COLUMNS, {"input": "x"}, {"limit": limit}, **settings) as journal:  # type: ignore[arg-type]
         if not journal.done_before:
-            for chunk in chunks(journal.pending(folder / "list.csv"), 3):
+            for chunk in chunks(journal.pending(read_rows(folder / "list.csv")), 3):
                 records = [item.kept or record(item.row, fails) for item in chunk]
                 journal.append(records, Counter(r[-2] for r in records))
             journal.finish()

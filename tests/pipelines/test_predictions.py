@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.classify import COLUMNS
 from pipelines.predictions import ban_frequent, vote_csvs
 from retrieval.errors import RunError, TableError
+from retrieval.predictions import ANSWER
 
 
 def predictions(path: Path, rows: list[str]) -> Path:
     """Each row: landmark, probability, and a status other than ok; the ids are counted."""
-    lines = [",".join(COLUMNS)]
+    lines = [",".join(ANSWER)]
     for i, row in enumerate(rows):
         landmark, probability, status = (*row.split(), "ok")[:3]
         landmark = landmark.strip("-")
@@ -56,7 +56,7 @@ def test_the_largest_sum_of_probabilities_is_the_answer(
     (row,) = read(tmp_path / "out.csv")
     assert (row["id"], row["landmark"], row["status"], row["reason"]) == ("q0", landmark, "ok", "")
     assert row["name"] == (f"The {landmark}, old" if landmark else "")
-    assert float(row["probability"]) == pytest.approx(probability, abs=1e-9)
+    assert float(row["probability"]) == pytest.approx(probability, abs=1e-6)
     assert (summary.rows, summary.answered, summary.failed) == (1, bool(landmark), 0)
 
 
@@ -70,7 +70,7 @@ def test_a_row_fails_where_all_failed(tmp_path: Path) -> None:
 
 
 def test_the_vote_of_one_file_is_that_file(tmp_path: Path) -> None:
-    rows = ["a 0.123456789", "- 0.333333343", "- - failed", "b 1", "- 0.0625"]
+    rows = ["a 0.123457", "- 0.333333", "- - failed", "b 1", "- 0.0625"]
     one = predictions(tmp_path / "one.csv", rows)
     vote_csvs([one], tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == one.read_bytes()
@@ -79,13 +79,13 @@ def test_the_vote_of_one_file_is_that_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,landmarks\n", r"bad.csv, row 1: the columns must be id,landmark,name,"),
+        ("id,landmarks\n", r"bad.csv, row 1: no predictions: the columns must begin with id,landmark,name,"),
         ("HEAD\nq0,a,A,0.5,ok,\n", r"bad.csv: ends before .*good.csv, row 3$"),
         ("HEAD\nq0,,,0,ok,\nq1,,,0,ok,\nq2,,,0,ok,\n", r"good.csv: ends before .*bad.csv, row 4"),
         ("HEAD\nq0,a,A,0.5,ok,\nx,,,0,ok,\n", r"bad.csv, row 3: id 'x' where .*good.csv has 'q1'"),
         ("HEAD\nq0,a,A,0.5,ok\n", r"bad.csv, row 2: not 6 cells"),
         ("HEAD\nq0,a,A,1.5,ok,\n", r"bad.csv, row 2: .*probability"),
-        ("HEAD\nq0,a,A,,ok,\n", r"bad.csv, row 2: .*probability"),
+        ("HEAD\nq0,a,A,,ok,\n", r"bad.csv, row 2: no probability, which a vote needs"),
         ("HEAD\nq0,a,A,nan,ok,\n", r"bad.csv, row 2: .*probability"),
     ],
 )  # fmt: skip
@@ -94,7 +94,7 @@ def test_files_that_do_not_belong_together_are_refused(
 ) -> None:
     good = predictions(tmp_path / "good.csv", ["a 0.5", "- 0.5"])
     bad = tmp_path / "bad.csv"
-    bad.write_text(content.replace("HEAD", ",".join(COLUMNS)))
+    bad.write_text(content.replace("HEAD", ",".join(ANSWER)))
     with pytest.raises(TableError, match=message):
         vote_csvs([good, bad], tmp_path / "out.csv")
     assert {one.name for one in tmp_path.iterdir()} == {"good.csv", "bad.csv"}
@@ -149,4 +149,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert one.stat().st_size > 400_000
-    assert peak < 200_000
+    assert peak < 300_000
