@@ -54,11 +54,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Recognise landmarks in photographs, or say that there is none.",
-    epilog="Start with: landmarks demo",
+    epilog="Example, to start with: landmarks demo",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Get photographs, and look tables over.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Get photographs, and look tables over.",
+    epilog="Example: landmarks data check photos",
+)
 app.add_typer(data_app, name="data")
-protocol_app = typer.Typer(no_args_is_help=True, help="Measure a run on published benchmarks.")
+protocol_app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure a run on published benchmarks.",
+    epilog="Example: landmarks protocol holidays --photos holidays --run mine",
+)
 app.add_typer(protocol_app, name="protocol")
 
 Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
@@ -123,7 +131,7 @@ def options(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks demo --data data/demo --run data/runs/demo")
 def demo(
     folder: Annotated[Path, typer.Option("--data", help="Where the photographs go.")] = Path(
         "data/demo"
@@ -144,7 +152,7 @@ def demo(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(epilog="Example: landmarks index --config classical-global --data photos --run mine")
 def index(
     config: Annotated[
         str, typer.Option(help="A system by name (see `landmarks config`), or a YAML file.")
@@ -187,7 +195,7 @@ def index(
     _say_built(folder, record)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
 def train(
     config: Annotated[str, typer.Argument(help="A system with a section training.")],
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
@@ -230,7 +238,7 @@ def train(
         console.print(trainings_table(folders))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks trainings mine other")
 def trainings(
     folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of trainings.")],
 ) -> None:
@@ -240,7 +248,7 @@ def trainings(
     console.print(trainings_table(folders))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks evaluate --run mine --run other --data photos")
 def evaluate(
     runs: Annotated[
         list[Path] | None,
@@ -285,7 +293,7 @@ def evaluate(
     console.print(f"report: {target / 'report.html'}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks ablate --run mine --test photos/test.csv")
 def ablate(
     run: Run = DEMO_RUN,
     test: Test = None,
@@ -306,7 +314,7 @@ def ablate(
     console.print(f"{sum(map(len, rows.values())):,} rows → {target}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks score submission.csv recognition_solution_v2.1.csv")
 def score(
     submission: Annotated[Path, typer.Argument(help="CSV of id,landmarks or id,images.")],
     solution: Annotated[
@@ -325,7 +333,9 @@ def score(
         console.print(score_table(found))
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks classify urls.csv --run mine --out predictions.parquet --top 5"
+)
 def classify(
     inputs: Annotated[
         list[str],
@@ -396,8 +406,8 @@ def classify(
     landmark, name: the answer; empty for none.
     probability: that the best candidate is right, whether it is answered or not.
     status, reason: ok, fetch_failed, decode_failed or describe_failed, and why.
-    candidate, candidate_name, confidence: the best candidate, even where the answer is none, and
-    the score that the answer hangs on.
+    candidate, candidate_name: the best candidate, even where the answer is none.
+    confidence: its score, which the answer hangs on.
     nearest, similarity: the nearest gallery photograph.
     candidate_1, score_1 to candidate_K, score_K: with --top K.
     """
@@ -417,19 +427,20 @@ def classify(
         retries=retries,
         max_bytes=max_bytes,
     )
+    target, written = _form(out, form, top or 0, guard)
     with opened(inputs, url_column, id_column) as given:
         for line in given.told:
-            console.print(line, highlight=False)
+            console.print(line, highlight=False, soft_wrap=True)
         if given.named and out is None:
             _needs_out(
                 format=form, guard=guard, frequency_ban=frequency_ban, retry_failed=retry_failed,
                 restart=restart,
             )  # fmt: skip
             system = System.load(run, device, weights)
-            if show(system, given, fetch, 3 if top is None else top, urls_only):
+            shown = 3 if top is None else top
+            if show(system, given, fetch, shown, urls_only, name=system.name):
                 raise typer.Exit(1)
             return
-        target, written = _form(out, form, top or 0, guard)
         system = System.load(run, device, weights)
         with progress_bar("classifying", sum(1 for _ in given.rows())) as progress:
             summary = classify_input(
@@ -450,7 +461,9 @@ def classify(
         )
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks rethreshold predictions.csv --run mine --min-probability 0.8"
+)
 def rethreshold(
     predictions: Annotated[Path, typer.Argument(help="Predictions by `landmarks classify`.")],
     run: Run = DEMO_RUN,
@@ -483,7 +496,7 @@ def rethreshold(
     _say_summary(summary)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks vote one.csv other.csv --out merged.csv")
 def vote(
     csvs: Annotated[
         list[Path], typer.Argument(help="Predictions of one list, by `landmarks classify`.")
@@ -496,7 +509,7 @@ def vote(
     _say_summary(vote_csvs(csvs, out))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks add more.csv --run mine")
 def add(
     table: Annotated[
         Path, typer.Argument(help="CSV or folder of labelled photographs; unlabelled: the bank.")
@@ -513,7 +526,7 @@ def add(
     _say_built(run, add_photographs(run, read_table(table), choose_device(device), weights))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks remove 00a1b2c3d4e5f607 --run mine")
 def remove(
     ids: Annotated[list[str], typer.Argument(help="Ids of photographs in the run.")],
     run: Run = DEMO_RUN,
@@ -526,7 +539,9 @@ def remove(
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks attention resnet50-delf attention.safetensors --data photos"
+)
 def attention(
     config: Annotated[str, typer.Argument(help="A system with a delf detector, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="The file: what detector.attention names then.")],
@@ -562,7 +577,7 @@ def attention(
     )
 
 
-@app.command()
+@app.command(epilog="Example: landmarks config hog --set whitening.dimension=64 > mine.yaml")
 def config(
     name: Annotated[str | None, typer.Argument(help="A system; without it, the list.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
@@ -577,7 +592,9 @@ def config(
         typer.echo(f"{one:<24} {load_config(one).description}")
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks compare --data photos --holidays holidays --out comparison.md"
+)
 def compare(
     data: Annotated[Path, typer.Option(help="A data folder with index.csv and test.csv.")],
     holidays: Annotated[
@@ -616,7 +633,7 @@ def compare(
     console.print(f"{len(rows):,} rows → {out}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks describe vgg16 --size 224")
 def describe(
     network: Annotated[
         str, typer.Argument(help="A torchvision classification network, or timm/NAME.")
@@ -638,7 +655,7 @@ def describe(
         typer.echo(line)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks doctor")
 def doctor() -> None:
     """Check what breaks installations in this field, a line and a remedy each."""
     from pipelines.doctor import render, run_checks
@@ -649,7 +666,10 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@protocol_app.command("revisited")
+@protocol_app.command(
+    "revisited",
+    epilog="Example: landmarks protocol revisited --truth gnd_roxford5k.pkl --photos oxford --run mine",
+)
 def protocol_revisited(
     truth: Annotated[Path, typer.Option(help="gnd_roxford5k.pkl, gnd_rparis6k.pkl, or as JSON.")],
     photos: Annotated[Path, typer.Option(help="Folder of their photographs, NAME.jpg.")],
@@ -668,7 +688,9 @@ def protocol_revisited(
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
-@protocol_app.command("holidays")
+@protocol_app.command(
+    "holidays", epilog="Example: landmarks protocol holidays --photos holidays --run mine"
+)
 def protocol_holidays(
     photos: Annotated[Path, typer.Option(help="Folder of the photographs, NNNNNN.jpg.")],
     run: Run = DEMO_RUN,
@@ -686,7 +708,7 @@ def protocol_holidays(
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
-@data_app.command("demo")
+@data_app.command("demo", epilog="Example: landmarks data demo --out data/demo --seed 1")
 def data_demo(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("data/demo"),
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
@@ -697,7 +719,7 @@ def data_demo(
     make_photographs(out, seed)
 
 
-@data_app.command("check")
+@data_app.command("check", epilog="Example: landmarks data check photos")
 def data_check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],
 ) -> None:
@@ -708,7 +730,7 @@ def data_check(
         typer.echo(line)
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", epilog="Example: landmarks data fetch index.csv --out data/fetched")
 def data_fetch(
     csv: Annotated[Path, typer.Argument(help="Landmarks CSV: id,url,landmark_id.")],
     out: Annotated[Path | None, typer.Option(help="Data folder; by default the CSV's own.")] = None,
@@ -750,7 +772,7 @@ def data_fetch(
     console.print(str(summary), highlight=False)
 
 
-@data_app.command("gldv2")
+@data_app.command("gldv2", epilog="Example: landmarks data gldv2 --split index --shards 0-3")
 def data_gldv2(
     split: Annotated[str, typer.Option(help="train, index or test.")],
     shards: Annotated[str, typer.Option(help="Numbers of tars: 0-3, or 0,5,7-9.")],
@@ -846,7 +868,7 @@ def _form(out: Path | None, given: str | None, top: int, guard: bool) -> tuple[P
 def _say_summary(summary: ClassifySummary) -> None:
     console.print(str(summary), highlight=False)
     for line in summary.why():
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:

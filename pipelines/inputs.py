@@ -78,13 +78,13 @@ class LeftOut:
         if self.endings:
             kinds = [f"{one} {many:,}" for one, many in self.endings.most_common(8)]
             more = ", …" if len(self.endings) > 8 else ""
-            yield f"{self.endings.total():,} that are no photographs ({', '.join(kinds)}{more})"
+            yield f"{self.endings.total():,} no photographs ({', '.join(kinds)}{more})"
         for many, what in (
             (self.hidden, "hidden"),
-            (self.system, "folders of the system"),
+            (self.system, "system folders"),
             (self.linked, "links to folders"),
-            (self.irregular, "that are no regular files"),
-            (self.unread, "folders that cannot be read"),
+            (self.irregular, "no regular files"),
+            (self.unread, "unreadable folders"),
         ):
             if many:
                 yield f"{many:,} {what}"
@@ -154,14 +154,19 @@ def kind_of(given: str) -> str:
     if URL_START.match(given):
         return "url"
     try:
-        mode = os.stat(given).st_mode
+        found = os.stat(given)
+        mode = found.st_mode
         if stat.S_ISDIR(mode):
             return "folder"
         if stat.S_ISFIFO(mode):
             return "stream"
         if not stat.S_ISREG(mode):
             raise TableError(f"{given} is no regular file: give photographs, a folder or a list")
-        return "photograph" if is_photograph(Path(given)) else "list"
+        if is_photograph(Path(given)):
+            return "photograph"
+        if not found.st_size:
+            raise TableError(f"{given} is empty: give photographs, a folder or a list")
+        return "list"
     except ValueError:  # a zero byte
         raise TableError(f"{given!r}: no such file") from None
     except OSError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +15,18 @@ from pipelines.journal import Item, chunks
 from retrieval.index.store import OK
 from retrieval.photographs.fetching import FetchConfig
 
-NEAR = 3
+NEAR: Final = 3
 """Gallery photographs shown."""
 
 
-def show(system: Answers, given: Input, fetch: FetchConfig, top: int, urls_only: bool) -> int:
+def show(
+    system: Answers,
+    given: Input,
+    fetch: FetchConfig,
+    top: int,
+    urls_only: bool,
+    name: Callable[[str], str] = str,
+) -> int:
     """Classify photographs and print their answers, on standard output.
 
     Args:
@@ -27,6 +35,7 @@ def show(system: Answers, given: Input, fetch: FetchConfig, top: int, urls_only:
         fetch: limits of the downloads.
         top: candidates shown.
         urls_only: refuse paths.
+        name: a landmark's readable name.
 
     Returns:
         how many photographs failed.
@@ -40,29 +49,34 @@ def show(system: Answers, given: Input, fetch: FetchConfig, top: int, urls_only:
             told = dict(zip(form.columns, record, strict=True))
             failed += told["status"] != OK
             console.print(Text(told["id"], style="bold"))
-            console.print(_table(told, top))
+            console.print(_table(told, top, name))
     return failed
 
 
-def _table(told: Mapping[str, str], top: int) -> Table:
+def _table(told: Mapping[str, str], top: int, name: Callable[[str], str]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for what, line in _lines(told, top):
+    for what, line in _lines(told, top, name):
         table.add_row(f"  {what}", line)
     return table
 
 
-def _lines(told: Mapping[str, str], top: int) -> Iterator[tuple[str, str]]:
+def _lines(
+    told: Mapping[str, str], top: int, name: Callable[[str], str]
+) -> Iterator[tuple[str, str]]:
     if told["status"] != OK:
         yield told["status"].replace("_", " "), told["reason"]
         return
-    yield "answer", _named(told["landmark"], told["name"]) or "none"
+    yield "answer", _named(told["landmark"], told["name"]) if told["landmark"] else "none"
     if told["probability"]:
         of = "" if told["landmark"] else ", of the best candidate"
         yield "probability", f"{float(told['probability']):.3f}{of}"
     for i in range(1, top + 1):
         if told[f"candidate_{i}"]:
             candidate, score = told[f"candidate_{i}"], float(told[f"score_{i}"])
-            yield "candidates" if i == 1 else "", f"{candidate}  {score:.4g}"
+            yield (
+                "candidates" if i == 1 else "",
+                f"{_named(candidate, name(candidate))}  {score:.4g}",
+            )
     for i in range(1, NEAR + 1):
         suffix = f"_{i}" if i > 1 else ""
         if told["nearest" + suffix]:

@@ -79,7 +79,7 @@ def test_the_vote_of_one_file_is_that_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,landmarks\n", r"bad.csv, row 1: no predictions: the columns must begin with id,landmark,name,"),
+        ("id,landmarks\n", r"bad.csv, row 1: no predictions: .* begin with id,landmark,name,"),
         ("HEAD\nq0,a,A,0.5,ok,\n", r"bad.csv: ends before .*good.csv, row 3$"),
         ("HEAD\nq0,,,0,ok,\nq1,,,0,ok,\nq2,,,0,ok,\n", r"good.csv: ends before .*bad.csv, row 4"),
         ("HEAD\nq0,a,A,0.5,ok,\nx,,,0,ok,\n", r"bad.csv, row 3: id 'x' where .*good.csv has 'q1'"),
