@@ -540,7 +540,7 @@ def remove(
 
 
 @app.command(
-    epilog="Example: landmarks attention resnet50-delf attention.safetensors --data photos"
+    epilog="Example: landmarks attention resnet50-delf --out attention.safetensors --data photos"
 )
 def attention(
     config: Annotated[str, typer.Argument(help="A system with a delf detector, or a YAML file.")],
@@ -668,7 +668,7 @@ def doctor() -> None:
 
 @protocol_app.command(
     "revisited",
-    epilog="Example: landmarks protocol revisited --truth gnd_roxford5k.pkl --photos oxford --run mine",
+    epilog="Example: landmarks protocol revisited --truth gnd_roxford5k.pkl --photos oxford",
 )
 def protocol_revisited(
     truth: Annotated[Path, typer.Option(help="gnd_roxford5k.pkl, gnd_rparis6k.pkl, or as JSON.")],
