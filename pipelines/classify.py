@@ -40,6 +40,7 @@ REASONS: Final = 5
 MOST_REASONS: Final = 10_000
 """Reasons counted at a time; beyond, the rarest are dropped."""
 PRIVATE: Final = "the address is not a public one"
+ALLOW: Final = "--allow-private fetches from private addresses too"
 
 
 class Describes(Protocol):
@@ -138,7 +139,7 @@ class ClassifySummary:
         if others:
             lines.append(f"{others:,} × other reasons: they stand in {self.out}")
         if any(reason.startswith(PRIVATE) for reason, _ in self.reasons):
-            lines.append("--allow-private --retry-failed fetches from such addresses too")
+            lines.append(f"{ALLOW}; with --retry-failed these rows alone are taken again")
         return lines
 
 

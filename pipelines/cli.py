@@ -54,7 +54,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Recognise landmarks in photographs, or say that there is none.",
-    epilog="Example, to start with: landmarks demo",
+    epilog="Start with: landmarks demo",
 )
 data_app = typer.Typer(
     no_args_is_help=True,

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from pipelines.classify import CHUNK_ROWS, Answers, Form, answers
+from pipelines.classify import ALLOW, CHUNK_ROWS, PRIVATE, Answers, Form, answers
 from pipelines.inputs import Input
 from pipelines.journal import Item, chunks
 from retrieval.index.store import OK
 from retrieval.photographs.fetching import FetchConfig
 
+WIDTH: Final = 17
 NEAR: Final = 3
 """Gallery photographs shown."""
 
@@ -43,21 +43,23 @@ def show(
     form = Form(top=top, near=NEAR)
     todo = chunks((Item(row, None) for row in given.rows()), CHUNK_ROWS)
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    failed = 0
+    failed, private = 0, False
     for records in answers(system, todo, form, fetch, urls_only=urls_only):
         for record in records:
             told = dict(zip(form.columns, record, strict=True))
             failed += told["status"] != OK
-            console.print(Text(told["id"], style="bold"))
-            console.print(_table(told, top, name))
+            private |= told["reason"].startswith(PRIVATE)
+            console.print(Text(_printable(told["id"]), style="bold"))
+            for what, line in _lines(told, top, name):
+                console.print(f"  {what:<{WIDTH}}{_printable(line)}")
+    if private:
+        console.print(ALLOW)
     return failed
 
 
-def _table(told: Mapping[str, str], top: int, name: Callable[[str], str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for what, line in _lines(told, top, name):
-        table.add_row(f"  {what}", line)
-    return table
+def _printable(text: str) -> str:
+    """Without what would steer the terminal: names come from strangers too."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _lines(

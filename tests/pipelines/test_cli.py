@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 from pipelines import cli, config
 from pipelines.config import config_names
 from retrieval.errors import LandmarksError
-from retrieval.predictions import ANSWER
+from retrieval.predictions import ANSWER, prediction_columns
 from tests.photographs import view, write_csv, write_photograph
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -58,6 +59,31 @@ def commands(
 
 
 COMMANDS = dict(commands())
+
+
+def leaves() -> list[tuple[str, ...]]:
+    return sorted(path for path, command in COMMANDS.items() if not hasattr(command, "commands"))
+
+
+@pytest.mark.parametrize("path", leaves(), ids=" ".join)
+def test_help_ends_with_an_example_that_the_command_takes(
+    path: tuple[str, ...], landmarks: Run
+) -> None:
+    _, out, _ = landmarks(*path, "--help")
+    example = COMMANDS[path].epilog
+    assert example.startswith("Example: ")
+    assert " ".join(out.split()).endswith(example)
+    words = shlex.split(example.removeprefix("Example: ").partition(" > ")[0])
+    assert words[: len(path) + 1] == ["landmarks", *path]
+    context = COMMANDS[path].make_context("landmarks", words[len(path) + 1 :])
+    assert not context.args
+
+
+def test_help_shows_the_columns_of_the_output(landmarks: Run) -> None:
+    _, out, _ = landmarks("classify", "--help")
+    before_options = out.partition("Arguments")[0]
+    for column in prediction_columns(top=1):
+        assert re.search(rf"\b{column}\b", before_options), column
 
 
 def test_every_stage_is_a_command() -> None:
@@ -218,6 +244,20 @@ def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == answered
     with merged.open(newline="") as file:
         assert list(csv.DictReader(file)) == [{key: row[key] for key in ANSWER} for row in written]
+
+    code, out_, err = landmarks("classify", new[4][1], "http://127.0.0.1/a.jpg", *on_cpu)
+    assert code == 1, "one failed"
+    told = [line.split(maxsplit=1) for line in out_.splitlines()]
+    assert [line[0] for line in told] == [
+        str(new[4][1]), "answer", "probability", "candidates",
+        *[line[0] for line in told[4:6]], "nearest", *[line[0] for line in told[7:9]],
+        "http://127.0.0.1/a.jpg", "fetch", "--allow-private",
+    ]  # fmt: skip
+    assert told[1][1].strip() == "L77"
+    assert told[3][1].startswith("L77 ")
+    assert all(one.startswith("new") for one in (told[6][1], *(line[0] for line in told[7:9])))
+    assert "the address is not a public one" in told[-2][1]
+    assert sorted(path.name for path in tmp_path.iterdir() if "predictions" in path.name) == []
 
     code, _, err = landmarks("remove", "new0", "new1", "new2", "new3", *on_cpu)
     assert code == 0, err
