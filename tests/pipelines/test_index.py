@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipelines.classify import classify_csv
 from pipelines.config import load_config
@@ -616,6 +617,46 @@ def test_arrays_are_classified_as_their_files_are(built: dict[str, Path], data: 
     assert by_array["landmark"].tolist() == by_path["landmark"].tolist()
     np.testing.assert_allclose(by_array["probability"], by_path["probability"], atol=0.02)
     assert system.classify([]).columns.tolist() == by_path.columns.tolist()
+
+
+def test_one_photograph_or_any_mixture(built: dict[str, Path], data: Path) -> None:
+    system = System.load(built["hog"], "cpu")
+    sources = read_table(data / "test.csv")["source"].tolist()[:4]
+    several = system.classify(sources, top=2)
+    pd.testing.assert_frame_equal(system.classify(sources[0], top=2), several[:1])
+    with Image.open(sources[1]) as image:
+        mixed = system.classify(
+            (one for one in (sources[0], image, Path(sources[2]), read_photograph(sources[3]))),
+            top=2,
+        )
+    assert mixed["id"].tolist() == [sources[0], "1", sources[2], "3"]
+    for column in ("landmark", "candidate", "nearest", "candidate_1", "candidate_2", "status"):
+        assert mixed[column].tolist() == several[column].tolist(), column
+    assert tuple(mixed.columns) == prediction_columns(top=2)
+
+
+@pytest.mark.parametrize("answer", ["knn", "svm"])
+def test_the_best_candidate_and_the_nearest_photograph_are_told(
+    built: dict[str, Path], data: Path, answer: str
+) -> None:
+    """By a classifier that looks at neighbours, and by one that does not."""
+    system = replace(System.load(built["hog"], "cpu"), answer=answer)
+    rows, many = system.rows, len(system.landmarks)
+    found = system.predictions(list(rows["id"]), system.gallery.descriptors, many + 1, 3)
+    assert found["nearest"].tolist() == rows["id"].tolist()
+    np.testing.assert_allclose(found["similarity"], 1.0, atol=1e-5)
+    assert (found["similarity_2"] >= found["similarity_3"]).all()
+    assert (found["nearest_2"] != found["nearest"]).all()
+    assert (found["candidate"] == found["candidate_1"]).all()
+    assert (found["confidence"] == found["score_1"]).all()
+    assert found[f"candidate_{many + 1}"].tolist() == [""] * len(found)
+    assert found[f"score_{many + 1}"].isna().all()
+    never = replace(system.rejections[answer], threshold=np.inf)
+    strict = replace(system, rejections={**system.rejections, answer: never})
+    none = strict.predictions(list(rows["id"]), system.gallery.descriptors)
+    assert (none["landmark"] == "").all()
+    assert none["candidate"].tolist() == found["candidate"].tolist()
+    assert none["candidate_name"].tolist() == [system.name(one) for one in found["candidate"]]
 
 
 @systems
