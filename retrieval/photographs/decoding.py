@@ -22,6 +22,9 @@ from PIL import Image, UnidentifiedImageError
 
 from retrieval.errors import DecodeError
 
+PillowImage = Image.Image
+"""What Pillow opens; other modules take it from here."""
+
 MAX_PIXELS: Final = 100_000_000
 PILLOW_CAP: Final = 178_956_970
 """Pixels that Pillow itself refuses to go beyond."""
@@ -86,7 +89,7 @@ def read_photograph(
     return decode(_file_bytes(Path(source), max_bytes), longest_side, max_pixels=max_pixels)
 
 
-def from_image(image: Image.Image, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def from_image(image: PillowImage, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """A Pillow image as :func:`decode` makes it of its file: RGB (height, width, 3), upright.
 
     Raises:

@@ -15,13 +15,12 @@ from typing import Any, Final, NoReturn
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from retrieval.errors import FetchError
-from retrieval.photographs.decoding import from_image, shrink
+from retrieval.photographs.decoding import PillowImage, from_image, shrink
 
 Photograph = NDArray[np.uint8]
-Given = str | os.PathLike[str] | Image.Image | Photograph
+Given = str | os.PathLike[str] | PillowImage | Photograph
 Source = str | Photograph | Callable[[int], Photograph]
 
 TAKEN: Final = (
@@ -65,7 +64,7 @@ def _windows(several: Iterable[Any], size: int, ids: list[str]) -> Iterator[Sequ
 
 def _several(given: Any) -> Iterable[Any]:
     """The photographs, one by one."""
-    if isinstance(given, str | os.PathLike | Image.Image):
+    if isinstance(given, str | os.PathLike | PillowImage):
         return [given]
     if isinstance(given, np.ndarray) and given.dtype != object and given.ndim != 4:
         return given if given.dtype.kind == "U" and given.ndim == 1 else [given]
@@ -83,7 +82,7 @@ def _source(place: int, one: Any) -> Source:
         if not isinstance(path, str):
             _refuse(one, place)
         return partial(_unfetched, path) if path.lower().startswith(URL_STARTS) else str(path)
-    if isinstance(one, Image.Image):
+    if isinstance(one, PillowImage):
         return partial(_pixels, one)
     if (
         isinstance(one, np.ndarray)
@@ -99,7 +98,7 @@ def _unfetched(url: str, longest_side: int) -> NoReturn:
     raise FetchError("a URL: classify takes files, and landmarks classify fetches")
 
 
-def _pixels(image: Image.Image, longest_side: int) -> Photograph:
+def _pixels(image: PillowImage, longest_side: int) -> Photograph:
     return shrink(from_image(image), longest_side)
 
 
