@@ -6,10 +6,11 @@ import csv
 import errno
 import json
 import logging
+import re
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.logging import RichHandler
@@ -18,6 +19,9 @@ from rich.table import Table
 from pipelines.progress import console, progress_bar
 from retrieval.errors import ConfigError, LandmarksError, TableError
 from retrieval.photographs.fetching import FetchConfig
+
+if TYPE_CHECKING:
+    from pipelines.classify import ClassifySummary, Form
 
 # Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
 # none of them.
@@ -28,6 +32,24 @@ DEFAULT_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 INTERRUPTED: Final = 130
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+OWN_HEADERS: Final = {
+    "user-agent": "give --user-agent",
+    **dict.fromkeys(
+        ("host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
+         "expect", "range", "if-range", "accept-encoding"),
+        "is decided for each request",
+    ),
+}  # fmt: skip
+"""Headers that would break a request, or make another answer of it than a whole photograph."""
+
+GOES_ON: Final = "; then give the same command again: it goes on where it was"
+REMEDIES: Final = {
+    errno.ENOSPC: f": free some space on its disk{GOES_ON}",
+    errno.EDQUOT: f": free some of your share of its disk{GOES_ON}",
+    errno.EFBIG: f": raise the limit on a file's size, or take another disk{GOES_ON}",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,9 +58,17 @@ app = typer.Typer(
     help="Recognise landmarks in photographs, or say that there is none.",
     epilog="Start with: landmarks demo",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Get photographs, and look tables over.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Get photographs, and look tables over.",
+    epilog="Example: landmarks data check photos",
+)
 app.add_typer(data_app, name="data")
-protocol_app = typer.Typer(no_args_is_help=True, help="Measure a run on published benchmarks.")
+protocol_app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure a run on published benchmarks.",
+    epilog="Example: landmarks protocol holidays --photos holidays --run mine",
+)
 app.add_typer(protocol_app, name="protocol")
 
 Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
@@ -54,6 +84,17 @@ AllowPrivate = Annotated[
 Concurrency = Annotated[int, typer.Option(help="Downloads at a time in all.")]
 PerHost = Annotated[int, typer.Option(help="Downloads at a time from one host.")]
 Seconds = Annotated[float, typer.Option(help="Cap on one try of a download, in seconds.")]
+UserAgent = Annotated[
+    str, typer.Option(help="What servers are told; some ask for a way to reach you in it.")
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option("--header", help='A header of every request: "Name: value" (repeatable).'),
+]
+UrlColumn = Annotated[
+    str | None, typer.Option(help="Column of URLs or paths, where the list has another name.")
+]
+IdColumn = Annotated[str | None, typer.Option(help="Column of ids, likewise.")]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Take just the rows that failed again.")
 ]
@@ -92,7 +133,7 @@ def options(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks demo --data data/demo --run data/runs/demo")
 def demo(
     folder: Annotated[Path, typer.Option("--data", help="Where the photographs go.")] = Path(
         "data/demo"
@@ -163,7 +204,7 @@ def index(
     _say_built(folder, record)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
 def train(
     config: Annotated[str, typer.Argument(help="A system with a section training.")],
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
@@ -206,7 +247,7 @@ def train(
         console.print(trainings_table(folders))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks trainings mine other")
 def trainings(
     folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of trainings.")],
 ) -> None:
@@ -216,7 +257,7 @@ def trainings(
     console.print(trainings_table(folders))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks evaluate --run mine --run other --data photos")
 def evaluate(
     runs: Annotated[
         list[Path] | None,
@@ -261,7 +302,7 @@ def evaluate(
     console.print(f"report: {target / 'report.html'}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks ablate --run mine --test photos/test.csv")
 def ablate(
     run: Run = DEMO_RUN,
     test: Test = None,
@@ -282,7 +323,7 @@ def ablate(
     console.print(f"{sum(map(len, rows.values())):,} rows → {target}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks score submission.csv recognition_solution_v2.1.csv")
 def score(
     submission: Annotated[Path, typer.Argument(help="CSV of id,landmarks or id,images.")],
     solution: Annotated[
@@ -301,14 +342,50 @@ def score(
         console.print(score_table(found))
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks classify urls.csv --run mine --out predictions.parquet --top 5"
+)
 def classify(
-    csv: Annotated[Path, typer.Argument(help="CSV of id,url; or a URL or path a line.")],
-    out: Annotated[Path, typer.Option(help="Predictions CSV.")] = Path("predictions.csv"),
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Photographs and folders of them; or a list of URLs or paths, or - for a list on"
+            " standard input."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions; by default predictions.csv, and the terminal for photographs that"
+            " are named one by one."
+        ),
+    ] = None,
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet or jsonl; by default OUT's ending.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Best candidates told with their scores; on the terminal 3."
+        ),
+    ] = None,
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard", help="Put ' before text that a spreadsheet would take for a formula."
+        ),
+    ] = False,
+    url_column: UrlColumn = None,
+    id_column: IdColumn = None,
+    urls_only: Annotated[
+        bool, typer.Option("--urls-only", help="Refuse rows that are paths: a stranger's list.")
+    ] = False,
     allow_private: AllowPrivate = False,
+    user_agent: UserAgent = _FETCH.user_agent,
+    header: Headers = None,
     concurrency: Concurrency = _FETCH.concurrency,
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
@@ -330,32 +407,62 @@ def classify(
     retry_failed: RetryFailed = False,
     restart: Restart = False,
 ) -> None:
-    """Classify every row of a CSV of URLs or paths. A killed run goes on."""
-    from pipelines.classify import classify_csv
+    """Classify photographs, folders of them, or a list of URLs or paths. A killed run goes on.
+
+    Columns of OUT, a row for each photograph in the order of the input:
+
+    id: of the row, or its URL or path.
+    landmark, name: the answer; empty for none.
+    probability: that the best candidate is right, whether it is answered or not.
+    status, reason: ok, fetch_failed, decode_failed or describe_failed, and why.
+    candidate, candidate_name: the best candidate, even where the answer is none.
+    confidence: its score, which the answer hangs on.
+    nearest, similarity: the nearest gallery photograph.
+    candidate_1, score_1 to candidate_K, score_K: with --top K.
+    """
+    from pipelines.classify import classify_input
+    from pipelines.inputs import opened
     from pipelines.predictions import ban_frequent
-    from pipelines.rows import count_rows
+    from pipelines.terminal import show
     from retrieval.system import System
 
     fetch = _fetch_config(
         allow_private=allow_private,
+        user_agent=user_agent,
+        headers=_headers(header or []),
         concurrency=concurrency,
         per_host=per_host,
         total_seconds=seconds,
         retries=retries,
         max_bytes=max_bytes,
     )
-    system = System.load(run, device, weights)
-    with progress_bar("classifying", count_rows(csv)) as progress:
-        summary = classify_csv(
-            system, csv, out, fetch=fetch, retry_failed=retry_failed, restart=restart,
-            memory=memory * 2**20, progress=progress,
-        )  # fmt: skip
+    target, written = _form(out, form, top or 0, guard)
+    with opened(inputs, url_column, id_column) as given:
+        for line in given.told:
+            console.print(line, highlight=False, soft_wrap=True)
+        if given.named and out is None:
+            _needs_out(
+                format=form, guard=guard, frequency_ban=frequency_ban, retry_failed=retry_failed,
+                restart=restart,
+            )  # fmt: skip
+            system = System.load(run, device, weights)
+            shown = 3 if top is None else top
+            if show(system, given, fetch, shown, urls_only, name=system.name):
+                raise typer.Exit(1)
+            return
+        system = System.load(run, device, weights)
+        with progress_bar("classifying", sum(1 for _ in given.rows())) as progress:
+            summary = classify_input(
+                system, given, target, form=written, fetch=fetch, urls_only=urls_only,
+                retry_failed=retry_failed, restart=restart, memory=memory * 2**20,
+                progress=progress,
+            )  # fmt: skip
     if summary.nothing_to_do:
-        console.print(f"{out}: finished already, nothing to do", highlight=False)
-    console.print(str(summary), highlight=False)
+        console.print(f"{target}: finished already, nothing to do", highlight=False)
+    _say_summary(summary)
     if frequency_ban is not None:
-        kept = out.with_name(f"{out.stem}.banned{out.suffix}")
-        banned = ban_frequent(out, kept, frequency_ban)
+        kept = target.with_name(f"{target.stem}.banned{target.suffix}")
+        banned = ban_frequent(target, kept, frequency_ban)
         console.print(
             f"{banned:,} rows of landmarks that more than {frequency_ban:,} rows are answered with"
             f" are none → {kept}",
@@ -363,7 +470,42 @@ def classify(
         )
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks rethreshold predictions.csv --run mine --min-probability 0.8"
+)
+def rethreshold(
+    predictions: Annotated[Path, typer.Argument(help="Predictions by `landmarks classify`.")],
+    run: Run = DEMO_RUN,
+    min_probability: Annotated[
+        float | None, typer.Option(help="Answer what is at least so probable, such as 0.8.")
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
+    ] = None,
+    max_false_accepts: Annotated[
+        float | None,
+        typer.Option(help="Share of photographs without a landmark that may be answered."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New predictions; by default NAME.rethresholded beside the old ones."),
+    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Answer stored predictions anew at another operating point, without any photograph."""
+    from pipelines.predictions import rethreshold as answer_anew
+
+    by_default = f"{predictions.stem}.rethresholded{predictions.suffix}"
+    summary = answer_anew(
+        predictions, out or predictions.with_name(by_default), run,
+        min_probability=min_probability, target_precision=target_precision,
+        max_false_accepts=max_false_accepts, device=device, weights=weights,
+    )  # fmt: skip
+    _say_summary(summary)
+
+
+@app.command(epilog="Example: landmarks vote one.csv other.csv --out merged.csv")
 def vote(
     csvs: Annotated[
         list[Path], typer.Argument(help="Predictions of one list, by `landmarks classify`.")
@@ -373,7 +515,7 @@ def vote(
     """Merge several runs' predictions of one list: on every row, the files' answers vote."""
     from pipelines.predictions import vote_csvs
 
-    console.print(str(vote_csvs(csvs, out)), highlight=False)
+    _say_summary(vote_csvs(csvs, out))
 
 
 @app.command(epilog="Example: landmarks add more.csv --run data/runs/mine")
@@ -451,7 +593,9 @@ def list_run(
     console.print(f"{run}: {summary(known)}", highlight=False)
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks attention resnet50-delf --out attention.safetensors --data photos"
+)
 def attention(
     config: Annotated[str, typer.Argument(help="A system with a delf detector, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="The file: what detector.attention names then.")],
@@ -487,7 +631,7 @@ def attention(
     )
 
 
-@app.command()
+@app.command(epilog="Example: landmarks config hog --set whitening.dimension=64 > mine.yaml")
 def config(
     name: Annotated[str | None, typer.Argument(help="A system; without it, the list.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
@@ -502,7 +646,9 @@ def config(
         typer.echo(f"{one:<24} {load_config(one).description}")
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks compare --data photos --holidays holidays --out comparison.md"
+)
 def compare(
     data: Annotated[Path, typer.Option(help="A data folder with index.csv and test.csv.")],
     holidays: Annotated[
@@ -541,7 +687,7 @@ def compare(
     console.print(f"{len(rows):,} rows → {out}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks describe vgg16 --size 224")
 def describe(
     network: Annotated[
         str, typer.Argument(help="A torchvision classification network, or timm/NAME.")
@@ -563,7 +709,7 @@ def describe(
         typer.echo(line)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks doctor")
 def doctor() -> None:
     """Check what breaks installations in this field, a line and a remedy each."""
     from pipelines.doctor import render, run_checks
@@ -574,7 +720,10 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@protocol_app.command("revisited")
+@protocol_app.command(
+    "revisited",
+    epilog="Example: landmarks protocol revisited --truth gnd_roxford5k.pkl --photos oxford",
+)
 def protocol_revisited(
     truth: Annotated[Path, typer.Option(help="gnd_roxford5k.pkl, gnd_rparis6k.pkl, or as JSON.")],
     photos: Annotated[Path, typer.Option(help="Folder of their photographs, NAME.jpg.")],
@@ -593,7 +742,9 @@ def protocol_revisited(
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
-@protocol_app.command("holidays")
+@protocol_app.command(
+    "holidays", epilog="Example: landmarks protocol holidays --photos holidays --run mine"
+)
 def protocol_holidays(
     photos: Annotated[Path, typer.Option(help="Folder of the photographs, NNNNNN.jpg.")],
     run: Run = DEMO_RUN,
@@ -611,7 +762,7 @@ def protocol_holidays(
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
-@data_app.command("demo")
+@data_app.command("demo", epilog="Example: landmarks data demo --out data/demo --seed 1")
 def data_demo(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("data/demo"),
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
@@ -647,11 +798,15 @@ def data_check(
         raise TableError(f"{data}: none of its photographs can be opened, so nothing can be built")
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", epilog="Example: landmarks data fetch index.csv --out data/fetched")
 def data_fetch(
     csv: Annotated[Path, typer.Argument(help="Landmarks CSV: id,url,landmark_id.")],
     out: Annotated[Path | None, typer.Option(help="Data folder; by default the CSV's own.")] = None,
+    url_column: UrlColumn = None,
+    id_column: IdColumn = None,
     allow_private: AllowPrivate = False,
+    user_agent: UserAgent = _FETCH.user_agent,
+    header: Headers = None,
     concurrency: Concurrency = _FETCH.concurrency,
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
@@ -660,18 +815,23 @@ def data_fetch(
 ) -> None:
     """Download a landmarks CSV's own URLs into photos/a/b/c/ID.jpg. A killed run goes on."""
     from pipelines.data import fetch_photographs
-    from pipelines.rows import count_rows
+    from pipelines.rows import read_rows
 
     fetch = _fetch_config(
         allow_private=allow_private,
+        user_agent=user_agent,
+        headers=_headers(header or []),
         concurrency=concurrency,
         per_host=per_host,
         total_seconds=seconds,
     )
-    with progress_bar("fetching", count_rows(csv)) as progress:
+    rows = sum(1 for _ in read_rows(csv, url_column, id_column))
+    with progress_bar("fetching", rows) as progress:
         summary = fetch_photographs(
             csv,
             out or csv.parent,
+            url_column=url_column,
+            id_column=id_column,
             fetch=fetch,
             retry_failed=retry_failed,
             restart=restart,
@@ -680,7 +840,7 @@ def data_fetch(
     console.print(str(summary), highlight=False)
 
 
-@data_app.command("gldv2")
+@data_app.command("gldv2", epilog="Example: landmarks data gldv2 --split index --shards 0-3")
 def data_gldv2(
     split: Annotated[str, typer.Option(help="train, index or test.")],
     shards: Annotated[str, typer.Option(help="Numbers of tars: 0-3, or 0,5,7-9.")],
@@ -712,6 +872,8 @@ def _fetch_config(**values: Any) -> FetchConfig:
     """
     from pydantic import ValidationError
 
+    if not HEADER_VALUE.fullmatch(values.get("user_agent", "")):
+        raise ConfigError(f"--user-agent {values['user_agent']!r}: give plain characters")
     # A photograph as large as is allowed has to fit into what may be in flight.
     in_flight = max(_FETCH.bytes_in_flight, values.get("max_bytes", 0))
     try:
@@ -720,6 +882,61 @@ def _fetch_config(**values: Any) -> FetchConfig:
         first = error.errors()[0]
         option = str(first["loc"][0]).removeprefix("total_").replace("_", "-")
         raise ConfigError(f"--{option}: {first['msg']}, found {first['input']}") from None
+
+
+def _headers(given: list[str]) -> dict[str, str]:
+    """The headers that the command line gave.
+
+    Raises:
+        ConfigError: one is none, stands twice, or is the fetcher's own to say.
+    """
+    headers: dict[str, str] = {}
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon or not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+            raise ConfigError(f'--header {one!r}: give "Name: value", of plain characters')
+        if name.lower() in OWN_HEADERS:
+            raise ConfigError(f"--header {name}: {OWN_HEADERS[name.lower()]}")
+        if name.lower() in map(str.lower, headers):
+            raise ConfigError(f"--header {name}: is given twice")
+        headers[name] = value.strip(" \t")
+    return headers
+
+
+def _needs_out(**given: Any) -> None:
+    """Refuse options of a file where none is written.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    for name, value in given.items():
+        if value:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: give --out too, or the answers go to the terminal")
+
+
+def _form(out: Path | None, given: str | None, top: int, guard: bool) -> tuple[Path, Form]:
+    """Where predictions go, and how they are written.
+
+    Raises:
+        ConfigError: no such format, or one in which nothing is to be guarded.
+    """
+    from pipelines.classify import Form
+    from pipelines.formats import CSV, format_of
+
+    target = out or Path("predictions.csv").with_suffix(f".{given or CSV}")
+    if str(target) == "-":
+        raise ConfigError("--out -: give a file, from which a killed run can go on")
+    found = format_of(target, given)
+    if guard and found != CSV:
+        raise ConfigError(f"--guard: is for CSVs, which spreadsheets open, and not for {found}")
+    return target, Form(found, top, guard=guard)
+
+
+def _say_summary(summary: ClassifySummary) -> None:
+    console.print(str(summary), highlight=False)
+    for line in summary.why():
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
@@ -778,9 +995,10 @@ def _mistake(error: Exception) -> str | None:
         from retrieval.devices import gpu_mistake
 
         return gpu_mistake(error)
+    remedy = REMEDIES.get(error.errno or 0, "")
     if error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        return f"{error.filename}: {error.strerror}{remedy}"
+    return f"{error.strerror}{remedy}" if remedy else None
 
 
 def main() -> None:

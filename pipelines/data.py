@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.classify import limits
+from pipelines.inputs import listed
 from pipelines.journal import Item, Journal, ahead, chunks
-from pipelines.rows import digest
 from retrieval.devices import cores
 from retrieval.errors import (
     ConfigError,
@@ -29,11 +29,9 @@ from retrieval.errors import (
     FetchError,
     PhotographError,
     RunError,
-    TableError,
 )
 from retrieval.index.store import OK, read_json, write_json
 from retrieval.photographs.decoding import MAX_PIXELS, decode
-from retrieval.photographs.delimited import listing, open_table
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
 from retrieval.photographs.table import fetched_name, nested_path
 
@@ -127,6 +125,8 @@ def fetch_photographs(
     table: Path,
     out: Path,
     *,
+    url_column: str | None = None,
+    id_column: str | None = None,
     fetch: FetchConfig | None = None,
     retry_failed: bool = False,
     restart: bool = False,
@@ -139,7 +139,9 @@ def fetch_photographs(
     ``out/fetched-<name>.csv`` says, in the order of the input, what became of each row.
 
     Args:
-        table: a CSV with the columns ``id`` and ``url``; others are passed over.
+        table: a list with columns of ids and URLs; others are passed over.
+        url_column: the name of the one, where it is no usual one.
+        id_column: likewise of the other.
         out: a folder, made where it is missing.
         fetch: limits of the downloads.
         retry_failed: take the failed rows of a finished run again; limits may differ then.
@@ -152,9 +154,9 @@ def fetch_photographs(
         RunError: ``out`` was filled from another CSV or with other limits.
     """
     fetch = fetch or FetchConfig()
-    _check_columns(table, "id", "url")
     photographs = out / PHOTOGRAPHS
-    made_from = {"input": digest(table)}
+    given = listed(table, url_column, id_column, fetched=True)
+    made_from = {"input": given.digest}
     options = {"max_pixels": max_pixels, **limits(fetch)}
     with Journal(
         out / fetched_name(table),
@@ -167,7 +169,7 @@ def fetch_photographs(
         done = journal.state.rows
         progress(done, done - (journal.state.counts or {}).get(OK, 0))
         if not journal.done_before:
-            todo = chunks(journal.pending(table), FETCH_ROWS)
+            todo = chunks(journal.pending(given.rows()), FETCH_ROWS)
             with ThreadPoolExecutor(cores()) as pool, Fetcher(fetch) as fetcher:
                 keeper = _Keeper(fetcher, pool, photographs, max_pixels)
                 try:
@@ -258,16 +260,6 @@ def parse_shards(text: str, split: str) -> list[int]:
             raise ConfigError(f"--shards {text}: {split} has the archives 0 to {many - 1}")
         numbers.extend(range(first, last + 1))
     return sorted(set(numbers))
-
-
-def _check_columns(path: Path, *wanted: str) -> None:
-    table = open_table(path, lambda name: name.lower() in wanted, comments=True)
-    lower = [name.lower() for name in table.header]
-    missing = [name for name in wanted if name.lower() not in lower]
-    if missing:
-        raise TableError(
-            f"{path}, row {table.skipped + 1}: no column {missing[0]} among {listing(table.header)}"
-        )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from pipelines.journal import csv_line
+from pipelines.formats import csv_line
 from pipelines.progress import progress_bar
 from pipelines.report.curves import per_landmark, per_origin
 from pipelines.report.measured import (

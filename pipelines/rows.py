@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Final
 
 from retrieval.errors import TableError
-from retrieval.index.store import checksum
 from retrieval.photographs.delimited import (
     DelimitedTable,
     first_line,
@@ -71,7 +70,10 @@ class Row:
 
 
 def read_rows(
-    path: Path, url_column: str | None = None, id_column: str | None = None
+    path: Path,
+    url_column: str | None = None,
+    id_column: str | None = None,
+    fetched: bool = False,
 ) -> Iterator[Row]:
     """The rows of a list, one at a time.
 
@@ -79,6 +81,8 @@ def read_rows(
         path: of a regular file.
         url_column: the name of the column of URLs or paths, in any case.
         id_column: the name of the column of ids, in any case.
+        fetched: whether the photographs are to be fetched and kept by their ids: then the list
+            must have ids, and the URL counts where there is a path beside it.
 
     Raises:
         TableError: there is no such file, it is no list of photographs, a column is not there or
@@ -86,27 +90,17 @@ def read_rows(
     """
     named = url_column is not None or id_column is not None
     if not named and not is_parquet(path) and _is_bare(path):
+        if fetched:
+            raise TableError(f"{path}: no ids: put a first line that names the columns: id,url")
         yield from _bare(path)
         return
     given = {_plain(name) for name in (url_column, id_column) if name is not None}
     table = open_table(path, lambda name: _plain(name) in SOURCES | IDS | given, comments=True)
-    sources = _source_columns(table, url_column)
-    yield from _columns(table, sources, _id_column(table, id_column))
-
-
-def count_rows(path: Path, url_column: str | None = None, id_column: str | None = None) -> int:
-    """How many rows :func:`read_rows` gives; every one is read and checked."""
-    return sum(1 for _ in read_rows(path, url_column, id_column))
-
-
-def digest(path: Path, url_column: str | None = None, id_column: str | None = None) -> str:
-    """Sixteen hex digits of a list's SHA-256, every row of it having been checked.
-
-    Raises:
-        TableError: as :func:`read_rows`.
-    """
-    count_rows(path, url_column, id_column)
-    return checksum(path)[:16]
+    sources, named_by = _source_columns(table, url_column), _id_column(table, id_column)
+    if fetched:
+        sources = sources[-1:]
+        _refuse_unfetchable(table, sources[0], named_by)
+    yield from _columns(table, sources, named_by)
 
 
 def _plain(name: str) -> str:
@@ -179,13 +173,13 @@ def _source_columns(table: DelimitedTable, given: str | None) -> list[int]:
     usual = [column for column, name in enumerate(table.header) if _plain(name) in SOURCES]
     if not usual:
         raise TableError(
-            f"{table.path}: no column url or path among {listing(table.header)}; name the column"
+            f"{_header_of(table)}: no column url or path among {listing(table.header)}; name the column"
             " of URLs or paths: --url-column"
         )
     if len(usual) > 1 and not (len(usual) == 2 and found.keys() == PAIR):
         names = " or ".join(listing([table.header[column]]) for column in usual)
         raise TableError(
-            f"{table.path}: which column holds the photographs, {names}? Say so: --url-column"
+            f"{_header_of(table)}: which column holds the photographs, {names}? Say so: --url-column"
         )
     return [found["path"], found["url"]] if len(usual) == 2 else usual
 
@@ -197,15 +191,34 @@ def _id_column(table: DelimitedTable, given: str | None) -> int | None:
     plain = [column for column in usual if _plain(table.header[column]) == "id"]
     if len(plain or usual) > 1:
         names = " or ".join(listing([table.header[column]]) for column in usual)
-        raise TableError(f"{table.path}: which column holds the ids, {names}? Say so: --id-column")
+        raise TableError(
+            f"{_header_of(table)}: which column holds the ids, {names}? Say so: --id-column"
+        )
     return next(iter(plain or usual), None)
+
+
+def _header_of(table: DelimitedTable) -> str:
+    return f"{table.path}, row {table.skipped + 1}"
+
+
+def _refuse_unfetchable(table: DelimitedTable, source: int, named: int | None) -> None:
+    if named is None:
+        raise TableError(
+            f"{_header_of(table)}: no column id among {listing(table.header)}; name the column of ids:"
+            " --id-column"
+        )
+    if _plain(table.header[source]) == "path":
+        raise TableError(
+            f"{_header_of(table)}: no column url among {listing(table.header)}; name the column of URLs:"
+            " --url-column"
+        )
 
 
 def _given_column(table: DelimitedTable, given: str, option: str) -> int:
     lower = [name.casefold() for name in table.header]
     if given.strip().casefold() not in lower:
         raise TableError(
-            f"{table.path}: no column {shown(given)} among {listing(table.header)} ({option})"
+            f"{_header_of(table)}: no column {shown(given)} among {listing(table.header)} ({option})"
         )
     return lower.index(given.strip().casefold())
 

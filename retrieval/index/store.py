@@ -38,6 +38,18 @@ MAPPED: Final = 1 << 16
 """Arrays of more bytes are mapped rather than read; an empty one cannot be mapped."""
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the system inside name this file: a full disk, as Python tells it, names none."""
+    try:
+        yield
+    except OSError as error:
+        # An error that names a file is of that one, unless the name was made up for a while.
+        if error.errno is None or not str(error.filename or ".tmp").endswith(".tmp"):
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
 def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
     """Write a file so that it is either whole or not there, even after a power cut.
 
@@ -46,9 +58,10 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
         data: the bytes, or a function that writes them to the open file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with naming(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(path), os.fdopen(handle, "wb") as file:
             if callable(data):
                 data(file)
             else:
@@ -111,7 +124,7 @@ def write_arrays(
         blocks: each with the next rows of every array.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
+    with naming(folder), contextlib.ExitStack() as stack:
         files = {}
         for name, (dtype, shape) in forms.items():
             handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)

@@ -8,7 +8,10 @@ by libjpeg's DCT scaling, which costs a fraction of a full decode.
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import Final
@@ -18,6 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from retrieval.errors import DecodeError
+
+PillowImage = Image.Image
+"""What Pillow opens; other modules take it from here."""
 
 MAX_PIXELS: Final = 100_000_000
 PILLOW_CAP: Final = 178_956_970
@@ -80,17 +86,48 @@ def read_photograph(
     Raises:
         DecodeError: as :func:`decode`; or the file is missing, unreadable, or over ``max_bytes``.
     """
-    path = Path(source)
+    return decode(_file_bytes(Path(source), max_bytes), longest_side, max_pixels=max_pixels)
+
+
+def from_image(image: PillowImage, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """A Pillow image as :func:`decode` makes it of its file: RGB (height, width, 3), upright.
+
+    Raises:
+        DecodeError: as :func:`decode`; or its file was closed or is damaged.
+    """
     try:
-        if not path.is_file():
-            raise DecodeError("no such file" if not path.exists() else "not a regular file")
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise DecodeError(f"file of {size} bytes is over the cap of {max_bytes}")
-        data = path.read_bytes()
+        return _pixels(image, None, max_pixels)
+    except (DecodeError, MemoryError):
+        raise
+    except Exception as error:  # as in decode; a closed image is a ValueError
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise DecodeError(f"an image that cannot be read ({_without_addresses(text)})") from None
+
+
+def _file_bytes(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file; of nothing else, which might never end or never answer.
+
+    Raises:
+        DecodeError: it is missing, unreadable, no regular file, or over ``max_bytes``.
+    """
+    try:
+        # Without waiting for whoever would write into a pipe.
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(handle)
+            raise DecodeError("not a regular file")
+        with os.fdopen(handle, "rb") as file:
+            if found.st_size > max_bytes:
+                raise DecodeError(f"file of {found.st_size} bytes is over the cap of {max_bytes}")
+            # Nothing is read of what says it is empty: kernels have such files that never end.
+            return file.read(found.st_size)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte in it
+        raise DecodeError("no such file") from None
     except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise DecodeError("not a regular file") from None
         raise DecodeError(f"cannot be read ({error.strerror or type(error).__name__})") from None
-    return decode(data, longest_side, max_pixels=max_pixels)
 
 
 def shrink(photograph: NDArray[np.uint8], longest_side: int) -> NDArray[np.uint8]:

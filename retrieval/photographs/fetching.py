@@ -72,6 +72,7 @@ class FetchConfig(BaseModel):
         max_redirects: redirects followed for one URL.
         allow_private: fetch from loopback, private and other addresses that are not public.
         user_agent: what the servers are told; some (Wikimedia) ask for a way to reach you in it.
+        headers: further headers of every request, by name.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -90,6 +91,7 @@ class FetchConfig(BaseModel):
     max_redirects: int = Field(default=5, ge=0, le=20)
     allow_private: bool = False
     user_agent: str = Field(default="landmarks (photograph fetcher)", min_length=1)
+    headers: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_photograph_fits(self) -> FetchConfig:

@@ -1,4 +1,4 @@
-"""What a file that is no table looks like, for messages."""
+"""What a file is, by its first bytes: a photograph, text, or what else it looks like."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from typing import Final
 
 HEAD: Final = 4096
 """Bytes of a file's start that are looked at."""
+PHOTOGRAPHS: Final = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n", "PNG"),
+    (b"GIF8", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "BigTIFF"),
+    (b"MM\0+", "BigTIFF"),
+    (b"\0\0\0\x0cjP", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"8BPS\0\1", "Photoshop"),
+)
+BRANDS: Final = frozenset("heic heix hevc hevx heim heis mif1 msf1 avif avis miaf".split())
+"""Of the ISO media files that hold photographs; films are of others."""
+BITMAP_HEADERS: Final = frozenset((12, 40, 52, 56, 64, 108, 124))
 STARTS: Final = (
-    (b"\xff\xd8\xff", "a photograph (JPEG)"),
-    (b"\x89PNG\r\n", "a photograph (PNG)"),
-    (b"GIF8", "a photograph (GIF)"),
-    (b"II*\0", "a photograph (TIFF)"),
-    (b"MM\0*", "a photograph (TIFF)"),
-    (b"\0\0\0\x0cjP", "a photograph (JPEG 2000)"),
     (b"%PDF", "a PDF"),
     (b"%!PS", "PostScript"),
     (b"{\\rtf", "a text document (RTF)"),
@@ -35,9 +45,27 @@ STARTS: Final = (
     (b"\xff\xfe\0\0", "text encoded as UTF-32"),
     (b"\0\0\xfe\xff", "text encoded as UTF-32"),
 )
-PORTABLE_MAP: Final = re.compile(rb"P[1-7Ff]\s+\d+\s+\d+\s")
+PORTABLE_MAP: Final = re.compile(rb"P([1-6]|[Ff])\s+(#[^\n]*\n\s*)*\d+\s+\d+\s")
 MARKUP: Final = re.compile(rb"\s*<(!doctype|html|head|body|\?xml|svg|!--)", re.IGNORECASE)
 JSON: Final = re.compile(rb"\s*(\{\s*[\"}]|\[\s*[\[{\"\]])")
+
+
+def photograph_kind(head: bytes) -> str | None:
+    """The format of a photograph that begins so; ``None`` for what is none."""
+    for start, name in PHOTOGRAPHS:
+        if head.startswith(start):
+            return name
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[4:8] == b"ftyp" and head[8:12].decode("latin-1") in BRANDS:
+        return "HEIC or AVIF"
+    if PORTABLE_MAP.match(head):
+        return "PNM"
+    # Text may begin with BM too, but not with the zeros and the header's size behind it.
+    bitmap = head.startswith(b"BM") and head[6:10] == bytes(4)
+    if bitmap and int.from_bytes(head[14:18], "little") in BITMAP_HEADERS:
+        return "BMP"
+    return None
 
 
 def looks_like(head: bytes) -> str | None:
@@ -45,19 +73,18 @@ def looks_like(head: bytes) -> str | None:
 
     Text is what holds no zero bytes and hardly any control characters, or has a UTF-16 mark.
     """
+    photograph = photograph_kind(head)
+    if photograph is not None:
+        return f"a photograph ({photograph})"
     for start, name in STARTS:
         if head.startswith(start):
             return name
     if head.startswith(b"PK\x03\x04") or head.startswith(b"PK\x05\x06"):
         return _of_zip(head)
     if head[4:8] == b"ftyp":
-        return "a photograph or video (HEIC, AVIF or MP4)"
+        return "a video (MP4)"
     if head.startswith(b"RIFF"):
-        return "a photograph (WebP)" if head[8:12] == b"WEBP" else "a sound or video (RIFF)"
-    if head.startswith(b"BM") and head[6:10] == b"\0\0\0\0":
-        return "a photograph (BMP)"
-    if PORTABLE_MAP.match(head):
-        return "a photograph (PNM)"
+        return "a sound or video (RIFF)"
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):

@@ -2,8 +2,10 @@
 
 Two layouts are understood: ``LANDMARK/PHOTOGRAPH``, and ``train/LANDMARK/PHOTOGRAPH`` beside
 ``test/LANDMARK/PHOTOGRAPH``. A landmark's folder may hold further folders, whose photographs are
-the landmark's too. Folders are looked at by their names, endings and links alone; no file is
+the landmark's too. These are looked at by their names, endings and links alone; no file is
 opened. Whatever is not taken is counted, and told in :attr:`FolderScan.notes`.
+
+Where folders mean nothing, :func:`photographs_below` walks in the same way.
 
 Symbolic links are followed, to photographs and to folders; a folder that a landmark has been given
 already (a link that leads back, say) is not walked again.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -63,6 +65,25 @@ class FolderScan:
     paths: list[str]
     landmarks: list[str | None]
     notes: list[str]
+
+
+def photographs_below(
+    folder: Path, looks: Callable[[Path], bool], notes: list[str]
+) -> Iterator[str]:
+    """Every photograph below a folder, whatever its folders mean, in order.
+
+    Args:
+        folder: that is walked.
+        looks: whether a file of another ending is a photograph all the same.
+        notes: filled at the end: what was left out, a line each.
+
+    Raises:
+        TableError: a folder cannot be read.
+    """
+    walk = _Walk(folder, looks)
+    for path in walk.photographs(""):
+        yield os.path.join(folder, path)
+    notes.extend(walk.notes())
 
 
 def find_test(folder: Path) -> Path | None:
@@ -170,6 +191,7 @@ class _Walk:
     """Walks folders below a root, and counts what it does not take."""
 
     root: Path
+    looks: Callable[[Path], bool] | None = None
     endings: Counter[str] = field(default_factory=Counter)
     litter: Counter[str] = field(default_factory=Counter)
     loose: list[str] = field(default_factory=list)
@@ -236,7 +258,7 @@ class _Walk:
 
     def _is_photograph(self, entry: os.DirEntry[str], path: str, known: bool = False) -> bool:
         ending = os.path.splitext(entry.name)[1].lower()
-        if ending not in PHOTOGRAPH_ENDINGS:
+        if ending not in PHOTOGRAPH_ENDINGS and not self._looks(entry):
             if not (known and READ_BESIDE.fullmatch(entry.name)):
                 self.endings[ending] += 1
             return False
@@ -244,6 +266,9 @@ class _Walk:
             self.strange.append(path)
             return False
         return True
+
+    def _looks(self, entry: os.DirEntry[str]) -> bool:
+        return self.looks is not None and entry.is_file() and self.looks(Path(entry.path))
 
     def notes(self) -> list[str]:
         """What was not taken, a line each."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,3 +150,95 @@ def test_a_solution_with_a_column_twice(mistake: Say, tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("id,landmarks,landmarks,Usage\na,1,1,Public\n")
     said = mistake("score", tmp_path / "s.csv", tmp_path / "s.csv")
     assert "row 1: the column landmarks stands twice" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("Accept", 'give "Name: value"'),
+        ("Bad name: x", 'give "Name: value"'),
+        (": x", 'give "Name: value"'),
+        ("A: x\r\nB: y", 'give "Name: value"'),
+        ("A: \u00e9", 'give "Name: value"'),
+        ("Host: a.example", "Host: is decided for each request"),
+        ("content-length: 3", "content-length: is decided for each request"),
+        ("Range: bytes=0-9", "Range: is decided for each request"),
+        ("User-Agent: me", "User-Agent: give --user-agent"),
+    ],
+)
+@pytest.mark.parametrize("command", [("classify",), ("data", "fetch")], ids=" ".join)
+def test_headers_that_are_none(
+    mistake: Say, command: tuple[str, ...], header: str, message: str
+) -> None:
+    assert message in mistake(*command, "list.csv", "--header", header)
+
+
+def test_a_header_stands_once_and_a_user_agent_is_plain(mistake: Say) -> None:
+    said = mistake("classify", "list.csv", "--header", "A: 1", "--header", "a: 2")
+    assert "--header a: is given twice" in said
+    assert "--user-agent 'a\\nb': give plain" in mistake("classify", "x", "--user-agent", "a\nb")
+    assert "--user-agent" in mistake("data", "fetch", "x", "--user-agent", "")
+    assert cli._headers(["A:1", "B: x: y "]) == {"A": "1", "B": "x: y"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--format", "csv"), ("--guard",), ("--frequency-ban", "1"), ("--retry-failed",),
+        ("--restart",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_options_of_a_file_need_one(mistake: Say, data: Path, options: tuple[str, ...]) -> None:
+    said = mistake("classify", data / "photos" / "m1v0.jpg", *options)
+    assert f"{options[0]}: give --out too" in said
+
+
+def test_forms_that_cannot_be_written(mistake: Say, data: Path, tmp_path: Path) -> None:
+    listed = data / "index.csv"
+    assert "no format has the ending .xlsx" in mistake("classify", listed, "--out", "out.xlsx")
+    assert "--format json: choose csv, parquet or jsonl" in mistake(
+        "classify", listed, "--format", "json"
+    )
+    assert "--guard: is for CSVs" in mistake("classify", listed, "--guard", "--format", "jsonl")
+    assert "--out -: give a file" in mistake("classify", listed, "--out", "-")
+    for one in ("predictions", "out.xlsx"):
+        assert not (tmp_path / one).exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device: free some space on its disk; then give the same"),
+        (errno.EDQUOT, "quota exceeded: free some of your share of its disk; then give the same"),
+        (errno.EFBIG, "File too large: raise the limit on a file's size"),
+    ],
+)
+def test_a_full_disk_names_file_and_remedy(
+    mistake: Say, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: int, remedy: str,
+) -> None:  # fmt: skip
+    def full(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out.parquet"
+    said = mistake("classify", data / "photos", "--run", run, "--device", "cpu", "--out", out)
+    last = said.splitlines()[-1]
+    assert f"landmarks: {out}" in last
+    assert remedy in last
+
+
+def test_a_damaged_photograph_by_name_is_told_and_the_code_is_one(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "half.jpg").write_bytes((data / "photos" / "m1v0.jpg").read_bytes()[:900])
+    given = ["classify", str(tmp_path / "half.jpg"), "--run", str(run), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["landmarks", *given])
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    assert leaving.value.code == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == str(tmp_path / "half.jpg")
+    assert second.split()[:2] == ["decode", "failed"]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipelines.classify import classify_csv
 from pipelines.config import load_config
@@ -30,6 +31,7 @@ from retrieval.extractors import describer as describing
 from retrieval.extractors.whitening import Whitening, taught_by
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
+from retrieval.predictions import prediction_columns
 from retrieval.system import System, SystemConfig
 from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
@@ -110,7 +112,7 @@ def test_a_finished_run_says_what_it_is(built: dict[str, Path], data: Path, name
 def test_a_run_answers(built: dict[str, Path], data: Path, name: str) -> None:
     found = answers_of(built[name], data)
     expected = read_table(data / "test.csv")["landmark"].fillna("")
-    assert found.columns.tolist() == ["id", "landmark", "name", "probability", "status", "reason"]
+    assert tuple(found.columns) == prediction_columns()
     assert (found["status"] == "ok").all()
     assert found["probability"].between(0, 1).all()
     shown = expected != ""
@@ -714,6 +716,46 @@ def test_arrays_are_classified_as_their_files_are(built: dict[str, Path], data: 
     assert system.classify([]).columns.tolist() == by_path.columns.tolist()
 
 
+def test_one_photograph_or_any_mixture(built: dict[str, Path], data: Path) -> None:
+    system = System.load(built["hog"], "cpu")
+    sources = read_table(data / "test.csv")["source"].tolist()[:4]
+    several = system.classify(sources, top=2)
+    pd.testing.assert_frame_equal(system.classify(sources[0], top=2), several[:1])
+    with Image.open(sources[1]) as image:
+        mixed = system.classify(
+            (one for one in (sources[0], image, Path(sources[2]), read_photograph(sources[3]))),
+            top=2,
+        )
+    assert mixed["id"].tolist() == [sources[0], "1", sources[2], "3"]
+    for column in ("landmark", "candidate", "nearest", "candidate_1", "candidate_2", "status"):
+        assert mixed[column].tolist() == several[column].tolist(), column
+    assert tuple(mixed.columns) == prediction_columns(top=2)
+
+
+@pytest.mark.parametrize("answer", ["knn", "svm"])
+def test_the_best_candidate_and_the_nearest_photograph_are_told(
+    built: dict[str, Path], data: Path, answer: str
+) -> None:
+    """By a classifier that looks at neighbours, and by one that does not."""
+    system = replace(System.load(built["hog"], "cpu"), answer=answer)
+    rows, many = system.rows, len(system.landmarks)
+    found = system.predictions(list(rows["id"]), system.gallery.descriptors, many + 1, 3)
+    assert found["nearest"].tolist() == rows["id"].tolist()
+    np.testing.assert_allclose(found["similarity"], 1.0, atol=1e-5)
+    assert (found["similarity_2"] >= found["similarity_3"]).all()
+    assert (found["nearest_2"] != found["nearest"]).all()
+    assert (found["candidate"] == found["candidate_1"]).all()
+    assert (found["confidence"] == found["score_1"]).all()
+    assert found[f"candidate_{many + 1}"].tolist() == [""] * len(found)
+    assert found[f"score_{many + 1}"].isna().all()
+    never = replace(system.rejections[answer], threshold=np.inf)
+    strict = replace(system, rejections={**system.rejections, answer: never})
+    none = strict.predictions(list(rows["id"]), system.gallery.descriptors)
+    assert (none["landmark"] == "").all()
+    assert none["candidate"].tolist() == found["candidate"].tolist()
+    assert none["candidate_name"].tolist() == [system.name(one) for one in found["candidate"]]
+
+
 @systems
 def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> None:
     system = System.load(built[name], "cpu")
@@ -722,7 +764,7 @@ def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> No
         view(1, 0).astype(np.float32),
         np.zeros((8, 8, 4), np.uint8),
     ):
-        with pytest.raises(ValueError, match=r"photograph 1 is .* give \(h, w, 3\) uint8 RGB"):
+        with pytest.raises(TypeError, match=r"photograph 1 is .* of shape .*\(h, w, 3\) uint8 RGB"):
             system.classify([view(1, 0), wrong])
     found = system.classify([view(1, 0), np.zeros((1, 9, 3), np.uint8)])
     assert found["status"].tolist() == ["ok", "decode_failed"]

@@ -5,16 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.rows import Row, count_rows, read_rows
+from pipelines.rows import Row, read_rows
 from retrieval.errors import TableError
 
 
 def rows(tmp_path: Path, text: str | bytes) -> list[Row]:
     path = tmp_path / "list.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    found = list(read_rows(path))
-    assert count_rows(path) == len(found)
-    return found
+    return list(read_rows(path))
 
 
 def facts(found: list[Row]) -> list[tuple[str, str, str]]:
@@ -25,6 +23,27 @@ def test_columns_in_any_order_among_others(tmp_path: Path) -> None:
     found = rows(tmp_path, 'title,URL, id \n"a, b",http://a.example/x?a,7\n"two\nlines",u,8\n')
     assert facts(found) == [("7", "http://a.example/x?a", ""), ("8", str(tmp_path / "u"), "")]
     assert [row.line for row in found] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("http://a.example/1.jpg\n", "no ids: put a first line"),
+        ("url\nhttp://a.example/1.jpg\n", "row 1: no column id among url"),
+        ("id,path\n1,a.jpg\n", "row 1: no column url among id,path"),
+    ],
+)
+def test_lists_that_cannot_be_fetched(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(TableError, match=message):
+        list(read_rows(tmp_path / "list.csv", fetched=True))
+
+
+def test_urls_count_where_rows_are_fetched(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("Image_ID,path,url\n7,a.jpg,http://a.example/7.jpg\n")
+    assert next(read_rows(path)).source == tmp_path / "a.jpg"
+    assert next(read_rows(path, fetched=True)) == Row(2, "7", "http://a.example/7.jpg")
 
 
 def test_a_row_without_id_is_named_by_its_source(tmp_path: Path) -> None:
