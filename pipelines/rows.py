@@ -99,7 +99,7 @@ def read_rows(
     sources, named_by = _source_columns(table, url_column), _id_column(table, id_column)
     if fetched:
         sources = sources[-1:]
-        _refuse_unfetchable(table, sources[0], named_by)
+        _refuse_unfetchable(table, named_by, None if url_column else sources[0])
     yield from _columns(table, sources, named_by)
 
 
@@ -165,6 +165,7 @@ def _source(folder: Path, text: str) -> str | Path:
 
 def _source_columns(table: DelimitedTable, given: str | None) -> list[int]:
     """The columns of URLs or paths; of each row the first that is not empty counts."""
+    where = f"{table.path}, row {table.skipped + 1}"
     if given is not None:
         return [_given_column(table, given, "--url-column")]
     found = {
@@ -173,52 +174,50 @@ def _source_columns(table: DelimitedTable, given: str | None) -> list[int]:
     usual = [column for column, name in enumerate(table.header) if _plain(name) in SOURCES]
     if not usual:
         raise TableError(
-            f"{_header_of(table)}: no column url or path among {listing(table.header)}; name the column"
+            f"{where}: no column url or path among {listing(table.header)}; name the column"
             " of URLs or paths: --url-column"
         )
     if len(usual) > 1 and not (len(usual) == 2 and found.keys() == PAIR):
         names = " or ".join(listing([table.header[column]]) for column in usual)
         raise TableError(
-            f"{_header_of(table)}: which column holds the photographs, {names}? Say so: --url-column"
+            f"{where}: which column holds the photographs, {names}? Say so: --url-column"
         )
     return [found["path"], found["url"]] if len(usual) == 2 else usual
 
 
 def _id_column(table: DelimitedTable, given: str | None) -> int | None:
+    where = f"{table.path}, row {table.skipped + 1}"
     if given is not None:
         return _given_column(table, given, "--id-column")
     usual = [column for column, name in enumerate(table.header) if _plain(name) in IDS]
     plain = [column for column in usual if _plain(table.header[column]) == "id"]
     if len(plain or usual) > 1:
         names = " or ".join(listing([table.header[column]]) for column in usual)
-        raise TableError(
-            f"{_header_of(table)}: which column holds the ids, {names}? Say so: --id-column"
-        )
+        raise TableError(f"{where}: which column holds the ids, {names}? Say so: --id-column")
     return next(iter(plain or usual), None)
 
 
-def _header_of(table: DelimitedTable) -> str:
-    return f"{table.path}, row {table.skipped + 1}"
-
-
-def _refuse_unfetchable(table: DelimitedTable, source: int, named: int | None) -> None:
+def _refuse_unfetchable(table: DelimitedTable, named: int | None, source: int | None) -> None:
+    """Refuse a list without ids, or whose photographs are local by its column's name."""
+    where = f"{table.path}, row {table.skipped + 1}"
     if named is None:
         raise TableError(
-            f"{_header_of(table)}: no column id among {listing(table.header)}; name the column of ids:"
+            f"{where}: no column id among {listing(table.header)}; name the column of ids:"
             " --id-column"
         )
-    if _plain(table.header[source]) == "path":
+    if source is not None and _plain(table.header[source]) == "path":
         raise TableError(
-            f"{_header_of(table)}: no column url among {listing(table.header)}; name the column of URLs:"
+            f"{where}: no column url among {listing(table.header)}; name the column of URLs:"
             " --url-column"
         )
 
 
 def _given_column(table: DelimitedTable, given: str, option: str) -> int:
+    where = f"{table.path}, row {table.skipped + 1}"
     lower = [name.casefold() for name in table.header]
     if given.strip().casefold() not in lower:
         raise TableError(
-            f"{_header_of(table)}: no column {shown(given)} among {listing(table.header)} ({option})"
+            f"{where}: no column {shown(given)} among {listing(table.header)} ({option})"
         )
     return lower.index(given.strip().casefold())
 
