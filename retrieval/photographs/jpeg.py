@@ -349,7 +349,7 @@ def _without_zeros(data: bytes, scan: Scan) -> Scan:
     """
     *pieces, (start, stop) = scan.pieces
     if data[stop - 1] == 0:
-        stop = min(stop, _padding(data, start, stop) + SURPLUS)
+        stop = min(stop, _padding(data, start, stop) + SURPLUS // 2)
     if data.find(ZEROS, scan.pieces[0][0], stop) >= 0:
         raise _damaged("zeros in place of pixels")
     return replace(scan, pieces=(*pieces, (start, stop)))
