@@ -48,10 +48,13 @@ REDUCING_GAP: Final = 2.0
 """Up to this many times the wanted size a photograph is shrunk roughly and quickly."""
 # Bytes a pixel: of Pillow's image, where not four; and what else a format's decoder keeps.
 _PILLOW_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
-_DECODER_BYTES: Final = {"WEBP": 24, "AVIF": 24, "HEIF": 24, "JPEG2000": 28, "GIF": 4, "PPM": 4}
+_DECODER_BYTES: Final = {"WEBP": 16, "AVIF": 10, "HEIF": 10, "JPEG2000": 18, "GIF": 4, "PPM": 4}
+_BAND_BYTES: Final = 64
 _GREY_16: Final = 65535.0
 _HEIC_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _HEIF_BRANDS: Final = {b"mif1", b"msf1"}
+# Their remarks on the photograph may hold shorter stretches.
+_ZEROS_OF_AVIF: Final = 2048
 _AVIF_BRANDS: Final = {b"avif", b"avis"}
 # (at, beginning, name) of what photographs are kept in and nothing here reads.
 _KNOWN: Final = (
@@ -101,6 +104,7 @@ def decode(
     """
     try:
         png = plain_png(data) if data.startswith(SIGNATURE) else None
+        _refuse_zeros(data)
         formats = _with_heif() if _is_heif(data) else FORMATS
         with Image.open(io.BytesIO(png.data if png else data), formats=formats) as image:
             return _pixels(image, data, png, longest_side, max_pixels)
@@ -224,9 +228,10 @@ def _memory_needed(image: Image.Image, layout: Layout | None, target: tuple[int,
     if isinstance(image, TiffImageFile):
         needed += _strip_bytes(image)
     across, down = _reduction(image.size, target)
-    reduced = ceil(image.width / across) * ceil(image.height / down)
-    # The reduced image, the shrunk one, and two arrays of it.
-    return needed + 4 * reduced + 10 * target[0] * target[1]
+    if image.mode != "RGB" or (across, down) != (1, 1):
+        needed += 4 * ceil(image.width / across) * ceil(image.height / down)
+    # The array, and another where it is turned upright.
+    return needed + 6 * target[0] * target[1] + BAND * _BAND_BYTES
 
 
 def _strip_bytes(image: TiffImageFile) -> int:
@@ -397,6 +402,19 @@ def _without_colour(colour: tuple[int, ...], band: Image.Image) -> Image.Image:
     pixels = np.array(band.convert("RGB"))
     pixels[(pixels == colour).all(axis=2)] = 255
     return Image.fromarray(pixels)
+
+
+def _refuse_zeros(data: bytes) -> None:
+    """Refuse stretches of zeros, as lost sectors leave, in formats whose decoders take them.
+
+    Lossy WebP is not told apart: a plain surface is coded by zeros there.
+
+    Raises:
+        DecodeError: there are some.
+    """
+    lossless_webp = data[8:16] == b"WEBPVP8L" and data.find(bytes(64), 20) >= 0
+    if lossless_webp or (data[4:8] == b"ftyp" and data.find(bytes(_ZEROS_OF_AVIF)) >= 0):
+        raise DecodeError("damaged or truncated photograph (zeros in place of pixels)")
 
 
 def _is_heif(data: bytes) -> bool:
