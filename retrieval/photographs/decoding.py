@@ -14,6 +14,7 @@ import importlib
 import io
 import os
 import stat
+import struct
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -42,6 +43,8 @@ ORIENTATION_TAG: Final = 0x0112
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MEMORY: Final = MemoryBudget(1024 * 1024 * 1024)
 """What decoding may take, in all threads of the process together; so also for one photograph."""
+MAX_STRIPS: Final = 100_000
+MAX_PLAIN_BYTES: Final = 8 * 1024 * 1024
 BAND: Final = 256 * 1024
 """Pixels that are turned into RGB at a time, where that takes more than the pixels themselves."""
 REDUCING_GAP: Final = 2.0
@@ -77,7 +80,15 @@ _READ_BY_SOME: Final = (
 )
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 277, 278, 322, 323
+_OFFSETS: Final = (273, 324)
 _MIN_IS_WHITE: Final = 0
+_TIFF_STARTS: Final = {
+    b"II*\0": ("<", False),
+    b"MM\0*": (">", False),
+    b"II+\0": ("<", True),
+    b"MM\0+": (">", True),
+}
+_PLAIN_PNM: Final = (b"P1", b"P2", b"P3")
 
 # Pillow's remarks on odd metadata say nothing of pixels, and our own cap replaces its warning of
 # large ones. Settled once: warnings.catch_warnings is not safe in the threads that decode.
@@ -105,6 +116,7 @@ def decode(
     try:
         png = plain_png(data) if data.startswith(SIGNATURE) else None
         _refuse_zeros(data)
+        _refuse_slow(data)
         formats = _with_heif() if _is_heif(data) else FORMATS
         with Image.open(io.BytesIO(png.data if png else data), formats=formats) as image:
             return _pixels(image, data, png, longest_side, max_pixels)
@@ -415,6 +427,38 @@ def _refuse_zeros(data: bytes) -> None:
     lossless_webp = data[8:16] == b"WEBPVP8L" and data.find(bytes(64), 20) >= 0
     if lossless_webp or (data[4:8] == b"ftyp" and data.find(bytes(_ZEROS_OF_AVIF)) >= 0):
         raise DecodeError("damaged or truncated photograph (zeros in place of pixels)")
+
+
+def _refuse_slow(data: bytes) -> None:
+    """Refuse files over which Pillow spends a time that their pixels do not account for.
+
+    Raises:
+        DecodeError: a TIFF of very many strips or tiles, or pixels written as a long text.
+    """
+    if data.startswith(_PLAIN_PNM) and len(data) > MAX_PLAIN_BYTES:
+        raise DecodeError(f"plain PNM of over {MAX_PLAIN_BYTES >> 20} MiB: save it as PNG")
+    if (strips := _strips(data)) > MAX_STRIPS:
+        raise DecodeError(f"TIFF of {strips} strips or tiles, over the cap of {MAX_STRIPS}")
+
+
+def _strips(data: bytes) -> int:
+    """How many strips and tiles a TIFF's directory lists; none for other files.
+
+    (The layout of directories: TIFF 6.0, section 2; BigTIFF has 64 bits in place of 32.)
+    """
+    if data[:4] not in _TIFF_STARTS:
+        return 0
+    order, big = _TIFF_STARTS[data[:4]]
+    offset, entries, entry = ("Q", "Q", "HHQQ") if big else ("I", "H", "HHII")
+    try:
+        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
+        (count,) = struct.unpack_from(order + entries, data, at)
+        at += struct.calcsize(order + entries)
+        size = struct.calcsize(order + entry)
+        listed = struct.iter_unpack(order + entry, data[at : at + count * size])
+        return max((many for tag, _, many, _ in listed if tag in _OFFSETS), default=0)
+    except (struct.error, OverflowError):
+        return 0  # cut off, as Pillow will say
 
 
 def _is_heif(data: bytes) -> bool:

@@ -18,8 +18,9 @@ from typing import Final, Protocol
 
 from retrieval.errors import DecodeError
 
-MAX_BLOCKS: Final = 60_000_000
-"""Blocks of 8 × 8 that all scans together may visit: 100 megapixels in about twelve scans."""
+MAX_BLOCKS: Final = 30_000_000
+"""Blocks of 8 × 8 that all scans together may visit, at most a few seconds' work; 100 megapixels in
+ten scans, as cameras and programs write them, are fewer."""
 SURPLUS: Final = 16
 """Bytes behind the last block of a piece that some cameras write and nobody needs."""
 MAX_WATCHED: Final = 2000

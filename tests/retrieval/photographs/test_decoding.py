@@ -374,6 +374,25 @@ def test_a_few_more_scans_are_decoded() -> None:
     assert decode(progressive_bomb(9, 300)).shape == (300, 300, 3)
 
 
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("big", [False, True])
+def test_a_tiff_of_endless_strips_is_refused_unread(order: str, big: bool) -> None:
+    entry = struct.pack(order + ("HHQQ" if big else "HHII"), 273, 4, 5_000_000, 8)
+    name = {"<": b"II", ">": b"MM"}[order]
+    if big:
+        data = name + struct.pack(order + "HHHQQ", 43, 8, 0, 16, 1)
+    else:
+        data = name + struct.pack(order + "HIH", 42, 8, 1)
+    with pytest.raises(DecodeError, match=r"^TIFF of 5000000 strips or tiles, over the cap"):
+        decode(data + entry + bytes(8))
+
+
+def test_pixels_as_text_are_read_up_to_a_size() -> None:
+    assert decode(b"P3\n30 20\n255\n" + b"7 8 9 " * 600)[-1, -1].tolist() == [7, 8, 9]
+    with pytest.raises(DecodeError, match=r"^plain PNM of over 8 MiB"):
+        decode(b"P3\n3000 2000\n255\n" + b"7 8 9 " * 6_000_000)
+
+
 def test_other_jpegs_are_refused_by_name() -> None:
     data = encoded(picture(1))
     at = data.index(b"\xff\xc0")
