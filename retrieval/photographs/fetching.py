@@ -67,6 +67,7 @@ OWN_HEADERS: Final = frozenset(
     "accept-encoding connection content-length range te trailer transfer-encoding upgrade".split()
 )
 # What may stand in a URL as it is sent; whatever is already escaped stays so.
+UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
 PARTS: Final = re.compile(r"(?:([^:/?#]*):)?(?://([^/?#]*))?(.*)", re.DOTALL)
 URL_CHARACTERS: Final = "".join(map(chr, range(0x21, 0x7F)))
 NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
@@ -666,6 +667,8 @@ def _as_written(url: str) -> URL:
         FetchError: not an http or https address, or without a host.
     """
     scheme, authority, rest = PARTS.fullmatch(url.strip()).groups("")  # type: ignore[union-attr]
+    if UNPRINTABLE.search(authority):
+        raise FetchError("not a usable address")
     server = _checked_url(URL(f"{scheme}://{authority}"))
     # Bytes that were no UTF-8 came in as lone surrogates and go out as they were.
     sent = quote(rest.partition("#")[0], safe=URL_CHARACTERS, errors="surrogateescape")
