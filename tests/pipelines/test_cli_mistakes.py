@@ -176,7 +176,7 @@ def test_headers_that_are_none(
 def test_a_header_stands_once_and_a_user_agent_is_plain(mistake: Say) -> None:
     said = mistake("classify", "list.csv", "--header", "A: 1", "--header", "a: 2")
     assert "--header a: is given twice" in said
-    assert "--user-agent 'a\\nb': give plain" in mistake("classify", "x", "--user-agent", "a\nb")
+    assert "--user-agent: 'a\\nb': give plain" in mistake("classify", "x", "--user-agent", "a\nb")
     assert "--user-agent" in mistake("data", "fetch", "x", "--user-agent", "")
     assert cli._headers(["A:1", "B: x: y "]) == {"A": "1", "B": "x: y"}
 

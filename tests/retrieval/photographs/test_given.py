@@ -64,6 +64,16 @@ def test_an_image_is_as_its_file_is() -> None:
     assert (taken(clear)[0][0](99) == 255).all()
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_an_image_is_whole_or_refused_as_its_file_is(form: str) -> None:
+    data = encoded(ARRAY, form)
+    half = data[: len(data) // 2] + (b"\xff\xd9" if form == "JPEG" else b"")
+    with pytest.raises(DecodeError):
+        decode(half)
+    with pytest.raises(DecodeError):
+        taken(Image.open(io.BytesIO(half)))[0][0](10_000)
+
+
 def test_what_cannot_be_read_fails_when_it_is_read() -> None:
     closed = Image.open(io.BytesIO(encoded(ARRAY, "JPEG")))
     closed.close()
