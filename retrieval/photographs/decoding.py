@@ -250,7 +250,7 @@ def _pixels(
         raise DecodeError(f"{width} x {height} pixels are over the cap of {max_pixels}")
     _refuse_tiny(height, width)
     target = shrunk_size(height, width, longest_side)
-    layout = read_layout(data) if isinstance(image, JpegImageFile) else None
+    layout = read_layout(data) if data and isinstance(image, JpegImageFile) else None
     if longest_side is not None and layout:
         # libjpeg may scale by 1/2, 1/4, 1/8; ask for at least the target, so quality never drops.
         image.draft("RGB", (target[1], target[0]))

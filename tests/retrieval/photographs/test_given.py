@@ -59,6 +59,9 @@ def test_an_image_is_as_its_file_is() -> None:
     data = encoded(ARRAY, "JPEG", exif=exif.tobytes())
     (source,), _ = taken(Image.open(io.BytesIO(data)))
     np.testing.assert_array_equal(source(10_000), decode(data))
+    read = Image.open(io.BytesIO(data))
+    read.load()
+    np.testing.assert_array_equal(taken(read)[0][0](10_000), decode(data))
     assert max(source(32).shape) == 32
     clear = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     assert (taken(clear)[0][0](99) == 255).all()
