@@ -37,7 +37,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """The next value, unless it is none for a config."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
             raise _refusal(event, "anchors and aliases are not taken: write the value out")
         if event.tag is not None:
@@ -118,10 +118,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = 2 * MOST_SHOWN) -> str:
     """A text in one line of bounded length, without what a terminal would obey."""
     line = "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
-    return line if len(line) <= 2 * MOST_SHOWN else f"{line[: 2 * MOST_SHOWN]} …"
+    return line if len(line) <= most else f"{line[:most]} …"
 
 
 def _shown(value: Any) -> str:
@@ -194,7 +194,7 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"{where}: is missing"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
+    message = _short(first["msg"].removeprefix("Value error, "), 4 * MOST_SHOWN)
     return f"{where}: {message}, found {_shown(first['input'])}{more}" if where else message + more
 
 

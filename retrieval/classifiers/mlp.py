@@ -67,7 +67,7 @@ class MlpConfig(StrictModel):
     hidden: int = Field(default=512, ge=1, le=65_536)
     dropout: float = Field(default=0.3, ge=0.0, le=0.9)
     scale: float = Field(default=16.0, ge=1e-3, le=1e3)
-    rate: float = Field(default=2e-3, ge=1e-8, le=100.0)
+    rate: float = Field(default=2e-3, ge=1e-12, le=1e6)
     decay: float = Field(default=0.1, ge=0.0, le=100.0)
     steps: int = Field(default=800, ge=1, le=1_000_000)
     batch: int = Field(default=64, ge=1, le=65_536)

@@ -58,7 +58,7 @@ class AttentionConfig(StrictModel):
     epochs: int = Field(20, ge=1, le=10_000)
     batch: int = Field(32, ge=1, le=65_536)
     columns: int = Field(100, ge=1, le=65_536)
-    rate: float = Field(1e-3, ge=1e-8, le=100.0)
+    rate: float = Field(1e-3, ge=1e-12, le=1e6)
     validation: float = Field(0.1, ge=1e-4, lt=1.0)
 
 

@@ -16,9 +16,9 @@ class AdamConfig(StrictModel):
     """AdamW. A rate each for head, neck and trunk; ``None`` is the head's for the neck."""
 
     kind: Literal["adam"] = "adam"
-    rate: float = Field(0.01, ge=1e-8, le=100.0)
-    neck_rate: float | None = Field(None, ge=0.0, le=100.0)
-    trunk_rate: float = Field(1e-4, ge=0.0, le=100.0)
+    rate: float = Field(0.01, ge=1e-12, le=1e6)
+    neck_rate: float | None = Field(None, ge=0.0, le=1e6)
+    trunk_rate: float = Field(1e-4, ge=0.0, le=1e6)
     weight_decay: float = Field(0.0, ge=0.0, le=100.0)
 
 
@@ -26,9 +26,9 @@ class SgdConfig(StrictModel):
     """Stochastic gradient descent with Nesterov's momentum; rates as for Adam."""
 
     kind: Literal["sgd"] = "sgd"
-    rate: float = Field(0.5, ge=1e-8, le=100.0)
-    neck_rate: float | None = Field(None, ge=0.0, le=100.0)
-    trunk_rate: float = Field(1e-2, ge=0.0, le=100.0)
+    rate: float = Field(0.5, ge=1e-12, le=1e6)
+    neck_rate: float | None = Field(None, ge=0.0, le=1e6)
+    trunk_rate: float = Field(1e-2, ge=0.0, le=1e6)
     weight_decay: float = Field(1e-4, ge=0.0, le=100.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
 

@@ -184,6 +184,7 @@ def test_a_file_that_is_no_config(text: bytes, message: str, tmp_path: Path) -> 
         (f"{'a' * 900}: 1", "…: no such key"),
         (f"seed: {'a' * 5000}", "…"),
         (f"answer: [{'a, ' * 900}]", "…"),
+        (f"answer: {'a' * 9000}", "…"),
         ("just text", "expected keys and values"),
         ("", "expected keys and values"),
         ("<<: {seed: 1}", "<<: no such key"),
