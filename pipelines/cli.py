@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
 import logging
 import sys
@@ -31,13 +30,6 @@ DEFAULT_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 INTERRUPTED: Final = 130
-GOES_ON: Final = "; then give the same command again: it goes on where it was"
-REMEDIES: Final = {
-    errno.ENOSPC: f": free some space on its disk{GOES_ON}",
-    errno.EDQUOT: f": free some of your share of its disk{GOES_ON}",
-    errno.EFBIG: f": raise the limit on a file's size, or take another disk{GOES_ON}",
-}
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -557,7 +549,7 @@ def remove(
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
 
 
-@app.command("list", epilog="Example: landmarks list --photographs --run RUN | grep Tower")
+@app.command("list", epilog="Example: landmarks list --landmark 'Old Bridge' --run data/runs/mine")
 def list_run(
     run: Run = DEMO_RUN,
     photographs: Annotated[
@@ -981,10 +973,11 @@ def _mistake(error: Exception) -> str | None:
         from retrieval.devices import gpu_mistake
 
         return gpu_mistake(error)
-    remedy = REMEDIES.get(error.errno or 0, "")
     if error.filename is not None:
-        return f"{error.filename}: {error.strerror}{remedy}"
-    return f"{error.strerror}{remedy}" if remedy else None
+        return f"{error.filename}: {error.strerror}"
+    from retrieval.index.store import FULL
+
+    return f"{error.strerror}: {FULL[error.errno]}" if error.errno in FULL else None
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ from retrieval.errors import (
     PhotographError,
     RunError,
 )
-from retrieval.index.store import OK, read_json, write_json
+from retrieval.index.store import OK, read_json, write_json, writing
 from retrieval.photographs.decoding import MAX_PIXELS, decode
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
 from retrieval.photographs.table import fetched_name, nested_path
@@ -295,12 +295,13 @@ class _Keeper:
         def keep(data: bytes) -> None:
             decode(data, max_pixels=self.max_pixels)
             part = self.incoming / f"{row.line}.jpg"
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(part, path)
+            with writing(path):
+                with part.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part, path)
 
         return self.fetcher.submit(row.source, keep, self.pool)
 
@@ -382,7 +383,14 @@ class _Gldv2:
             if not path.exists():
                 self._download(fetcher, f"{self.split}/{path.name}", path, resume=True)
             if _md5(path) == md5:
-                return self._unpack(path)
+                try:
+                    return self._unpack(path)
+                except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise DownloadError(
+                        f"{path} is a damaged archive ({reason}), although its md5 sum is the"
+                        " published one: delete it, and take it from another server (--base-url)"
+                    ) from None
             log.warning("%s does not match its md5 sum: downloading it again", path)
             path.unlink()
         raise DownloadError(f"{path.name} does not match its md5 sum, {TRIES} times in a row")
@@ -427,16 +435,27 @@ class _Gldv2:
                     strange += not member.isdir()
                     continue
                 target = nested_path(root, name[4])
-                target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(target.name + ".part")
-                with part.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-                os.replace(part, target)
+                with writing(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with part.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+                    os.replace(part, target)
                 count += 1
+            _require_end(path, archive.offset)
         if strange:
             log.warning("%s: %d entries that are not photographs were left out", path, strange)
         os.sync()  # before the archive is noted as done, its thousands of files must be on disk
         return count
+
+
+def _require_end(path: Path, place: int) -> None:
+    """Raise where something other than an archive's end follows: Python stops there in silence."""
+    with path.open("rb") as file:
+        file.seek(place)
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(f"no entry at byte {place}")
 
 
 def _md5(path: Path) -> str:

@@ -56,7 +56,18 @@ from retrieval.extractors.whitening import Views, taught_by
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
+from retrieval.index.record import (
+    ADDED,
+    DESCRIBER,
+    RUN,
+    check_files,
+    damaged_files,
+    file_sums,
+    read_record,
+    write_record,
+)
 from retrieval.index.store import (
+    AGAIN,
     MANIFEST,
     OK,
     ShardStore,
@@ -66,10 +77,15 @@ from retrieval.index.store import (
     first_difference,
     read_arrays,
     read_json,
+    read_sealed,
+    read_table,
+    read_times,
+    reading,
     write_arrays,
-    write_json,
+    write_sealed,
+    writing,
 )
-from retrieval.photographs.table import STRING, DataSet, labels_of
+from retrieval.photographs.table import DataSet, labels_of
 from retrieval.system import (
     AUGMENTED,
     AUTO,
@@ -77,7 +93,6 @@ from retrieval.system import (
     BANK_ROWS,
     GALLERY,
     ROWS,
-    RUN,
     TRAINING,
     SystemConfig,
     companion_of,
@@ -94,6 +109,10 @@ CODE: Final = 4
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"
 REMOVED: Final = "removed.json"
+LEARNT: Final = "extractor/fitted.json"
+LEARNT_FROM: Final = (
+    "code", "extractor", "whitening", "seed", "fit_photographs", "local", "taught_by", "landmarks",
+)  # fmt: skip
 TIMINGS: Final = "timings.json"
 PACKAGES: Final = ("torch", "torchvision", "opencv-python", "numpy", "scikit-learn", "scikit-image")
 MODULES: Final = {"opencv-python": "cv2", "scikit-learn": "sklearn", "scikit-image": "skimage"}
@@ -141,8 +160,10 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     check_limits(config.index, config.neighbours, device)
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file: a run needs a folder (--run)")
-    run.mkdir(parents=True, exist_ok=True)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
     with locked(run):
+        _mend(run)
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
         removed = _removed(run)
@@ -188,8 +209,10 @@ def add_photographs(
 
     Raises:
         TableError: an id is in the run already.
+        RunError: the run is damaged.
     """
     record, config = read_run(run)
+    check_files(run, record, everything=True)
     with locked(run):
         rows = {name: _read_rows(run, name) for name in _part_names(run)}
         removed = _removed(run)
@@ -231,8 +254,10 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
 
     Raises:
         TableError: an id never was in the run, or no gallery photograph would be left.
+        RunError: the run is damaged.
     """
     record, config = read_run(run)
+    check_files(run, record, everything=True)
     with locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
         before = answering(run, record)
@@ -303,13 +328,12 @@ def _fitted_describer(
     recipe = {**fields, "taught_by": store.digest}
     if config.labels_teach:
         recipe["landmarks"] = fingerprint(sample["landmark"].tolist())
-    note = run / "extractor" / "fitted.json"
-    before = read_json(note) if note.exists() else None
+    before = _learnt_from(run)
     if before == recipe:
         try:
             return _load_describer(config, device, run), recipe, known
         except RunError as error:
-            log.warning("%s: learnt anew", str(error).partition(":")[0])
+            log.warning("%s: learnt anew", _fault(error))
     elif before is not None:
         log.info("%s changed: codebook and whitening are learnt anew",
                  first_difference(before, recipe))  # fmt: skip
@@ -328,11 +352,27 @@ def _fitted_describer(
     )  # fmt: skip
     # From here the run's index is another describer's.
     if (run / RUN).exists():
-        write_json(run / RUN, {"finished": False})
-    note.unlink(missing_ok=True)
+        write_record(run, {"finished": False})
+    with writing(run / LEARNT):
+        (run / LEARNT).unlink(missing_ok=True)
     describer.save(run)
-    write_json(note, recipe)
+    write_sealed(run / LEARNT, {**recipe, "files": file_sums(run, DESCRIBER, added=False)})
     return describer, recipe, known
+
+
+def _learnt_from(run: Path) -> dict[str, Any] | None:
+    """What codebook and whitening were learnt from; ``None`` where they are not there whole."""
+    if not (run / LEARNT).exists():
+        return None
+    try:
+        learnt = read_sealed(run / LEARNT, unsealed=LEARNT_FROM)
+    except RunError as error:
+        log.warning("%s: learnt anew", _fault(error))
+        return None
+    damaged = damaged_files(run, learnt.pop("files", {}))
+    for name in damaged:
+        log.warning("%s is missing or damaged: learnt anew", run / name)
+    return None if damaged else learnt
 
 
 def _describe_views(
@@ -472,8 +512,8 @@ def _refuse_added(
 
 
 def _read_rows(run: Path, name: str) -> pd.DataFrame:
-    frame = pd.read_parquet(run / "descriptors" / name / PART_ROWS)
-    return frame.astype({"id": STRING, "source": STRING, "landmark": STRING})
+    path = run / "descriptors" / name / PART_ROWS
+    return read_table(path, ("id", "source", "landmark", "row"), _lost(path))
 
 
 def _part_names(run: Path) -> list[str]:
@@ -484,15 +524,21 @@ def _part_names(run: Path) -> list[str]:
 def _removed(run: Path) -> dict[str, list[str]]:
     """The ids that were taken out, by the part that they had come in."""
     path = run / "descriptors" / REMOVED
-    noted = read_json(path) if path.exists() else {}
-    if isinstance(noted, list):  # of the version in which none came back, so they are of any part
-        of = {name: set(_read_rows(run, name)["id"]) for name in _part_names(run)}
-        noted = {name: sorted(there.intersection(noted)) for name, there in of.items()}
-    return {name: ids for name, ids in noted.items() if ids}
+    if not path.exists():
+        return {}
+    remedy = "delete it, and take the photographs out once more (landmarks remove)"
+    with reading(path, remedy):
+        noted = read_json(path, remedy)
+        if isinstance(noted, list):
+            # Of the version that neither sealed it nor let any come back: they are of any part.
+            of = {name: set(_read_rows(run, name)["id"]) for name in _part_names(run)}
+            return {name: sorted(gone) for name in of if (gone := of[name].intersection(noted))}
+        return {name: list(ids) for name, ids in read_sealed(path, remedy).items() if ids}
 
 
 def _note_removed(run: Path, removed: Mapping[str, Sequence[str]]) -> None:
-    write_json(run / "descriptors" / REMOVED, {name: ids for name, ids in removed.items() if ids})
+    kept = {name: list(ids) for name, ids in removed.items() if ids}
+    write_sealed(run / "descriptors" / REMOVED, kept)
 
 
 def _present(
@@ -503,6 +549,50 @@ def _present(
         one[~one["id"].isin(removed.get(name, []))].assign(part=name) for name, one in rows.items()
     ]
     return pd.concat(tables) if tables else pd.DataFrame({"id": [], "part": []})
+
+
+def _lost(path: Path) -> str:
+    """What to do about the damaged rows of a part, which nothing else tells of."""
+    if path.parent.name == FIRST:
+        return AGAIN
+    return f"delete {path.parent}, {AGAIN}, and add those photographs once more (landmarks add)"
+
+
+def _fault(error: RunError) -> str:
+    """An error without its remedy, where that is what is done."""
+    return str(error).rpartition(":")[0]
+
+
+def _mend(run: Path) -> None:
+    """Take away what is damaged of a finished run, so that it is made anew.
+
+    Raises:
+        RunError: it cannot be: it says which photographs were added.
+    """
+    try:
+        record = read_record(run) if (run / RUN).exists() else {}
+    except RunError as error:
+        log.warning("%s: it is built anew", _fault(error))
+        write_record(run, {"finished": False})
+        return
+    damaged = damaged_files(run, record.get("files", {}))
+    for path in (run / name for name in damaged):
+        added = path.match(ADDED) and path.parent.name != FIRST
+        if added and path.exists():
+            raise RunError(f"{path} is damaged: {_lost(path)}")
+        if added:
+            log.warning("%s is gone, and with it the photographs that were added then", path.parent)
+        elif not path.match(ADDED):
+            log.warning("%s is missing or damaged: made anew", path)
+            path.unlink(missing_ok=True)
+    if damaged:
+        _begin(run, record)
+
+
+def _begin(run: Path, record: Mapping[str, Any]) -> None:
+    """Say that the run is not whole from here on, until run.json is written again."""
+    kept = {key: record[key] for key in ("name", "config", "data", "describer", "names")}
+    write_record(run, {"finished": False, **kept})
 
 
 def _finish(
@@ -533,13 +623,13 @@ def _finish(
         "names": data.names,
     }
     mark = fingerprint(recipe)
-    before = read_json(run / RUN) if (run / RUN).exists() else {}
-    if before.get("finished") and before.get("fingerprint") == mark:
+    before = read_sealed(run / RUN) if (run / RUN).exists() else {}
+    if before.get("finished") and before["fingerprint"] == mark:
         damage = _damage(config, before, run, companion)
         if damage is None:
             log.info("%s: nothing changed, nothing to do", run)
             return before
-        log.warning("%s: indexed anew", damage.partition(":")[0])
+        log.warning("%s: indexed anew", damage)
     begun = time.perf_counter()
     described = {
         "name": config.name,
@@ -548,8 +638,7 @@ def _finish(
         "describer": dict(describer),
         "names": data.names,
     }
-    # From here until run.json is written again the run is not whole, and says so.
-    write_json(run / RUN, {"finished": False, **described})
+    _begin(run, described)
     counts = _gather(parts, _removed(run), run, config, companion)
     index, augmentation = _build_index(config, run, device, companion)
     gallery, _ = load_gallery(run, device, index["descriptors"], config, companion, augmentation)
@@ -573,7 +662,7 @@ def _finish(
             "classifiers": round(time.perf_counter() - indexed, 3),
         },
     }
-    write_json(run / RUN, record)
+    write_record(run, record)
     return record
 
 
@@ -587,14 +676,13 @@ def _damage(
             load_classifier(one, run / "classifiers" / name, gallery)
             Rejection.load(run / "classifiers" / name)
     except RunError as error:
-        return str(error)
+        return _fault(error)
     return None
 
 
 def _seconds_describing(run: Path) -> float:
     """How long extraction and description took, over all the commands that it took."""
-    clock = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
-    return float(sum(sum(shards.values()) for shards in clock.values()))
+    return float(sum(sum(shards.values()) for shards in read_times(run / TIMINGS).values()))
 
 
 def _gather(
@@ -655,7 +743,8 @@ def _write_descriptors(
                 yield block[np.flatnonzero(mask[start : start + len(block)])]
                 start += len(block)
 
-    shutil.rmtree(folder, ignore_errors=True)  # what another config kept there
+    with writing(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)  # what another config kept there
     write_descriptors(folder, blocks)
 
 
@@ -685,7 +774,8 @@ def _build_index(
     """Index the gallery's vectors, and both its and the bank's words; what run.json says of it."""
     known = Descriptors.from_arrays(read_arrays(run / GALLERY))
     indexed, augmentation = run / GALLERY, None
-    shutil.rmtree(run / AUGMENTED, ignore_errors=True)
+    with writing(run / AUGMENTED), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(run / AUGMENTED)
     if config.search.expansion.gallery:
         plain = FaissIndex.build(known.vectors, config.index, index_device(device), config.seed)
         augmentation = Augmentation.of(known.vectors, plain, config.search.expansion)

@@ -24,7 +24,7 @@ from typing import BinaryIO, Final
 
 from pipelines.rows import URL_START, Row, read_rows
 from retrieval.errors import ConfigError, TableError
-from retrieval.index.store import checksum, fingerprint, naming
+from retrieval.index.store import checksum, fingerprint, writing
 from retrieval.photographs.file_kinds import HEAD, photograph_kind
 from retrieval.photographs.folders import PHOTOGRAPH_ENDINGS, photographs_below
 
@@ -168,7 +168,7 @@ def _temporary(name: str) -> Iterator[Path]:
 def _streamed(given: str, spool: Path, url_column: str | None, id_column: str | None) -> Input:
     """What a stream brings: a list whose paths start from here, or one photograph."""
     what = "standard input" if given in (STDIN, "/dev/stdin") else given
-    with naming(spool), spool.open("wb") as file, _stream(given) as stream:
+    with _stream(given) as stream, writing(spool), spool.open("wb") as file:
         shutil.copyfileobj(stream, file)
     if not spool.stat().st_size:
         raise TableError(f"{what}: nothing came; give a list of URLs or paths, or a photograph")
@@ -190,12 +190,13 @@ def _streamed(given: str, spool: Path, url_column: str | None, id_column: str | 
 def _stream(given: str) -> Iterator[BinaryIO]:
     if given in (STDIN, "/dev/stdin"):
         yield sys.stdin.buffer
-    else:
-        try:
-            with open(given, "rb") as file:
-                yield file
-        except OSError as error:
-            raise TableError(f"{given}: cannot be read ({error.strerror})") from None
+        return
+    try:
+        file = open(given, "rb")  # noqa: SIM115  # what is done with it has errors of its own
+    except OSError as error:
+        raise TableError(f"{given}: cannot be read ({error.strerror})") from None
+    with file:
+        yield file
 
 
 @contextmanager
@@ -217,7 +218,7 @@ def _from_here(source: str | Path, folder: Path) -> str | Path:
 def _photographs(given: Sequence[str], kinds: Sequence[str], spool: Path) -> Input:
     """Photographs by name and below folders, written down one after another."""
     told = []
-    with naming(spool), spool.open("wb") as file:
+    with writing(spool), spool.open("wb") as file:
         for one, kind in zip(given, kinds, strict=True):
             if kind == "folder":
                 notes: list[str] = []

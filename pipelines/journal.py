@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 from pipelines.formats import CSV, convert, csv_line, read_records
 from pipelines.rows import Row
 from retrieval.errors import RunError, TableError
-from retrieval.index.store import OK, checksum, first_difference, naming, read_json, write_json
+from retrieval.index.store import OK, checksum, first_difference, read_json, write_json, writing
 
 T = TypeVar("T")
 STATUS: Final = "status"
@@ -114,8 +114,9 @@ class Journal:
             raise RunError(f"{self.out} is a folder: --out names a file")
         if self.out.exists() and not self.out.is_file():
             raise RunError(f"{self.out} is no regular file, to which predictions could be added")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _open_own(self.part, os.O_APPEND)
+        with writing(self.part):
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_own(self.part, os.O_APPEND)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -154,7 +155,8 @@ class Journal:
         sha256 = self._digest.hexdigest() if self.form == CSV else self._convert()
         self.state = replace(self.state, complete=True, sha256=sha256)
         self._save()
-        os.replace(self._ready, self.out)
+        with writing(self.out):
+            os.replace(self._ready, self.out)
 
     def pending(self, rows: Iterable[Row]) -> Iterator[Item]:
         """The rows of the input that this pass has not finished, in order."""
@@ -178,7 +180,7 @@ class Journal:
 
     def _convert(self) -> str:
         """Make the finished file of the part; its checksum."""
-        with naming(self._ready), _open_own(self._ready, os.O_TRUNC) as file:
+        with writing(self._ready), _open_own(self._ready, os.O_TRUNC) as file:
             convert(self.part, self.form, file)
             file.flush()
             os.fsync(file.fileno())
@@ -260,14 +262,15 @@ class Journal:
     def _write(self, data: bytes) -> None:
         if self._file is None:
             raise RuntimeError("use the journal in a with statement")
-        with naming(self.part):
+        with writing(self.part):
             self._file.write(data)
             self._file.flush()
             os.fsync(self._file.fileno())
         self._digest.update(data)
 
     def _cut(self, size: int) -> None:
-        os.truncate(self.part, size)
+        with writing(self.part):
+            os.truncate(self.part, size)
 
     def _read_state(self) -> State:
         try:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pandas as pd
 
 from pipelines.classify import ANSWERED, ClassifySummary, common_reasons, count
 from pipelines.formats import Record, Records, format_of, read_records, write_records
 from pipelines.journal import State, state_path
 from retrieval.errors import ConfigError, RunError, TableError
-from retrieval.index.store import OK, atomic_write, checksum, read_json
+from retrieval.index.store import OK, atomic_write, checksum, read_json, read_table
 from retrieval.predictions import ANSWER, CANDIDATE, SCORE, STATUS, prediction_columns
 
 PROBABILITY: Final = ANSWER.index("probability")
@@ -268,10 +267,7 @@ def _landmarks_of(run: Path, predictions: Path) -> set[str]:
                 f"{predictions} was changed since it was written: classify again, or take"
                 f" {path.name} away to answer all the same"
             )
-    try:
-        return set(pd.read_parquet(run / ROWS, columns=["landmark"])["landmark"].astype(str))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{run} is damaged ({error}): run landmarks index again") from None
+    return set(read_table(run / ROWS, ("landmark",))["landmark"])
 
 
 def _summary(out: Path, counts: Counter[str]) -> ClassifySummary:

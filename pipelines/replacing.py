@@ -22,9 +22,10 @@ from pipelines.index import FIRST, PART_ROWS
 from pipelines.locking import locked
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import check_limits
-from retrieval.index.store import fingerprint, first_difference, read_json, write_json
+from retrieval.index.record import RUN, read_record
+from retrieval.index.store import first_difference, read_sealed, read_table, write_sealed, writing
 from retrieval.photographs.table import DataSet
-from retrieval.system import RUN, SystemConfig
+from retrieval.system import SystemConfig
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +76,12 @@ def begin_build(
             f"{run} holds {difference}: build into another folder (--run), or say that it may be"
             " replaced: --replace"
         )
-    run.mkdir(parents=True, exist_ok=True)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
     with locked(run):
         if difference is not None:
             _take_away(run)
-        write_json(run / ASKED, {"asked": asked, "sum": fingerprint(asked)})
+        write_sealed(run / ASKED, asked)
 
 
 def _asked(config: SystemConfig, data: DataSet, gallery: Path | None) -> dict[str, Any]:
@@ -101,15 +103,12 @@ def _held(run: Path) -> dict[str, Any] | None:
     """What a run was asked to be; ``None`` where there is none, or nothing tells."""
     if (run / ASKED).exists():
         try:
-            noted = read_json(run / ASKED)
-            if noted["sum"] == fingerprint(noted["asked"]):
-                return dict(noted["asked"])
-        except (RunError, TypeError, KeyError):
-            pass
-        log.warning("%s is damaged: run.json is gone by", run / ASKED)
+            return read_sealed(run / ASKED)
+        except RunError:
+            log.warning("%s is damaged: run.json is gone by", run / ASKED)
     # A run of the version that did not note it yet.
     try:
-        record = read_json(run / RUN)
+        record = read_record(run)
         return {
             "system": record["name"],
             "config": _without_weights(dict(record["config"])),
@@ -150,8 +149,8 @@ def _rows(run: Path) -> pd.DataFrame | None:
     """The photographs that the run was built of, where it has come so far."""
     path = run / "descriptors" / FIRST / PART_ROWS
     try:
-        return pd.read_parquet(path, columns=["id", "landmark"]) if path.exists() else None
-    except (OSError, ValueError):  # damaged, and the build's to mend
+        return read_table(path, ("id", "landmark")) if path.exists() else None
+    except RunError:  # damaged, and the build's to mend
         return None
 
 
@@ -186,9 +185,11 @@ def _take_away(run: Path) -> None:
     """
     log.warning("%s: what it held is taken away", run)
     for name in MADE:
-        if (run / name).is_dir():
-            shutil.rmtree(run / name)
-        else:
-            (run / name).unlink(missing_ok=True)
+        with writing(run / name):
+            if (run / name).is_dir():
+                shutil.rmtree(run / name)
+            else:
+                (run / name).unlink(missing_ok=True)
     for name in (RUN, ASKED):
-        (run / name).unlink(missing_ok=True)
+        with writing(run / name):
+            (run / name).unlink(missing_ok=True)

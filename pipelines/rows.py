@@ -121,7 +121,7 @@ def _is_bare(path: Path) -> bool:
     text = line.strip()
     words = text.split()
     # A URL may hold any of the delimiters, but no blanks.
-    if (URL_START.match(text) and len(words) == 1) or _is_file(path, text):
+    if (URL_START.match(text) and len(words) == 1) or _is_there(path, text):
         return True
     row = skipped + 1
     several = len(names) > 1 or any(URL_START.match(word) for word in words)
@@ -133,7 +133,7 @@ def _is_bare(path: Path) -> bool:
             " nor the name of their column, such as url or path (another: --url-column)"
         )
     if any(
-        URL_START.match(name) or _like_path(name) or _is_file(path, name)
+        URL_START.match(name) or _like_path(name) or _is_there(path, name)
         for name in (*names, *words)
     ):
         raise TableError(
@@ -148,8 +148,8 @@ def _like_path(text: str) -> bool:
     return photograph or ("/" in text and not re.search(r"\s", text))
 
 
-def _is_file(path: Path, text: str) -> bool:
-    return os.path.isfile(local_path(path.parent, text))
+def _is_there(path: Path, text: str) -> bool:
+    return os.path.exists(local_path(path.parent, text))
 
 
 def _bare(path: Path) -> Iterator[Row]:

@@ -23,7 +23,7 @@ from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection, RejectionConfig
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
-from retrieval.extractors.base import Extractor, StrictModel, Vectors
+from retrieval.extractors.base import Extractor, PartName, StrictModel, SystemName, Vectors
 from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
 from retrieval.extractors.describer import Describer, complaints
@@ -38,8 +38,9 @@ from retrieval.extractors.whitening import WhiteningConfig, taught_by
 from retrieval.index.expansion import Augmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.inverted import InvertedFile
+from retrieval.index.record import RUN, check_files, read_record
 from retrieval.index.search import KeptSource, Recomputed, SearchConfig, Searcher
-from retrieval.index.store import OK, read_arrays, read_json
+from retrieval.index.store import OK, read_arrays, read_table, reading
 from retrieval.index.verification import require_estimator
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.given import Given, source_windows
@@ -50,7 +51,6 @@ from retrieval.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 
-RUN: Final = "run.json"
 ROWS: Final = "index/rows.parquet"
 GALLERY: Final = "index/gallery"
 BANK: Final = "index/bank"
@@ -85,7 +85,7 @@ class SystemConfig(StrictModel):
         calibration: how confidences become probabilities.
     """
 
-    name: str
+    name: SystemName
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**31)
     training: TrainingConfig | None = None
@@ -93,9 +93,9 @@ class SystemConfig(StrictModel):
     whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
     local: CompanionConfig | None = None
     search: SearchConfig = Field(default_factory=SearchConfig)
-    fit_photographs: int = Field(10_000, ge=2)
+    fit_photographs: int = Field(10_000, ge=2, le=10_000_000)
     index: IndexConfig = Field(default_factory=IndexConfig)
-    classifiers: dict[str, Annotated[ClassifierConfig, Field(discriminator="kind")]]
+    classifiers: dict[PartName, Annotated[ClassifierConfig, Field(discriminator="kind")]]
     answer: str = AUTO
     rejection: RejectionConfig = RejectionConfig()
     calibration: CalibrationConfig = CalibrationConfig()
@@ -239,6 +239,7 @@ class System:
         record, config = read_run(folder)
         if not record.get("finished"):
             raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
+        check_files(folder, record)
         settled = choose_device(device)
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor_in(folder), settled, config.seed)
@@ -459,8 +460,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
     Raises:
         RunError: there is none, it is damaged, or another version of this project wrote it.
     """
-    record = read_json(folder / RUN)
-    if not isinstance(record, dict) or "config" not in record:
+    record = read_record(folder)
+    if "config" not in record:
         raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
     try:
         return record, SystemConfig.model_validate(record["config"])
@@ -499,17 +500,13 @@ def load_gallery(
     Raises:
         RunError: missing, damaged, or parts of different builds.
     """
-    try:
-        rows = pd.read_parquet(folder / ROWS, dtype_backend="pyarrow").astype(
-            {"id": STRING, "source": STRING, "landmark": STRING}
-        )
+    rows = read_table(folder / ROWS, ("id", "source", "landmark"))
+    with reading(folder / "index"):
         known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
         bank = Descriptors.from_arrays(read_arrays(folder / BANK))
         unseen, bank_unseen = _unseen(config, folder, rows)
         expanded = config.search.expansion.gallery > 0
         augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
     index = Searcher(
@@ -583,10 +580,10 @@ def _unseen(
     networks = trained_networks(config.extractor_in(folder))
     if networks:
         seen = [one for network in networks for one in seen_photographs(network)]
-        tables = (rows, pd.read_parquet(folder / BANK_ROWS))
+        tables = (rows, read_table(folder / BANK_ROWS, ("id",)))
         gallery, bank = (~table["id"].isin(seen).to_numpy(dtype=bool) for table in tables)
     if config.photographs_teach:
-        bank_ids = pd.read_parquet(folder / BANK_ROWS)["id"]
+        bank_ids = read_table(folder / BANK_ROWS, ("id",))["id"]
         untaught, bank_untaught = ~taught_by(rows["id"]), ~taught_by(bank_ids)
         gallery = untaught if gallery is None else gallery & untaught
         bank = bank_untaught if bank is None else bank & bank_untaught

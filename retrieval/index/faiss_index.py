@@ -105,8 +105,8 @@ class IndexConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     factory: str = "Flat"
-    nprobe: int = Field(default=32, ge=1)
-    batch: int = Field(default=1024, ge=1)
+    nprobe: int = Field(default=32, ge=1, le=2**20)
+    batch: int = Field(default=1024, ge=1, le=2**20)
 
     @field_validator("factory")
     @classmethod

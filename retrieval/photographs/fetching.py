@@ -102,19 +102,19 @@ class FetchConfig(BaseModel):
             may hold credentials.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     concurrency: int = Field(default=64, ge=1, le=1024)
     per_host: int = Field(default=8, ge=1, le=1024)
-    connect_seconds: float = Field(default=5.0, gt=0)
-    read_seconds: float = Field(default=15.0, gt=0)
-    total_seconds: float = Field(default=60.0, gt=0)
+    connect_seconds: float = Field(default=5.0, ge=1e-3, le=86_400.0)
+    read_seconds: float = Field(default=15.0, ge=1e-3, le=86_400.0)
+    total_seconds: float = Field(default=60.0, ge=1e-3, le=86_400.0)
     retries: int = Field(default=2, ge=0, le=20)
-    backoff_seconds: float = Field(default=0.5, ge=0)
-    backoff_cap_seconds: float = Field(default=30.0, ge=0)
-    max_bytes: int = Field(default=32 * MIB, ge=1)
-    bytes_in_flight: int = Field(default=256 * MIB, ge=1)
-    look_ahead: int = Field(default=256, ge=1)
+    backoff_seconds: float = Field(default=0.5, ge=0, le=86_400.0)
+    backoff_cap_seconds: float = Field(default=30.0, ge=0, le=86_400.0)
+    max_bytes: int = Field(default=32 * MIB, ge=1, le=2**34)
+    bytes_in_flight: int = Field(default=256 * MIB, ge=1, le=2**40)
+    look_ahead: int = Field(default=256, ge=1, le=1_000_000)
     max_redirects: int = Field(default=5, ge=0, le=20)
     allow_private: bool = False
     user_agent: str = Field(default="landmarks (photograph fetcher)", min_length=1)

@@ -53,7 +53,7 @@ def test_files_in_the_way(mistake: Say, run: Path, data: Path, tmp_path: Path) -
     said = mistake("index", "--config", "hog", "--data", data, "--run", tmp_path / "file")
     assert f"{tmp_path / 'file'} is a file" in said
     said = mistake("evaluate", "--run", run, "--data", data, "--out", tmp_path / "file")
-    assert said.rstrip().endswith(": Not a directory")
+    assert "cannot be written (Not a directory): make the folder writable" in said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_labels_in_another_column_do_not_go_into_the_bank(mistake: Say, tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "it looks like a photograph (JPEG)"),
+        (b"PK\x03\x04 xl/workbook.xml", "it looks like a workbook or document (XLSX, DOCX)"),
         (b"%PDF-1.4", "it looks like a PDF"),
         (b"id,url\n1,http://a/\n2,caf\xe9\n", "row 3: not in UTF-8"),
         (b'id,url\n1,"http://a/\n2,http://b/\n', "row 2: a quote opens here that nothing closes"),
@@ -209,9 +209,9 @@ def test_forms_that_cannot_be_written(mistake: Say, data: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("number", "remedy"),
     [
-        (errno.ENOSPC, "No space left on device: free some space on its disk; then give the same"),
-        (errno.EDQUOT, "quota exceeded: free some of your share of its disk; then give the same"),
-        (errno.EFBIG, "File too large: raise the limit on a file's size"),
+        (errno.ENOSPC, "No space left on device): make room there, and give the same"),
+        (errno.EDQUOT, "quota exceeded): make room in your share of that disk, and give the same"),
+        (errno.EFBIG, "File too large): raise the limit on a file's size"),
     ],
 )
 def test_a_full_disk_names_file_and_remedy(

@@ -215,6 +215,25 @@ class TestGldv2:
         assert server.visits["/ok/index/images_001.tar"] == 1
         assert not (tmp_path / "archives").exists()
 
+    @pytest.mark.parametrize("damage", ["cut", "cut header", "header", "first", "text", "octal"])
+    def test_a_damaged_archive_with_the_right_sum_is_one_line(
+        self, server: BadServer, tmp_path: Path, damage: str
+    ) -> None:
+        whole = archive(photograph_names(0))
+        entry = 512 + 2048  # a header, and 2,000 bytes in whole blocks
+        content = {
+            "cut": whole[: 3 * entry + 700],
+            "cut header": whole[: 3 * entry + 100],
+            "header": whole[: 3 * entry] + b"x" * 512 + whole[3 * entry + 512 :],
+            "first": b"x" * 512 + whole[512:],
+            "text": b"Not found",
+            "octal": whole[:124] + b"zzzzzzzzzzz" + whole[135:],
+        }[damage]
+        publish(server, "index", [content])
+        with pytest.raises(DownloadError, match=r"images_000\.tar is a damaged archive .*base-url"):
+            self.bring(server, tmp_path, shards="0")
+        assert not (tmp_path / "gldv2-index.json").exists()
+
     def test_only_photographs_are_unpacked(self, server: BadServer, tmp_path: Path) -> None:
         good = photograph_names(0)[0]
         link, hard, folder = (tarfile.TarInfo(photograph_names(0)[i]) for i in (1, 2, 3))

@@ -29,13 +29,15 @@ from retrieval.classifiers.rejection import fit_rejection
 from retrieval.errors import RunError, TableError
 from retrieval.extractors import describer as describing
 from retrieval.extractors.whitening import Whitening, taught_by
+from retrieval.index.record import write_record
+from retrieval.index.store import read_sealed, write_sealed
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.predictions import prediction_columns
 from retrieval.system import System, SystemConfig
 from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
-from tests.pipelines.runs import contents
+from tests.pipelines.runs import contents, sealed_anew
 
 ROOT = Path(__file__).parents[2]
 # By name of the shipped config: what makes it small.
@@ -570,6 +572,7 @@ def test_photographs_can_be_added_a_thousand_times(run: Path, more: pd.DataFrame
     add_photographs(run, more.iloc[:2], "cpu")
     parts = run / "descriptors"
     (parts / "001").rename(parts / "999")
+    sealed_anew(run)
     add_photographs(run, more.iloc[2:4], "cpu")
     record = add_photographs(run, more.iloc[4:6], "cpu")
     assert {path.name for path in parts.iterdir()} == {"000", "999", "1000", "1001"}
@@ -591,9 +594,9 @@ def test_an_addition_cut_short_is_finished_first(
             add_photographs(run, more.iloc[:7], "cpu")
     if left == "shards":  # one of two is there
         note = run / "descriptors" / "001" / "manifest.json"
-        manifest = json.loads(note.read_text())
+        manifest = read_sealed(note)
         del manifest["shards"]["shard-00001.safetensors"]
-        note.write_text(json.dumps(manifest))
+        write_sealed(note, manifest)
     for change in (
         lambda: add_photographs(run, more.iloc[7:], "cpu"),
         lambda: remove_photographs(run, ["m1v0"], "cpu"),
@@ -640,6 +643,7 @@ def test_an_index_belongs_to_its_descriptors(run: Path, more: pd.DataFrame, tmp_
     add_photographs(other, more, "cpu")
     for name in ("index.faiss", "index.json"):
         shutil.copy(other / "index" / name, run / "index" / name)
+    sealed_anew(run)
     with pytest.raises(RunError, match="made from other inputs"):
         System.load(run, "cpu")
 
@@ -647,16 +651,37 @@ def test_an_index_belongs_to_its_descriptors(run: Path, more: pd.DataFrame, tmp_
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "is not finished"),
-        ("{", "cannot be read"),
-        ('{"finished": true, "config": {"name": "x", "colour": 1}}', "does not know"),
+        ("[]", r"no object"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "recursion"),
+        (
+            '{"finished": true, "config": {"name": "x", "colour": 1}}',
+            "changed since it was written",
+        ),
     ],
+    ids=("list", "cut", "deep", "edited"),
 )
-def test_a_record_that_makes_no_sense_is_one_line(run: Path, text: str, said: str) -> None:
+def test_a_record_that_makes_no_sense_is_one_line_and_built_anew(
+    run: Path, data: Path, text: str, said: str
+) -> None:
+    before = contents(run)
     (run / "run.json").write_text(text)
     for use in (lambda: System.load(run, "cpu"), lambda: remove_photographs(run, ["m1v0"], "cpu")):
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(
+            RunError, match=rf"run\.json is missing or damaged \(.*{said}.*index again"
+        ):
             use()
+    build("hog", data, run)
+    assert contents(run) == before
+
+
+def test_a_config_of_another_version_is_one_line(run: Path) -> None:
+    sealed_anew(run, config={"name": "x", "colour": 1})
+    with pytest.raises(RunError, match=r"holds a config that this version does not know .*index"):
+        System.load(run, "cpu")
+    sealed_anew(run, machine=None)
+    with pytest.raises(RunError, match=r"run\.json is missing or damaged .*index again"):
+        System.load(run, "cpu")
 
 
 def test_a_file_is_no_run(data: Path, tmp_path: Path) -> None:
@@ -666,7 +691,7 @@ def test_a_file_is_no_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_answers_nothing(run: Path, data: Path, more: pd.DataFrame) -> None:
-    (run / "run.json").write_text('{"finished": false}')
+    write_record(run, {"finished": False})
     for use in (
         lambda: System.load(run, "cpu"),
         lambda: add_photographs(run, more, "cpu"),

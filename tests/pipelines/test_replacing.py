@@ -169,7 +169,7 @@ def test_a_damaged_note_is_not_gone_by(
     run: Path, data: Path, other: Path, damage: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     note = json.loads((run / ASKED).read_text())
-    note["asked"]["data"] += "x"
+    note["data"] += "x"
     (run / ASKED).write_text(damage or json.dumps(note))
     with pytest.raises(RunError, match="other data"):
         begin(run, config_of("hog"), load_data_set(other))
