@@ -91,6 +91,8 @@ def reading(path: Path, remedy: str = AGAIN) -> Iterator[None]:
         yield
     except (LandmarksError, MemoryError):
         raise
+    except PermissionError:
+        raise RunError(f"{path} cannot be read (Permission denied): make it readable") from None
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         if isinstance(error, OSError) and error.strerror:
