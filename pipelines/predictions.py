@@ -24,6 +24,7 @@ from pipelines.classify import ANSWERED, ClassifySummary, common_reasons, count
 from pipelines.formats import Record, Records, format_of, read_records, write_records
 from pipelines.journal import State, state_path
 from retrieval.errors import ConfigError, RunError, TableError
+from retrieval.index.record import check_files
 from retrieval.index.store import OK, atomic_write, checksum, read_json, read_table
 from retrieval.predictions import ANSWER, CANDIDATE, SCORE, STATUS, prediction_columns
 
@@ -251,6 +252,7 @@ def _landmarks_of(run: Path, predictions: Path) -> set[str]:
     record, _ = read_run(run)
     if not record.get("finished"):
         raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
+    check_files(run, record)
     path = state_path(predictions)
     if path.exists():
         try:

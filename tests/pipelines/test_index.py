@@ -480,11 +480,11 @@ def test_what_was_removed_comes_back(
 def test_a_list_of_removed_ids_of_before_is_understood(run: Path, data: Path) -> None:
     remove_photographs(run, ["m1v0"], "cpu")
     noted = run / "descriptors" / "removed.json"
-    assert json.loads(noted.read_text()) == {"000": ["m1v0"]}
+    assert read_sealed(noted) == {"000": ["m1v0"]}
     noted.write_text('["m1v0", "m2v0"]')
     assert build("hog", data, run)["gallery"] == 22
     assert remove_photographs(run, ["m3v0"], "cpu")["gallery"] == 21
-    assert json.loads(noted.read_text()) == {"000": ["m1v0", "m2v0", "m3v0"]}
+    assert read_sealed(noted) == {"000": ["m1v0", "m2v0", "m3v0"]}
 
 
 def test_a_second_folder_with_the_same_names(
