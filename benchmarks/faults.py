@@ -557,7 +557,7 @@ def main() -> None:
     begun = time.perf_counter()
     tallies = []
     with tempfile.TemporaryDirectory() as name:
-        stage = Stage.set_up(Path(name), options.seed, *((3, 4) if options.small else (6, 8)))
+        stage = Stage.set_up(Path(name), options.seed, *((2, 4) if options.small else (6, 8)))
         for one in measure(stage, options.small):
             tallies.append(one)
             print(f"{one.what}: {one.held} of {one.tried} {one.said}", flush=True)
