@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from retrieval.errors import DecodeError
+from retrieval.photographs.file_kinds import HEAD, photograph_kind
 from retrieval.photographs.jpeg import Layout, decode_whole, read_layout
 from retrieval.photographs.memory import MemoryBudget
 from retrieval.photographs.png import SIGNATURE, PlainPng, plain_png
@@ -58,30 +59,11 @@ _PILLOW_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 
 _DECODER_BYTES: Final = {"WEBP": 16, "AVIF": 10, "HEIF": 10, "JPEG2000": 18, "GIF": 4, "PPM": 4}
 _BAND_BYTES: Final = 64
 _GREY_16: Final = 65535.0
-_HEIC_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
-_HEIF_BRANDS: Final = {b"mif1", b"msf1"}
 # Their remarks on the photograph may hold shorter stretches.
 _ZEROS_OF_AVIF: Final = 2048
-_AVIF_BRANDS: Final = {b"avif", b"avis"}
-# (at, beginning, name) of what photographs are kept in and nothing here reads.
-_KNOWN: Final = (
-    (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL photograph"),
-    (0, b"\xff\x0a", "JPEG XL photograph"),
-    (0, b"%PDF", "PDF"),
-    (0, b"8BPS", "Photoshop file"),
-    (0, b"FUJIFILMCCD-RAW", "raw photograph"),
-    (4, b"ftypcrx ", "raw photograph"),
-    (0, b"v/1\x01", "OpenEXR photograph"),
-    (0, b"#?RADIANCE", "Radiance photograph"),
-)
-# (at, beginning, Pillow's feature, name) of what only some builds of Pillow read.
-_READ_BY_SOME: Final = (
-    (4, b"ftypavif", "avif", "AVIF photograph"),
-    (4, b"ftypavis", "avif", "AVIF photograph"),
-    (0, b"\x00\x00\x00\x0cjP  ", "jpg_2000", "JPEG 2000 photograph"),
-    (0, b"\xff\x4f\xff\x51", "jpg_2000", "JPEG 2000 photograph"),
-    (8, b"WEBP", "webp", "WebP photograph"),
-)
+_UNREAD: Final = frozenset(("JPEG XL", "Photoshop", "raw", "OpenEXR", "Radiance"))
+_READ_BY_SOME: Final = {"AVIF": "avif", "JPEG 2000": "jpg_2000", "WebP": "webp"}
+"""Pillow's features for what only some builds of it read."""
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 277, 278, 322, 323
 _OFFSETS: Final = (273, 324)
@@ -121,7 +103,7 @@ def decode(
         png = plain_png(data) if data.startswith(SIGNATURE) else None
         _refuse_zeros(data)
         _refuse_slow(data)
-        formats = _with_heif() if _is_heif(data) else FORMATS
+        formats = _with_heif() if photograph_kind(data[:HEAD]) == "HEIC" else FORMATS
         with Image.open(io.BytesIO(png.data if png else data), formats=formats) as image:
             return _pixels(image, data, png, longest_side, max_pixels)
     except (DecodeError, MemoryError):
@@ -497,15 +479,6 @@ def _strips(data: bytes) -> int:
         return 0  # cut off, as Pillow will say
 
 
-def _is_heif(data: bytes) -> bool:
-    """Whether a file of the MP4 family says that it is HEIC; AVIF is of that family too."""
-    if data[4:8] != b"ftyp":
-        return False
-    box = data[8 : min(int.from_bytes(data[:4]), 256)]
-    brands = {box[at : at + 4] for at in range(0, len(box), 4)}
-    return bool(brands & _HEIC_BRANDS) or (box[:4] in _HEIF_BRANDS and not brands & _AVIF_BRANDS)
-
-
 def _with_heif() -> tuple[str, ...]:
     """The formats and HEIC, which Pillow reads by an extra, where that is installed."""
     try:
@@ -526,14 +499,17 @@ def _not_a_photograph(data: bytes) -> str:
         return "SVG drawing: save it as PNG"
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
         return "not a photograph (a web page or text)"
-    for at, beginning, name in _KNOWN:
-        if data.startswith(beginning, at):
-            return f"{name}: save it as JPEG or PNG"
-    for at, beginning, feature, name in _READ_BY_SOME:
-        if data.startswith(beginning, at):
-            if features.check(feature):
-                return f"damaged or truncated photograph ({name})"
-            return f"{name}, which the installed Pillow does not read: save it as JPEG or PNG"
+    if start.startswith(b"%pdf"):
+        return "PDF: save it as JPEG or PNG"
+    kind = photograph_kind(data[:HEAD])
+    if kind in _UNREAD:
+        return f"{kind} photograph: save it as JPEG or PNG"
+    if kind in _READ_BY_SOME:
+        if features.check(_READ_BY_SOME[kind]):
+            return f"damaged or truncated photograph ({kind} photograph)"
+        return (
+            f"{kind} photograph, which the installed Pillow does not read: save it as JPEG or PNG"
+        )
     if data[4:8] == b"ftyp":
         return "a video or another file of the MP4 family, not a photograph"
     return "not a photograph of a known format"

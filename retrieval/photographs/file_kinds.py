@@ -18,10 +18,16 @@ PHOTOGRAPHS: Final = (
     (b"\0\0\0\x0cjP", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"8BPS\0\1", "Photoshop"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"8BPS\0", "Photoshop"),
+    (b"FUJIFILMCCD-RAW", "raw"),
+    (b"v/1\x01", "OpenEXR"),
+    (b"#?RADIANCE", "Radiance"),
 )
-BRANDS: Final = frozenset("heic heix hevc hevx heim heis mif1 msf1 avif avis miaf".split())
-"""Of the ISO media files that hold photographs; films are of others."""
+HEIC_BRANDS: Final = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"))
+AVIF_BRANDS: Final = frozenset((b"avif", b"avis"))
+HEIF_BRANDS: Final = frozenset((b"mif1", b"msf1", b"miaf"))
+"""Of either of the two; films are of other brands."""
 BITMAP_HEADERS: Final = frozenset((12, 40, 52, 56, 64, 108, 124))
 STARTS: Final = (
     (b"%PDF", "a PDF"),
@@ -57,8 +63,8 @@ def photograph_kind(head: bytes) -> str | None:
             return name
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WebP"
-    if head[4:8] == b"ftyp" and head[8:12].decode("latin-1") in BRANDS:
-        return "HEIC or AVIF"
+    if head[4:8] == b"ftyp":
+        return _of_iso(head)
     if PORTABLE_MAP.match(head):
         return "PNM"
     # Text may begin with BM too, but not with the zeros and the header's size behind it.
@@ -66,6 +72,19 @@ def photograph_kind(head: bytes) -> str | None:
     if bitmap and int.from_bytes(head[14:18], "little") in BITMAP_HEADERS:
         return "BMP"
     return None
+
+
+def _of_iso(head: bytes) -> str | None:
+    """What a file of the MP4 family says that it is; ``None`` for films."""
+    box = head[8 : min(int.from_bytes(head[:4]), 256)]
+    brands = {box[at : at + 4] for at in range(0, len(box), 4)}
+    if box[:4] == b"crx ":
+        return "raw"
+    if brands & HEIC_BRANDS:
+        return "HEIC"
+    if brands & AVIF_BRANDS:
+        return "AVIF"
+    return "HEIC" if box[:4] in HEIF_BRANDS else None
 
 
 def looks_like(head: bytes) -> str | None:

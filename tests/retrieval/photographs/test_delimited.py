@@ -141,7 +141,7 @@ def office(kind: str) -> bytes:
         (encoded(blank(8, 8), "TIFF"), "a photograph (TIFF)"),
         (encoded(blank(8, 8), "GIF"), "a photograph (GIF)"),
         (encoded(blank(8, 8), "PPM"), "a photograph (PNM)"),
-        (b"\0\0\0\x1cftypheic", "a photograph (HEIC or AVIF)"),
+        (b"\0\0\0\x1cftypheic", "a photograph (HEIC)"),
         (b"\0\0\0\x1cftypmp42", "a video (MP4)"),
         (b"%PDF-1.7\n", "a PDF"),
         (office("[Content_Types].xml"), "a workbook or document (XLSX, DOCX); save it as CSV"),
