@@ -153,7 +153,7 @@ def test_landmarks_in_more_rows_than_that_are_none(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    one = predictions(tmp_path / "one.csv", ["a 0.9", "- 0.1"] * 50_000)
+    one = predictions(tmp_path / "one.csv", ["a 0.9", "- 0.1"] * 10_000)
     tracemalloc.start()
     try:
         vote_csvs([one, one], tmp_path / "out.csv")
@@ -161,8 +161,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert one.stat().st_size > 2_000_000
-    assert peak < 1_500_000  # of which a megabyte is what is written at a time
+    assert one.stat().st_size > 400_000
+    assert peak < 400_000
 
 
 COLUMNS = prediction_columns()
