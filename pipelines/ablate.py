@@ -182,8 +182,8 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
 def held_out_gallery(system: System) -> Gallery:
     """The run's gallery, from whose rows a photograph can be left out where they took others in."""
     gallery, config = system.gallery, system.config
-    if not config.search.expansion.gallery or gallery.rehearse is not None:
-        return gallery  # a rehearsal leaves photographs out by itself
+    if not config.search.expansion.gallery or gallery.calibrations:
+        return gallery  # those leave photographs out by themselves
     plain = FaissIndex.build(gallery.vectors, config.index, seed=config.seed)
     taken = Augmentation.of(gallery.vectors, plain, config.search.expansion)
     return replace(gallery, index=replace(gallery.index, augmentation=taken))

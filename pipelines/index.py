@@ -37,6 +37,7 @@ from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.extractors.base import Extractor
 from retrieval.extractors.companion import Companion
+from retrieval.extractors.cross_fit import part_of, parts_left_out
 from retrieval.extractors.describer import (
     Describer,
     KnownFeatures,
@@ -52,7 +53,7 @@ from retrieval.extractors.extraction import Outcome
 from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.registry import build_extractor
 from retrieval.extractors.variation import VIEWED, views
-from retrieval.extractors.whitening import Views, taught_by
+from retrieval.extractors.whitening import Views
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
@@ -104,7 +105,7 @@ from retrieval.system import (
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 4
+CODE: Final = 5
 """Version of the code that decides the bytes of a run: raised when they change."""
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"
@@ -212,6 +213,7 @@ def add_photographs(
         RunError: the run is damaged.
     """
     record, config = read_run(run)
+    _require_same_code(run, record)
     check_files(run, record, everything=True)
     with locked(run):
         rows = {name: _read_rows(run, name) for name in _part_names(run)}
@@ -257,6 +259,7 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
         RunError: the run is damaged.
     """
     record, config = read_run(run)
+    _require_same_code(run, record)
     check_files(run, record, everything=True)
     with locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
@@ -325,7 +328,9 @@ def _fitted_describer(
     with progress_bar("extracting", len(sample)) as progress:
         extract_table(sample, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
     known = KnownFeatures(maker, store, positions)
-    recipe = {**fields, "taught_by": store.digest}
+    learns = config.whitening is not None or not extractor.fitted
+    left_out = parts_left_out(len(table), config.pairs_teach, learns)
+    recipe = {**fields, "taught_by": store.digest, "left_out": left_out}
     if config.labels_teach:
         recipe["landmarks"] = fingerprint(sample["landmark"].tolist())
     before = _learnt_from(run)
@@ -348,7 +353,7 @@ def _fitted_describer(
     describer = Describer.fit(
         extractor, features, config.whitening, config.seed, companion, labels_of(photographs),
         described if count else None,
-        taught_by(photographs["id"]) if config.photographs_teach else None,
+        part_of(photographs["id"]), left_out,
     )  # fmt: skip
     # From here the run's index is another describer's.
     if (run / RUN).exists():
@@ -406,11 +411,10 @@ def _describe_views(
 
 
 def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:
-    """The run's describer, for the device."""
+    """The run's describer, for the device, with those for calibration."""
     extractor = build_extractor(config.extractor_in(run), device, config.seed)
     whitened = config.whitening is not None
-    rehearsed = whitened and config.photographs_teach
-    return Describer.load(run, extractor, whitened, companion_of(config, device), rehearsed)
+    return Describer.load(run, extractor, whitened, companion_of(config, device), True)
 
 
 def _describer_fields(
@@ -814,6 +818,13 @@ def _fit_classifiers(config: SystemConfig, gallery: Gallery, run: Path) -> str:
 
 def _data_of(record: Mapping[str, Any]) -> Origin:
     return Origin(record["data"], record["names"])
+
+
+def _require_same_code(run: Path, record: Mapping[str, Any]) -> None:
+    """Refuse to change what another version made: its parts would not fit together."""
+    if record["describer"].get("code") != CODE:
+        raise RunError(f"{run} was built by another version of this program: landmarks index it"
+                       " again, which takes up its features")  # fmt: skip
 
 
 def _require_same_extractor(run: Path, record: Mapping[str, Any], describer: Describer) -> None:

@@ -31,8 +31,9 @@ log = logging.getLogger(__name__)
 
 ASKED: Final = "asked.json"
 MADE: Final = (
-    "features", "views", "descriptors", "extractor", "whitening", "rehearsal", "local", "index",
+    "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
     "classifiers", "training", "evaluation", "protocols", "timings.json",
+    "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""
 SHARED: Final = 0.5

@@ -26,6 +26,7 @@ from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.extractors.base import Extractor, PartName, StrictModel, SystemName, Vectors
 from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
+from retrieval.extractors.cross_fit import part_of
 from retrieval.extractors.describer import Describer, complaints
 from retrieval.extractors.descriptors import VECTORS, Descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
@@ -34,7 +35,7 @@ from retrieval.extractors.local.features import LocalFeatures, no_features
 from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
 from retrieval.extractors.trained import TrainedConfig, own_network, resolved, trained_networks
 from retrieval.extractors.trunks import find_weights
-from retrieval.extractors.whitening import WhiteningConfig, taught_by
+from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.expansion import Augmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.inverted import InvertedFile
@@ -153,9 +154,8 @@ class SystemConfig(StrictModel):
         return any(one is not None and one.learnt_on == "pairs" for one in whitenings)
 
     @property
-    def photographs_teach(self) -> bool:
-        """Whether photographs that taught the whitening are told from new ones by it, so that
-        thresholds have to be fitted on others."""
+    def pairs_teach(self) -> bool:
+        """Whether a whitening learns from pairs, be they a landmark's photographs or views."""
         viewed = self.whitening is not None and self.whitening.views > 0
         return viewed or self.labels_teach
 
@@ -504,7 +504,8 @@ def load_gallery(
     with reading(folder / "index"):
         known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
         bank = Descriptors.from_arrays(read_arrays(folder / BANK))
-        unseen, bank_unseen = _unseen(config, folder, rows)
+        bank_ids = read_table(folder / BANK_ROWS, ("id",))["id"]
+        unseen, bank_unseen = _unseen(config, folder, rows["id"], bank_ids)
         expanded = config.search.expansion.gallery > 0
         augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
     landmarks = sorted(rows["landmark"].unique())
@@ -532,24 +533,38 @@ def load_gallery(
         gallery = Gallery(
             known, codes, landmarks, bank, index, bank_index, unseen, bank_unseen, head
         )
-        if known.rehearsed is not None:
-            rehearse = functools.partial(_rehearsed, gallery, config, device)
-            gallery = replace(gallery, rehearse=rehearse)
+        if known.calibration is not None:
+            parts = part_of(rows["id"]), part_of(bank_ids)
+            gallery = replace(
+                gallery,
+                calibrations=[
+                    functools.partial(_calibration, gallery, config, device, number, *parts)
+                    for number in range(known.calibration.shape[1])
+                ],
+            )
         return gallery, rows
     except ValueError as error:
         raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
 
 
-def _rehearsed(gallery: Gallery, config: SystemConfig, device: str) -> Gallery:
-    """The gallery by its rehearsed vectors; all else, and how it is searched, stays as it is.
+def _calibration(
+    gallery: Gallery,
+    config: SystemConfig,
+    device: str,
+    number: int,
+    parts: Integers,
+    bank_parts: Integers,
+) -> Gallery:
+    """The gallery as one part of the photographs has not taught it, which alone is held out; how
+    it is searched stays as it is.
 
-    Photographs that did not teach it are searched in it as well, as all are in the gallery that
-    answers: without them a landmark of few photographs would be rehearsed with too few.
+    The part's photographs are searched in it as well, as all are in the gallery that answers:
+    without them a landmark of few photographs would have too few.
     """
-    assert gallery.descriptors.rehearsed is not None
-    assert gallery.bank.rehearsed is not None
-    known = replace(gallery.descriptors, vectors=gallery.descriptors.rehearsed, rehearsed=None)
-    bank = replace(gallery.bank, vectors=gallery.bank.rehearsed, rehearsed=None)
+    known, bank = (
+        replace(one, vectors=_vectors_for(one, number), calibration=None)
+        for one in (gallery.descriptors, gallery.bank)
+    )
     # Few photographs teach fewer numbers, into which a product quantiser's parts may not go.
     alike = known.vectors.shape[1] == gallery.vectors.shape[1]
     settings = config.index if alike else IndexConfig()
@@ -561,32 +576,34 @@ def _rehearsed(gallery: Gallery, config: SystemConfig, device: str) -> Gallery:
     if bank_index is not None:
         exact = FaissIndex.build(bank.vectors, IndexConfig())
         bank_index = replace(bank_index, index=exact, vectors=bank.vectors)
+    own, bank_own = parts == number, bank_parts == number
     return replace(
         gallery,
         descriptors=known,
         bank=bank,
         index=replace(gallery.index, index=index, vectors=rows, augmentation=augmentation),
         bank_index=bank_index,
+        unseen=own if gallery.unseen is None else own & gallery.unseen,
+        bank_unseen=bank_own if gallery.bank_unseen is None else bank_own & gallery.bank_unseen,
     )
 
 
+def _vectors_for(photographs: Descriptors, number: int) -> Vectors:
+    """(n, e) their vectors without a part, of the numbers that it has."""
+    assert photographs.calibration is not None
+    return np.ascontiguousarray(photographs.calibration[:, number], dtype=np.float32)
+
+
 def _unseen(
-    config: SystemConfig, folder: Path, rows: pd.DataFrame
+    config: SystemConfig, folder: Path, ids: pd.Series, bank_ids: pd.Series
 ) -> tuple[Flags | None, Flags | None]:
-    """Which rows of gallery and bank taught no network of the extractor, and no whitening on pairs
-    or views; ``None`` where all are as good as new."""
-    gallery: Flags | None = None
-    bank: Flags | None = None
+    """Which rows of gallery and bank taught no network of the extractor; ``None`` where none is
+    trained."""
     networks = trained_networks(config.extractor_in(folder))
-    if networks:
-        seen = [one for network in networks for one in seen_photographs(network)]
-        tables = (rows, read_table(folder / BANK_ROWS, ("id",)))
-        gallery, bank = (~table["id"].isin(seen).to_numpy(dtype=bool) for table in tables)
-    if config.photographs_teach:
-        bank_ids = read_table(folder / BANK_ROWS, ("id",))["id"]
-        untaught, bank_untaught = ~taught_by(rows["id"]), ~taught_by(bank_ids)
-        gallery = untaught if gallery is None else gallery & untaught
-        bank = bank_untaught if bank is None else bank & bank_untaught
+    if not networks:
+        return None, None
+    seen = [one for network in networks for one in seen_photographs(network)]
+    gallery, bank = (~one.isin(seen).to_numpy(dtype=bool) for one in (ids, bank_ids))
     return gallery, bank
 
 

@@ -48,12 +48,13 @@ class Gallery:
             too.
         bank_index: searches the bank, an exact one unless another is given; None where the bank
             is empty.
-        unseen: (n,) of a gallery described by a trained network: which photographs it was not
-            trained on. Those alone are held out.
+        unseen: (n,) which photographs taught nothing of what describes them; those alone are held
+            out. ``None``: all.
         bank_unseen: (m,) likewise.
-        head: of that network, for the classifier ``network``.
-        rehearse: makes the same gallery, as those described it that are not held out; ``None``
-            where no whitening was learnt from those that are.
+        head: of a trained network, for the classifier ``network``.
+        calibrations: each makes the same gallery as one part of the photographs has not taught it,
+            and that part is its unseen; none where photographs teach nothing that tells them from
+            new ones.
 
     Raises:
         ValueError: the parts do not belong together.
@@ -68,7 +69,7 @@ class Gallery:
     unseen: Flags | None = None
     bank_unseen: Flags | None = None
     head: TrainedHead | None = None
-    rehearse: Callable[[], Gallery] | None = None
+    calibrations: Sequence[Callable[[], Gallery]] = ()
     _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -94,10 +95,9 @@ class Gallery:
             raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
 
     @functools.cached_property
-    def rehearsal(self) -> Gallery:
-        """The gallery in which photographs are held out: all that is fitted to held-out scores
-        is fitted to scores in it."""
-        return self if self.rehearse is None else self.rehearse()
+    def calibration(self) -> Sequence[Gallery]:
+        """The galleries in which photographs are held out, each photograph in one at most."""
+        return [make() for make in self.calibrations] or [self]
 
     @property
     def vectors(self) -> Vectors:
@@ -168,11 +168,14 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Sequence[Scores]) -> Self:
-        """Queries after queries, ranked as deep."""
-        return cls(
-            np.concatenate([part.candidates for part in parts]),
-            np.concatenate([part.values for part in parts]),
-        )
+        """Queries after queries, ranked as deep as the deepest."""
+        whole = cls.blank(sum(map(len, parts)), max(part.values.shape[1] for part in parts))
+        start = 0
+        for part in parts:
+            here = slice(start, start + len(part)), slice(part.values.shape[1])
+            whole.candidates[here], whole.values[here] = part.candidates, part.values
+            start += len(part)
+        return whole
 
     def at(self, queries: Flags | Integers) -> Scores:
         """Those of some of the queries."""
@@ -228,6 +231,20 @@ class HeldOut:
         """(g,) whether the first candidate is the photograph's landmark."""
         correct: Flags = self.gallery.best == self.truth
         return correct
+
+    @classmethod
+    def joined(cls, parts: Sequence[HeldOut]) -> Self:
+        """Photographs of which each is in one of the parts, by row."""
+        rows = np.concatenate([part.rows for part in parts])
+        bank_rows = np.concatenate([part.bank_rows for part in parts])
+        order, bank_order = np.argsort(rows), np.argsort(bank_rows)
+        return cls(
+            rows[order],
+            np.concatenate([part.truth for part in parts])[order],
+            Scores.joined([part.gallery for part in parts]).at(order),
+            bank_rows[bank_order],
+            Scores.joined([part.bank for part in parts]).at(bank_order),
+        )
 
     def parts(self, seed: int) -> tuple[Integers, Integers]:
         """(g,) and (b,) which of ``PARTS`` each photograph is dealt into, for cross-fitting:
@@ -309,6 +326,9 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
     counts = np.bincount(gallery.codes, minlength=len(gallery.landmarks))
     if (counts > 1).any():
         folds = min(folds, max(2, int(np.median(counts[counts > 1]))))
+    if gallery.unseen is not None:
+        # Of a part of the photographs as large a share of all is held out together.
+        folds = max(2, round(folds * float(gallery.unseen.mean())))
     fold = deal(gallery.codes, folds, rng)
     fold[counts[gallery.codes] < 2] = -1
     bank_fold = deal(np.zeros(len(gallery.bank), np.int64), folds, rng)

@@ -262,7 +262,8 @@ class EnsembleClassifier:
 def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
     """The members' held-out scores of the photographs that all of them hold out."""
     held = [
-        KINDS[type(one)].held_out(one, gallery.rehearsal, seed) for one in config.members.values()
+        HeldOut.joined([KINDS[type(one)].held_out(one, part, seed) for part in gallery.calibration])
+        for one in config.members.values()
     ]
     rows = functools.reduce(np.intersect1d, [one.rows for one in held])
     bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held])
@@ -297,13 +298,8 @@ def _fused(config: EnsembleConfig, held: Sequence[HeldOut], seed: int) -> tuple[
 
 
 def _joined(held: HeldOut) -> Scores:
-    """Scores of gallery photographs, then of bank photographs, which may rank fewer."""
-    width = max(held.gallery.candidates.shape[1], held.bank.candidates.shape[1])
-    both = Scores.blank(len(held.gallery) + len(held.bank), width)
-    for start, part in ((0, held.gallery), (len(held.gallery), held.bank)):
-        here = slice(start, start + len(part)), slice(part.candidates.shape[1])
-        both.candidates[here], both.values[here] = part.candidates, part.values
-    return both
+    """Scores of gallery photographs, then of bank photographs."""
+    return Scores.joined([held.gallery, held.bank])
 
 
 def _truth(held: HeldOut) -> NDArray[np.int64]:

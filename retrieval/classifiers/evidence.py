@@ -20,13 +20,14 @@ that answers:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.classifiers.base import Gallery, HeldOut, Integers, Scores, Vectors
+from retrieval.classifiers.base import Flags, Gallery, HeldOut, Integers, Scores, Vectors
 from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import Neighbours
 
@@ -82,12 +83,29 @@ class Evidence:
     @classmethod
     def held_out(cls, gallery: Gallery, held: HeldOut) -> tuple[Self, Self]:
         """Of held-out gallery photographs and bank photographs, each without itself."""
-        rows, bank_rows = held.rows, held.bank_rows
-        near = gallery.neighbours_of(rows, NEAR)
-        bank_near = gallery.neighbours_of_bank(bank_rows, NEAR)
-        return (
-            cls._around(gallery, gallery.descriptors[rows], near),
-            cls._around(gallery, gallery.bank[bank_rows], bank_near, bank_rows),
+        own: list[Self] = []
+        banks: list[Self] = []
+        places, bank_places = [], []
+        for part in gallery.calibration:
+            here = _in_part(part.unseen, held.rows)
+            bank_here = _in_part(part.bank_unseen, held.bank_rows)
+            rows, bank_rows = held.rows[here], held.bank_rows[bank_here]
+            near = part.neighbours_of(rows, NEAR)
+            bank_near = part.neighbours_of_bank(bank_rows, NEAR)
+            own.append(cls._around(part, part.descriptors[rows], near))
+            banks.append(cls._around(part, part.bank[bank_rows], bank_near, bank_rows))
+            places.append(here)
+            bank_places.append(bank_here)
+        return cls._joined(own, places), cls._joined(banks, bank_places)
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Self], places: Sequence[Integers]) -> Self:
+        """Parts put back where their photographs stood."""
+        order = np.argsort(np.concatenate(places))
+        return cls(
+            np.concatenate([part.codes for part in parts])[order],
+            np.concatenate([part.similarities for part in parts])[order],
+            np.concatenate([part.bank for part in parts])[order],
         )
 
     @classmethod
@@ -106,6 +124,11 @@ class Evidence:
         rows = neighbours.rows
         codes = np.where(rows >= 0, gallery.codes[rows], -1)
         return cls(codes, neighbours.similarities, bank)
+
+
+def _in_part(unseen: Flags | None, rows: Integers) -> Integers:
+    """Positions of the held-out rows that are a part's."""
+    return np.arange(len(rows)) if unseen is None else np.flatnonzero(unseen[rows])
 
 
 def signals(scores: Scores, evidence: Evidence | None, least: float) -> NDArray[np.float64]:

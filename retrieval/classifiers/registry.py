@@ -22,8 +22,11 @@ def fit_classifier(config: ClassifierConfig, gallery: Gallery, seed: int = 0) ->
 
 def held_out_scores(config: ClassifierConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
     """Scores of gallery and bank photographs by such a classifier that has not seen them."""
-    scores: HeldOut = KINDS[type(config)].held_out(config, gallery.rehearsal, seed)
-    return scores
+    kind = KINDS[type(config)]
+    if isinstance(config, EnsembleConfig):  # whose members are held out, and then fused
+        whole: HeldOut = kind.held_out(config, gallery, seed)
+        return whole
+    return HeldOut.joined([kind.held_out(config, part, seed) for part in gallery.calibration])
 
 
 def fit_and_hold_out(

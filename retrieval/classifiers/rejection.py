@@ -248,7 +248,7 @@ def fit_rejection(
     least = float(values[np.isfinite(values)].min(initial=0.0))
     evidence: tuple[Evidence | None, Evidence | None] = None, None
     if config.needs_evidence:
-        evidence = Evidence.held_out(gallery.rehearsal, held_out)
+        evidence = Evidence.held_out(gallery, held_out)
     if config.kind in ALONE:
         chosen = [float(one == ALONE[config.kind]) for one in SIGNALS]
         model = SignalModel(weights=chosen, offset=0.0, least=least)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from retrieval.errors import DescribeError, PhotographError, failure
-from retrieval.extractors.aggregation.words import Words
+from retrieval.errors import ConfigError, DescribeError, PhotographError, RunError, failure
 from retrieval.extractors.base import (
     Extractor,
     FeatureMaker,
@@ -29,17 +30,18 @@ from retrieval.extractors.companion import Companion
 from retrieval.extractors.descriptors import Descriptors, write_descriptors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract
 from retrieval.extractors.local.features import no_features
-from retrieval.extractors.local.rows import LocalRows
 from retrieval.extractors.several import Column, Several
 from retrieval.extractors.whitening import Views, Whitening, WhiteningConfig
 from retrieval.index.store import OK, Shard, ShardStore, read_arrays
 from retrieval.photographs.table import STRING
 
+log = logging.getLogger(__name__)
+
 Progress = Callable[[int, int], None]
 ToArrays = Callable[[list[Features]], tuple[Mapping[str, Any], list[str]]]
 
 MAPPED: Final = "mapped"
-REHEARSAL: Final = "rehearsal"
+CALIBRATION: Final = "calibration"
 NO_FEATURES: Final = "nothing to describe (no keypoint, or a blank photograph)"
 
 
@@ -55,14 +57,15 @@ class Describer:
         extractor: fitted.
         whitening: or ``None``, and descriptors stay as the extractor makes them.
         companion: what is made of local features besides, fitted; or ``None``.
-        rehearsal: the whitening as it would be if the photographs on which thresholds are fitted
-            had not taught it; ``None`` where those teach nothing, and where queries are described.
+        calibration: as it would be if one part of the photographs had not taught it, for each
+            part that is left out (:mod:`retrieval.extractors.cross_fit`); none where photographs
+            teach nothing, and where queries are described.
     """
 
     extractor: Extractor
     whitening: Whitening | None
     companion: Companion | None = None
-    rehearsal: Whitening | None = None
+    calibration: tuple[Describer, ...] = ()
 
     @property
     def dimension(self) -> int:
@@ -87,7 +90,8 @@ class Describer:
         companion: Companion | None = None,
         labels: Labels | None = None,
         views: Callable[[Extractor], Views] | None = None,
-        taught: NDArray[np.bool_] | None = None,
+        parts: NDArray[np.int64] | None = None,
+        left_out: int = 0,
     ) -> Describer:
         """Learn the extractor's own state, then the whitening, from the same features.
 
@@ -100,8 +104,8 @@ class Describer:
             labels: of the photographs, for whitening learnt on pairs.
             views: what describes altered views of some photographs by the fitted extractor, for
                 whitening learnt on them.
-            taught: (n,) which of the photographs the rehearsal is learnt from, and whose labels
-                teach the extractor; by default there is no rehearsal, and all do.
+            parts: (n,) which part each photograph is in.
+            left_out: parts 0 to this are each left out of a describer for calibration.
 
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
@@ -109,24 +113,38 @@ class Describer:
         if companion is not None:
             companion = companion.fit(Column(features, 1), seed)
             features = Column(features, 0)
-        named = labels
-        if labels is not None and taught is not None:
-            named = [label if told else None for label, told in zip(labels, taught, strict=True)]
-        fitted = extractor.fit(features, seed, named)
-        if whitening is None:
-            return cls(fitted, None, companion)
-        rows = fitted.aggregate(features)
-        viewed = None if views is None else views(fitted)
-        there = np.linalg.norm(rows, axis=1) > 0
+        fitted = extractor.fit(features, seed, labels)
+        viewed = None if views is None or whitening is None else views(fitted)
 
-        def learnt(by: NDArray[np.bool_]) -> Whitening:
-            places = np.flatnonzero(by)
+        def learnt(by: Extractor, taught: NDArray[np.bool_]) -> Describer:
+            if whitening is None:
+                return cls(by, None)
+            rows = by.aggregate(features)
+            places = np.flatnonzero(taught & (np.linalg.norm(rows, axis=1) > 0))
             known = None if labels is None else [labels[int(i)] for i in places]
             altered = None if viewed is None else _viewed(viewed, places)
-            return Whitening.fit(rows[places], whitening, seed, known, altered)
+            return cls(by, Whitening.fit(rows[places], whitening, seed, known, altered))
 
-        rehearsal = None if taught is None else learnt(there & taught)
-        return cls(fitted, learnt(there), companion, rehearsal)
+        def without(part: int) -> Describer:
+            assert parts is not None
+            taught = parts != part
+            # Views were described by the extractor that all taught, and fit no other.
+            if extractor.fitted or viewed is not None:
+                return learnt(fitted, taught)
+            few = np.flatnonzero(taught).tolist()
+            names = None if labels is None else [labels[i] for i in few]
+            return learnt(extractor.fit(_Read(features, few), seed, names), taught)
+
+        whole = learnt(fitted, np.ones(len(features), dtype=np.bool_))
+        calibration: tuple[Describer, ...] = ()
+        try:
+            calibration = tuple(without(part) for part in range(left_out))
+        except (ConfigError, RunError) as error:
+            log.warning(
+                "too few photographs to leave a part of them out (%s): thresholds are fitted on"
+                " photographs that taught the descriptors, and will accept too much", error,
+            )  # fmt: skip
+        return replace(whole, companion=companion, calibration=calibration)
 
     def describe(self, photographs: Sequence[Photograph]) -> Descriptors:
         """Describe RGB photographs (h, w, 3) of any sizes; as :meth:`finish_outcomes`."""
@@ -151,11 +169,24 @@ class Describer:
         if self.companion is not None:
             words, kept = self.companion.finish(Column(features, 1))
             features = Column(features, 0)
-        return self._described(self._aggregated(features), words, kept)
+        found = Descriptors(self.vectors(features), words, kept)
+        if not self.calibration:
+            return found
+        parts = [one.vectors(features) for one in self.calibration]
+        # Fewer photographs may teach fewer numbers; further ones of 0 change no similarity.
+        wide = np.zeros((len(found), len(parts), self._calibrated), dtype=np.float32)
+        for part, rows in enumerate(parts):
+            wide[:, part, : rows.shape[1]] = rows
+        return replace(found, calibration=wide)
 
     def vectors(self, features: Sequence[Features]) -> Vectors:
         """(n, dimension) unit rows of the extractor's own features."""
         return _whitened(self._aggregated(features), self.whitening)
+
+    @property
+    def _calibrated(self) -> int:
+        """Numbers of the longest descriptor for calibration."""
+        return max(one.dimension for one in self.calibration)
 
     def _aggregated(self, features: Sequence[Features]) -> Vectors:
         if not len(features):
@@ -167,8 +198,9 @@ class Describer:
         self.extractor.save(folder / "extractor")
         if self.whitening is not None:
             self.whitening.save(folder / "whitening")
-        if self.rehearsal is not None:
-            self.rehearsal.save(folder / REHEARSAL)
+        shutil.rmtree(folder / CALIBRATION, ignore_errors=True)  # another build's
+        for part, one in enumerate(self.calibration):
+            one.save(folder / CALIBRATION / str(part))
         if self.companion is not None:
             self.companion.save(folder)
 
@@ -179,18 +211,20 @@ class Describer:
         extractor: Extractor,
         whitened: bool,
         companion: Companion | None = None,
-        rehearsed: bool = False,
+        calibrated: bool = False,
     ) -> Describer:
         """The inverse of ``save``, for extractor and companion built from the run's config.
 
         Args:
-            rehearsed: whether the rehearsal is wanted, for photographs that come into the run.
+            calibrated: whether those for calibration are wanted, for photographs that come into
+                the run.
         """
+        parts = sorted((folder / CALIBRATION).glob("*"), key=lambda one: int(one.name))
         return cls(
             extractor.restored(folder / "extractor"),
             Whitening.load(folder / "whitening") if whitened else None,
             None if companion is None else companion.restored(folder),
-            Whitening.load(folder / REHEARSAL) if rehearsed else None,
+            tuple(cls.load(part, extractor, whitened) for part in (parts if calibrated else ())),
         )
 
     def _nothing(self) -> Descriptors:
@@ -199,12 +233,12 @@ class Describer:
         if self.companion is not None:
             nothing = no_features(self.companion.detector.dimension, (0, 0))
             words, kept = self.companion.finish([nothing])
-        rows = np.zeros((1, self.extractor.dimension), dtype=np.float32)
-        return self._described(rows, words, kept)
-
-    def _described(self, rows: Vectors, words: Words | None, kept: LocalRows | None) -> Descriptors:
-        rehearsed = None if self.rehearsal is None else _whitened(rows, self.rehearsal)
-        return Descriptors(_whitened(rows, self.whitening), words, kept, rehearsed)
+        rows = np.zeros((1, self.dimension), dtype=np.float32)
+        wide = None
+        if self.calibration:
+            shape = 1, len(self.calibration), self._calibrated
+            wide = np.zeros(shape, dtype=np.float32)
+        return Descriptors(rows, words, kept, wide)
 
 
 def _whitened(rows: Vectors, whitening: Whitening | None) -> Vectors:
@@ -308,9 +342,9 @@ class KnownFeatures(Mapping[int, Outcome]):
 
 @dataclass(frozen=True)
 class _Read(Sequence[Features]):
-    """Some of a mapping's values as a sequence that holds none of them."""
+    """Some of a mapping's values, or a sequence's, as a sequence that holds none of them."""
 
-    source: Mapping[int, Features]
+    source: Mapping[int, Features] | Sequence[Features]
     keys: Sequence[int]
 
     def __len__(self) -> int:

@@ -17,7 +17,7 @@ from retrieval.extractors.local.rows import LocalRows
 from retrieval.index.store import write_arrays
 
 VECTORS: Final = "descriptors"
-REHEARSED: Final = "rehearsed"
+CALIBRATION: Final = "calibration"
 WORDS: Final = "words."
 KEPT: Final = "kept."
 
@@ -31,17 +31,17 @@ class Descriptors:
             there was nothing to describe.
         words: their visual words, or ``None`` where the system has none.
         kept: their local features, or ``None`` where the system keeps none.
-        rehearsed: (n, e) the vectors that they would have if the photographs on which thresholds
-            are fitted had taught nothing, or ``None`` where those teach nothing.
+        calibration: (n, p, e) the vectors that they have by each describer of a cross-fit, which
+            one part of the photographs has not taught, or ``None`` where there is none.
     """
 
     vectors: Vectors
     words: Words | None = None
     kept: LocalRows | None = None
-    rehearsed: Vectors | None = None
+    calibration: Vectors | None = None
 
     def __post_init__(self) -> None:
-        for part in (self.words, self.kept, self.rehearsed):
+        for part in (self.words, self.kept, self.calibration):
             if part is not None and len(part) != len(self.vectors):
                 raise ValueError(f"{len(part)} photographs beside {len(self.vectors)} vectors")
 
@@ -59,7 +59,7 @@ class Descriptors:
             np.ascontiguousarray(self.vectors[rows], dtype=np.float32),
             None if self.words is None else self.words[rows],
             None if self.kept is None else self.kept[rows],
-            None if self.rehearsed is None else np.asarray(self.rehearsed[rows], np.float32),
+            None if self.calibration is None else np.asarray(self.calibration[rows], np.float32),
         )
 
     @classmethod
@@ -67,12 +67,12 @@ class Descriptors:
         """Photographs after photographs; at least one part."""
         words = [part.words for part in parts if part.words is not None]
         kept = [part.kept for part in parts if part.kept is not None]
-        rehearsed = [part.rehearsed for part in parts if part.rehearsed is not None]
+        calibration = [part.calibration for part in parts if part.calibration is not None]
         return cls(
             np.concatenate([part.vectors for part in parts]),
             Words.joined(words) if words else None,
             LocalRows.joined(kept) if kept else None,
-            np.concatenate(rehearsed) if rehearsed else None,
+            np.concatenate(calibration) if calibration else None,
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -82,8 +82,8 @@ class Descriptors:
             found |= self.words.arrays(WORDS)
         if self.kept is not None:
             found |= self.kept.arrays(KEPT)
-        if self.rehearsed is not None:
-            found[REHEARSED] = np.asarray(self.rehearsed)
+        if self.calibration is not None:
+            found[CALIBRATION] = np.asarray(self.calibration)
         return found
 
     @classmethod
@@ -93,7 +93,7 @@ class Descriptors:
             arrays[VECTORS],
             Words.from_arrays(arrays, WORDS) if f"{WORDS}starts" in arrays else None,
             LocalRows.from_arrays(arrays, KEPT) if f"{KEPT}starts" in arrays else None,
-            arrays.get(REHEARSED),
+            arrays.get(CALIBRATION),
         )
 
 

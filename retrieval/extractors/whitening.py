@@ -17,8 +17,6 @@ pairs that need no labels, and that a gallery of few photographs a landmark has 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -138,18 +136,6 @@ class Whitening:
         """
         arrays = read_tensors(folder / FILE, ("mean", "projection"))
         return cls(arrays["mean"], arrays["projection"])
-
-
-def taught_by(ids: Iterable[str]) -> NDArray[np.bool_]:
-    """(n,) which photographs teach the rehearsal of a whitening on pairs or views: four of five,
-    told by their ids.
-
-    Among those that taught a whitening a landmark's photographs lie nearer together than new ones
-    do, and all others further apart. So thresholds and probabilities are fitted on the rest, by
-    one that these alone taught; the whitening that answers is learnt from all of them.
-    """
-    digests = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in ids)
-    return np.array([digest[0] % 5 != 0 for digest in digests], dtype=bool)
 
 
 def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from retrieval.errors import RunError
 from retrieval.index.store import AGAIN, checksums, read_sealed, reading, write_sealed
 
 RUN: Final = "run.json"
-ANSWERING: Final = ("extractor", "whitening", "rehearsal", "local", "index", "classifiers")
+ANSWERING: Final = ("extractor", "whitening", "calibration", "local", "index", "classifiers")
 """Folders of what a run answers by. What its own network needs is in ``training``, which has
 checksums of its own, as it can be another run's too."""
 DESCRIBER: Final = ANSWERING[:4]

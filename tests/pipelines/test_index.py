@@ -28,7 +28,8 @@ from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.errors import RunError, TableError
 from retrieval.extractors import describer as describing
-from retrieval.extractors.whitening import Whitening, taught_by
+from retrieval.extractors.cross_fit import PARTS, part_of
+from retrieval.extractors.whitening import Whitening
 from retrieval.index.record import write_record
 from retrieval.index.store import read_sealed, write_sealed
 from retrieval.photographs.decoding import read_photograph
@@ -166,17 +167,19 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     learnt = (tmp_path / "whitening/whitening.safetensors").read_bytes()
     # Thresholds are fitted on photographs that did not teach it.
     system = System.load(tmp_path, "cpu")
-    unseen = system.gallery.unseen
-    assert unseen is not None
-    assert unseen.tolist() == (~taught_by(system.rows["id"])).tolist()
-    assert 0 < unseen.sum() < len(unseen) / 2
     gallery = system.gallery
-    assert gallery.rehearsal.vectors.shape == gallery.vectors.shape
-    assert not np.array_equal(gallery.rehearsal.vectors, gallery.vectors)
-    alone = known.gallery[taught_by(known.gallery["id"])]
-    bank = known.bank[taught_by(known.bank["id"])]
+    assert len(gallery.calibration) == PARTS
+    unseen = np.stack([part.unseen for part in gallery.calibration])
+    assert (unseen.sum(axis=0) == 1).all()
+    for part, one in enumerate(gallery.calibration):
+        assert one.unseen is not None
+        assert one.unseen.tolist() == (part_of(system.rows["id"]) == part).tolist()
+        assert one.vectors.shape[0] == gallery.vectors.shape[0]
+        assert not np.array_equal(one.vectors, gallery.vectors)
+    alone = known.gallery[part_of(known.gallery["id"]) != 0]
+    bank = known.bank[part_of(known.bank["id"]) != 0]
     build_run(config, replace(known, gallery=alone, bank=bank), tmp_path / "alone", "cpu")
-    assert (tmp_path / "rehearsal/whitening.safetensors").read_bytes() == (
+    assert (tmp_path / "calibration/0/whitening/whitening.safetensors").read_bytes() == (
         tmp_path / "alone/whitening/whitening.safetensors"
     ).read_bytes()
     swapped = known.gallery.copy()
@@ -187,7 +190,7 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     assert (tmp_path / "whitening/whitening.safetensors").read_bytes() != learnt
 
 
-def test_thresholds_are_fitted_to_the_rehearsal(data: Path, tmp_path: Path) -> None:
+def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_path: Path) -> None:
     pairs = ("whitening.learnt_on=pairs", "whitening.shrinkage=0.2", "search.expansion.gallery=2")
     config = config_of("hog", *pairs, "rejection.kind=learnt")
     members = dict(config.classifiers)
@@ -197,20 +200,21 @@ def test_thresholds_are_fitted_to_the_rehearsal(data: Path, tmp_path: Path) -> N
     build_run(config, known, tmp_path, "cpu")
     system = System.load(tmp_path, "cpu")
     gallery = system.gallery
-    rehearsal = gallery.rehearsal
-    # Its rows took in their neighbours too, and a photograph that is left out is left out there.
-    assert rehearsal.index.augmentation is not None
-    np.testing.assert_array_equal(rehearsal.index.vectors, rehearsal.index.augmentation.rows())
-    whitening = Whitening.load(tmp_path / "rehearsal")
-    rehearsed = replace(system.describer, whitening=whitening)
-    described = (known.gallery, rehearsal.vectors), (known.bank, rehearsal.bank_vectors)
-    for table, vectors in described:
-        photographs = [read_photograph(one, rehearsed.longest_side) for one in table["source"]]
-        expected = rehearsed.describe(photographs).vectors
-        np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    # As fitted in a gallery that knows no other descriptors than those, and not as in one whose
+    for part, one in enumerate(gallery.calibration):
+        # Its rows took in their neighbours too; a photograph that is left out is left out there.
+        assert one.index.augmentation is not None
+        np.testing.assert_array_equal(one.index.vectors, one.index.augmentation.rows())
+        whitening = Whitening.load(tmp_path / "calibration" / str(part) / "whitening")
+        by = replace(system.describer, whitening=whitening)
+        for table, vectors in (known.gallery, one.vectors), (known.bank, one.bank_vectors):
+            photographs = [read_photograph(source, by.longest_side) for source in table["source"]]
+            expected = by.describe(photographs).vectors
+            np.testing.assert_allclose(vectors[:, : by.dimension], expected, atol=1e-5)
+    # As fitted in galleries that know no other descriptors than those, and not as in one whose
     # photographs taught what describes them.
-    alone, taught = replace(rehearsal, rehearse=None), replace(gallery, rehearse=None)
+    parts = [replace(one, calibrations=()) for one in gallery.calibration]
+    alone = replace(gallery, calibrations=[lambda one=one: one for one in parts])
+    taught = replace(gallery, calibrations=())
     for name, one in config.classifiers.items():
         fitted, optimistic = (
             fit_rejection(
@@ -233,9 +237,9 @@ def test_views_of_all_photographs_teach_the_whitening(
     build("hog", data, tmp_path / "run", *plain, "whitening.views=2")
     system = System.load(tmp_path / "run", "cpu")
     bank = pd.read_parquet(tmp_path / "run/index/bank-rows.parquet")
-    assert system.gallery.unseen is not None
-    assert system.gallery.bank_unseen is not None
-    assert system.gallery.bank_unseen.tolist() == (~taught_by(bank["id"])).tolist()
+    for part, one in enumerate(system.gallery.calibration):
+        assert one.bank_unseen is not None
+        assert one.bank_unseen.tolist() == (part_of(bank["id"]) == part).tolist()
     described = len(system.rows) + len(bank)
     manifest = json.loads((tmp_path / "run/views/manifest.json").read_text())
     assert manifest["made_from"]["views"]["count"] == 2

@@ -231,32 +231,62 @@ def test_labels_stay_with_their_photographs() -> None:
     np.testing.assert_array_equal(learnt.projection, expected.projection)
 
 
-def test_a_rehearsal_is_learnt_without_those_who_do_not_teach(tmp_path: Path) -> None:
-    extractor = build_extractor(HogConfig(side=64, cells=(16,)), "cpu", 0)
-    teaching, others = ([picture(i) for i in part] for part in (range(8), range(8, 12)))
-    config = WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1)
-    labels = ["a", "a", "a", "b", "b", None, "c", "c"]
-    named, everything = ["a", "b", "c", None, *labels], [*others, *teaching]
-    alone = Describer.fit(extractor, features_of(extractor, teaching), config, 0, labels=labels)
-    features = features_of(extractor, everything)
-    plain = Describer.fit(extractor, features, config, 0, labels=named)
-    learnt = Describer.fit(extractor, features, config, 0, labels=named, taught=np.arange(12) >= 4)
-    assert learnt.rehearsal is not None
-    assert alone.whitening is not None
-    np.testing.assert_array_equal(learnt.rehearsal.projection, alone.whitening.projection)
-    described = learnt.describe([*everything, blank()])
-    np.testing.assert_array_equal(described.vectors, plain.describe([*everything, blank()]).vectors)
-    assert described.rehearsed is not None
-    expected = alone.describe([*everything, blank()]).vectors
-    np.testing.assert_array_equal(described.rehearsed, expected)
-    # It is for photographs that come into a run: queries are described without.
+CROSS_FITTED = [
+    (HogConfig(side=64, cells=(16,)), WhiteningConfig(dimension=8)),
+    (
+        HogConfig(side=64, cells=(16,)),
+        WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1),
+    ),
+    (SIFT, WhiteningConfig(dimension=4)),
+    (SIFT, None),
+]
+
+
+@pytest.mark.parametrize(("config", "whitening"), CROSS_FITTED)
+def test_each_part_is_left_out_of_a_describer(
+    config: Any, whitening: WhiteningConfig | None, tmp_path: Path
+) -> None:
+    extractor = build_extractor(config, "cpu", 0)
+    photographs = [picture(i) for i in range(12)]
+    features = features_of(extractor, photographs)
+    labels = [*"aaaabbbb", None, *"ccc"]
+    parts = np.arange(12) % 3
+    plain = Describer.fit(extractor, features, whitening, 0, labels=labels)
+    learnt = Describer.fit(
+        extractor, features, whitening, 0, labels=labels, parts=parts, left_out=3
+    )
+    seen = [*photographs, blank()]
+    described = learnt.describe(seen)
+    np.testing.assert_array_equal(described.vectors, plain.describe(seen).vectors)
+    assert described.calibration is not None
+    assert described.calibration.shape[:2] == (13, 3)
+    for part in range(3):
+        few = np.flatnonzero(parts != part)
+        alone = Describer.fit(
+            extractor, [features[i] for i in few], whitening, 0, labels=[labels[i] for i in few]
+        )
+        expected = alone.describe(seen).vectors
+        width = expected.shape[1]
+        np.testing.assert_array_equal(described.calibration[:, part, :width], expected)
+        assert not described.calibration[:, part, width:].any()
+    # They are for photographs that come into a run: queries are described without.
     learnt.save(tmp_path)
     for wanted in (True, False):
-        loaded = Describer.load(tmp_path, extractor, True, rehearsed=wanted)
-        rehearsed = loaded.describe([*everything, blank()]).rehearsed
-        assert (rehearsed is not None) == wanted
-        if rehearsed is not None:
-            np.testing.assert_array_equal(rehearsed, expected)
+        loaded = Describer.load(tmp_path, extractor, whitening is not None, calibrated=wanted)
+        again = loaded.describe(seen).calibration
+        assert (again is not None) == wanted
+        if again is not None:
+            np.testing.assert_array_equal(again, described.calibration)
+
+
+def test_too_few_photographs_to_leave_a_part_out(caplog: pytest.LogCaptureFixture) -> None:
+    extractor = build_extractor(HogConfig(side=64, cells=(16,)), "cpu", 0)
+    features = features_of(extractor, [picture(i) for i in range(2)])
+    learnt = Describer.fit(
+        extractor, features, WhiteningConfig(dimension=4), 0, parts=np.arange(2), left_out=2
+    )
+    assert learnt.calibration == ()
+    assert "too few photographs to leave a part of them out" in caplog.text
 
 
 def test_views_stay_with_their_photographs() -> None:

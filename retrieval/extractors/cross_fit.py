@@ -1,0 +1,45 @@
+"""Which photographs a describer is learnt without, so that it can be judged on them.
+
+What is learnt from photographs (codebook, projection, whitening) knows them: among those that
+taught a whitening to as many numbers as there are photographs, each stands at right angles to all
+others, and a new photograph of no landmark, which does not, is taken for one. So thresholds and
+probabilities are fitted in galleries that are described anew by a describer for each of
+:data:`PARTS` parts of the photographs, which has not seen that part; the describer that answers is
+learnt from all of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+PARTS: Final = 5
+"""Parts that the photographs are dealt into."""
+FEW: Final = 5_000
+"""Photographs up to which a whitening, or a codebook, tells those that taught it from others."""
+FEW_PAIRS: Final = 1_000
+"""Photographs up to which all parts are needed where pairs or views teach; from there on one part
+has enough photographs to fit thresholds on."""
+
+
+def part_of(ids: Iterable[str]) -> NDArray[np.int64]:
+    """(n,) which part each photograph is in, told by its id, whatever comes into the run later."""
+    digests = (hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest() for one in ids)
+    return np.array([digest[0] % PARTS for digest in digests], dtype=np.int64)
+
+
+def parts_left_out(photographs: int, pairs: bool, learns: bool) -> int:
+    """How many parts are left out in turn.
+
+    Args:
+        photographs: of gallery and bank.
+        pairs: whether a whitening learns from pairs or views.
+        learns: whether anything is learnt from photographs.
+    """
+    if pairs:
+        return PARTS if photographs <= FEW_PAIRS else 1
+    return PARTS if learns and photographs <= FEW else 0
