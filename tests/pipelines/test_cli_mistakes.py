@@ -50,7 +50,7 @@ def test_files_in_the_way(mistake: Say, run: Path, data: Path, tmp_path: Path) -
     said = mistake("index", "--config", "hog", "--data", data, "--run", tmp_path / "file")
     assert f"{tmp_path / 'file'} is a file" in said
     said = mistake("evaluate", "--run", run, "--data", data, "--out", tmp_path / "file")
-    assert said.rstrip().endswith(": Not a directory")
+    assert said.rstrip().endswith("(Not a directory): make the folder writable, or choose another")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
