@@ -159,7 +159,7 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
         TableError: the CSV is bad.
     """
     tried = choices(system.config, system.answer, system.gallery.head is not None)
-    fitted, rejections, skipped = _fitted(tried, _held_out_gallery(system), system.config.seed)
+    fitted, rejections, skipped = _fitted(tried, held_out_gallery(system), system.config.seed)
     several = replace(
         system, classifiers=fitted, rejections=rejections, answer=next(iter(fitted))
     )  # fmt: skip
@@ -179,7 +179,7 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
     return rows
 
 
-def _held_out_gallery(system: System) -> Gallery:
+def held_out_gallery(system: System) -> Gallery:
     """The run's gallery, from whose rows a photograph can be left out where they took others in."""
     gallery, config = system.gallery, system.config
     if not config.search.expansion.gallery or gallery.calibrations:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import csv
 import json
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.logging import RichHandler
@@ -15,7 +16,10 @@ from rich.table import Table
 
 from pipelines.progress import console, progress_bar
 from retrieval.errors import ConfigError, LandmarksError, TableError
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetching import PLAIN, FetchConfig
+
+if TYPE_CHECKING:
+    from pipelines.classify import ClassifySummary, Form
 
 # Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
 # none of them.
@@ -26,7 +30,6 @@ DEFAULT_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 INTERRUPTED: Final = 130
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -34,9 +37,17 @@ app = typer.Typer(
     help="Recognise landmarks in photographs, or say that there is none.",
     epilog="Start with: landmarks demo",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Get photographs, and look tables over.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Get photographs, and look tables over.",
+    epilog="Example: landmarks data check photos",
+)
 app.add_typer(data_app, name="data")
-protocol_app = typer.Typer(no_args_is_help=True, help="Measure a run on published benchmarks.")
+protocol_app = typer.Typer(
+    no_args_is_help=True,
+    help="Measure a run on published benchmarks.",
+    epilog="Example: landmarks protocol holidays --photos holidays --run mine",
+)
 app.add_typer(protocol_app, name="protocol")
 
 Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
@@ -52,6 +63,17 @@ AllowPrivate = Annotated[
 Concurrency = Annotated[int, typer.Option(help="Downloads at a time in all.")]
 PerHost = Annotated[int, typer.Option(help="Downloads at a time from one host.")]
 Seconds = Annotated[float, typer.Option(help="Cap on one try of a download, in seconds.")]
+UserAgent = Annotated[
+    str, typer.Option(help="What servers are told; some ask for a way to reach you in it.")
+]
+Headers = Annotated[
+    list[str] | None,
+    typer.Option("--header", help='A header of every request: "Name: value" (repeatable).'),
+]
+UrlColumn = Annotated[
+    str | None, typer.Option(help="Column of URLs or paths, where the list has another name.")
+]
+IdColumn = Annotated[str | None, typer.Option(help="Column of ids, likewise.")]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Take just the rows that failed again.")
 ]
@@ -90,7 +112,7 @@ def options(
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks demo --data data/demo --run data/runs/demo")
 def demo(
     folder: Annotated[Path, typer.Option("--data", help="Where the photographs go.")] = Path(
         "data/demo"
@@ -111,7 +133,7 @@ def demo(
     )  # fmt: skip
 
 
-@app.command()
+@app.command(epilog="Example: landmarks index --data photos --run data/runs/mine")
 def index(
     config: Annotated[
         str, typer.Option(help="A system by name (see `landmarks config`), or a YAML file.")
@@ -139,10 +161,15 @@ def index(
         list[str] | None,
         typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
     ] = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Take away another system's or other data's run first."),
+    ] = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
     from pipelines.config import load_config
     from pipelines.index import build_run
+    from pipelines.replacing import begin_build
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
@@ -150,11 +177,13 @@ def index(
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
     system = load_config(config, [*points, *(settings or ())]).with_weights(weights)
     folder = run or Path("data/runs") / system.name
-    record = build_run(system, load_data_set(data, gallery), folder, choose_device(device))
+    photographs, on = load_data_set(data, gallery), choose_device(device)
+    begin_build(folder, system, photographs, gallery, on, replace, _agreed)
+    record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
 def train(
     config: Annotated[str, typer.Argument(help="A system with a section training.")],
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
@@ -197,7 +226,7 @@ def train(
         console.print(trainings_table(folders))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks trainings mine other")
 def trainings(
     folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of trainings.")],
 ) -> None:
@@ -207,7 +236,7 @@ def trainings(
     console.print(trainings_table(folders))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks evaluate --run mine --run other --data photos")
 def evaluate(
     runs: Annotated[
         list[Path] | None,
@@ -215,7 +244,7 @@ def evaluate(
     ] = None,
     test: Test = None,
     data: Annotated[
-        Path | None, typer.Option(help="Data folder whose test.csv is measured.")
+        Path | None, typer.Option(help="Data folder whose test.csv, or test folder, is measured.")
     ] = None,
     out: Annotated[
         Path | None,
@@ -252,7 +281,7 @@ def evaluate(
     console.print(f"report: {target / 'report.html'}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks ablate --run mine --test photos/test.csv")
 def ablate(
     run: Run = DEMO_RUN,
     test: Test = None,
@@ -273,7 +302,7 @@ def ablate(
     console.print(f"{sum(map(len, rows.values())):,} rows → {target}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks score submission.csv recognition_solution_v2.1.csv")
 def score(
     submission: Annotated[Path, typer.Argument(help="CSV of id,landmarks or id,images.")],
     solution: Annotated[
@@ -292,14 +321,50 @@ def score(
         console.print(score_table(found))
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks classify urls.csv --run mine --out predictions.parquet --top 5"
+)
 def classify(
-    csv: Annotated[Path, typer.Argument(help="CSV of id,url; or a URL or path a line.")],
-    out: Annotated[Path, typer.Option(help="Predictions CSV.")] = Path("predictions.csv"),
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Photographs and folders of them; or a list of URLs or paths, or - for a list on"
+            " standard input."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions; by default predictions.csv, and the terminal for photographs that"
+            " are named one by one."
+        ),
+    ] = None,
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="csv, parquet or jsonl; by default OUT's ending.")
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1000, help="Best candidates told with their scores; on the terminal 3."
+        ),
+    ] = None,
+    guard: Annotated[
+        bool,
+        typer.Option(
+            "--guard", help="Put ' before text that a spreadsheet would take for a formula."
+        ),
+    ] = False,
+    url_column: UrlColumn = None,
+    id_column: IdColumn = None,
+    urls_only: Annotated[
+        bool, typer.Option("--urls-only", help="Refuse rows that are paths: a stranger's list.")
+    ] = False,
     allow_private: AllowPrivate = False,
+    user_agent: UserAgent = _FETCH.user_agent,
+    header: Headers = None,
     concurrency: Concurrency = _FETCH.concurrency,
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
@@ -321,32 +386,62 @@ def classify(
     retry_failed: RetryFailed = False,
     restart: Restart = False,
 ) -> None:
-    """Classify every row of a CSV of URLs or paths. A killed run goes on."""
-    from pipelines.classify import classify_csv
+    """Classify photographs, folders of them, or a list of URLs or paths. A killed run goes on.
+
+    Columns of OUT, a row for each photograph in the order of the input:
+
+    id: of the row, or its URL or path.
+    landmark, name: the answer; empty for none.
+    probability: that the best candidate is right, whether it is answered or not.
+    status, reason: ok, fetch_failed, decode_failed or describe_failed, and why.
+    candidate, candidate_name: the best candidate, even where the answer is none.
+    confidence: its score, which the answer hangs on.
+    nearest, similarity: the nearest gallery photograph.
+    candidate_1, score_1 to candidate_K, score_K: with --top K.
+    """
+    from pipelines.classify import classify_input
+    from pipelines.inputs import opened
     from pipelines.predictions import ban_frequent
-    from pipelines.rows import count_rows
+    from pipelines.terminal import show
     from retrieval.system import System
 
     fetch = _fetch_config(
         allow_private=allow_private,
+        user_agent=user_agent,
+        headers=_headers(header or []),
         concurrency=concurrency,
         per_host=per_host,
         total_seconds=seconds,
         retries=retries,
         max_bytes=max_bytes,
     )
-    system = System.load(run, device, weights)
-    with progress_bar("classifying", count_rows(csv)) as progress:
-        summary = classify_csv(
-            system, csv, out, fetch=fetch, retry_failed=retry_failed, restart=restart,
-            memory=memory * 2**20, progress=progress,
-        )  # fmt: skip
+    target, written = _form(out, form, top or 0, guard)
+    with opened(inputs, url_column, id_column) as given:
+        for line in given.told:
+            console.print(line, highlight=False, soft_wrap=True)
+        if given.named and out is None:
+            _needs_out(
+                format=form, guard=guard, frequency_ban=frequency_ban, retry_failed=retry_failed,
+                restart=restart,
+            )  # fmt: skip
+            system = System.load(run, device, weights)
+            shown = 3 if top is None else top
+            if show(system, given, fetch, shown, urls_only, name=system.name):
+                raise typer.Exit(1)
+            return
+        system = System.load(run, device, weights)
+        with progress_bar("classifying", sum(1 for _ in given.rows())) as progress:
+            summary = classify_input(
+                system, given, target, form=written, fetch=fetch, urls_only=urls_only,
+                retry_failed=retry_failed, restart=restart, memory=memory * 2**20,
+                progress=progress,
+            )  # fmt: skip
     if summary.nothing_to_do:
-        console.print(f"{out}: finished already, nothing to do", highlight=False)
-    console.print(str(summary), highlight=False)
+        console.print(f"{target}: finished already, nothing to do", highlight=False)
+    _say_summary(summary)
     if frequency_ban is not None:
-        kept = out.with_name(f"{out.stem}.banned{out.suffix}")
-        banned = ban_frequent(out, kept, frequency_ban)
+        kept = target.with_name(f"{target.stem}.banned{target.suffix}")
+        banned = ban_frequent(target, kept, frequency_ban)
         console.print(
             f"{banned:,} rows of landmarks that more than {frequency_ban:,} rows are answered with"
             f" are none → {kept}",
@@ -354,7 +449,42 @@ def classify(
         )
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks rethreshold predictions.csv --run mine --min-probability 0.8"
+)
+def rethreshold(
+    predictions: Annotated[Path, typer.Argument(help="Predictions by `landmarks classify`.")],
+    run: Run = DEMO_RUN,
+    min_probability: Annotated[
+        float | None, typer.Option(help="Answer what is at least so probable, such as 0.8.")
+    ] = None,
+    target_precision: Annotated[
+        float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
+    ] = None,
+    max_false_accepts: Annotated[
+        float | None,
+        typer.Option(help="Share of photographs without a landmark that may be answered."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New predictions; by default NAME.rethresholded beside the old ones."),
+    ] = None,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Answer stored predictions anew at another operating point, without any photograph."""
+    from pipelines.predictions import rethreshold as answer_anew
+
+    by_default = f"{predictions.stem}.rethresholded{predictions.suffix}"
+    summary = answer_anew(
+        predictions, out or predictions.with_name(by_default), run,
+        min_probability=min_probability, target_precision=target_precision,
+        max_false_accepts=max_false_accepts, device=device, weights=weights,
+    )  # fmt: skip
+    _say_summary(summary)
+
+
+@app.command(epilog="Example: landmarks vote one.csv other.csv --out merged.csv")
 def vote(
     csvs: Annotated[
         list[Path], typer.Argument(help="Predictions of one list, by `landmarks classify`.")
@@ -364,40 +494,87 @@ def vote(
     """Merge several runs' predictions of one list: on every row, the files' answers vote."""
     from pipelines.predictions import vote_csvs
 
-    console.print(str(vote_csvs(csvs, out)), highlight=False)
+    _say_summary(vote_csvs(csvs, out))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks add more.csv --run data/runs/mine")
 def add(
     table: Annotated[
-        Path, typer.Argument(help="CSV or folder of labelled photographs; unlabelled: the bank.")
+        Path,
+        typer.Argument(help="CSV, or folder with a folder per landmark, of labelled photographs."),
     ],
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    bank: Annotated[
+        bool, typer.Option("--bank", help="None of the photographs shows a landmark.")
+    ] = False,
 ) -> None:
-    """Add photographs to a built run, without describing the rest again."""
+    """Add photographs to a built run, without describing the rest again.
+
+    What was taken out before may come back. A folder's photographs are named by their paths in it;
+    where the run holds such ids already, for other photographs, the folder's name goes before them.
+    """
     from pipelines.index import add_photographs
     from retrieval.devices import choose_device
     from retrieval.photographs.table import read_table
 
-    _say_built(run, add_photographs(run, read_table(table), choose_device(device), weights))
+    photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
+    _say_built(run, add_photographs(run, photographs, choose_device(device), weights, folder))
 
 
-@app.command()
+@app.command(epilog="Example: landmarks remove --landmark 'Old Bridge' --run data/runs/mine")
 def remove(
-    ids: Annotated[list[str], typer.Argument(help="Ids of photographs in the run.")],
+    photographs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Ids, paths or folders of photographs; or a file (- for standard input) that lists"
+            " ids or paths, one a line or in its column id or path."
+        ),
+    ] = None,
+    landmarks: Annotated[
+        list[str] | None,
+        typer.Option("--landmark", help="All photographs of a landmark, by id or readable name."),
+    ] = None,
     run: Run = DEMO_RUN,
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
-    from pipelines.index import remove_photographs
+    from pipelines.gallery_changes import chosen_ids
+    from pipelines.index import known_photographs, remove_photographs
     from retrieval.devices import choose_device
 
+    known = known_photographs(run)
+    ids = chosen_ids(known, run, photographs or (), landmarks or (), sys.stdin)
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
 
 
-@app.command()
+@app.command("list", epilog="Example: landmarks list --landmark 'Old Bridge' --run data/runs/mine")
+def list_run(
+    run: Run = DEMO_RUN,
+    photographs: Annotated[
+        bool, typer.Option("--photographs", help="List id,landmark,source of each photograph.")
+    ] = False,
+    landmarks: Annotated[
+        list[str] | None,
+        typer.Option("--landmark", help="List the photographs of this landmark (repeatable)."),
+    ] = None,
+) -> None:
+    """List a run's landmarks with their numbers of photographs, or its photographs, as CSV."""
+    from pipelines.gallery_changes import landmark_rows, photograph_rows, summary
+    from pipelines.index import known_photographs
+
+    known = known_photographs(run)
+    named = photographs or landmarks
+    rows = photograph_rows(known, landmarks or ()) if named else landmark_rows(known)
+    csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
+    sys.stdout.flush()
+    console.print(f"{run}: {summary(known)}", highlight=False)
+
+
+@app.command(
+    epilog="Example: landmarks attention resnet50-delf --out attention.safetensors --data photos"
+)
 def attention(
     config: Annotated[str, typer.Argument(help="A system with a delf detector, or a YAML file.")],
     out: Annotated[Path, typer.Option(help="The file: what detector.attention names then.")],
@@ -433,7 +610,7 @@ def attention(
     )
 
 
-@app.command()
+@app.command(epilog="Example: landmarks config hog --set whitening.dimension=64 > mine.yaml")
 def config(
     name: Annotated[str | None, typer.Argument(help="A system; without it, the list.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
@@ -448,7 +625,9 @@ def config(
         typer.echo(f"{one:<24} {load_config(one).description}")
 
 
-@app.command()
+@app.command(
+    epilog="Example: landmarks compare --data photos --holidays holidays --out comparison.md"
+)
 def compare(
     data: Annotated[Path, typer.Option(help="A data folder with index.csv and test.csv.")],
     holidays: Annotated[
@@ -487,7 +666,7 @@ def compare(
     console.print(f"{len(rows):,} rows → {out}", highlight=False)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks describe vgg16 --size 224")
 def describe(
     network: Annotated[
         str, typer.Argument(help="A torchvision classification network, or timm/NAME.")
@@ -509,7 +688,7 @@ def describe(
         typer.echo(line)
 
 
-@app.command()
+@app.command(epilog="Example: landmarks doctor")
 def doctor() -> None:
     """Check what breaks installations in this field, a line and a remedy each."""
     from pipelines.doctor import render, run_checks
@@ -520,7 +699,10 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@protocol_app.command("revisited")
+@protocol_app.command(
+    "revisited",
+    epilog="Example: landmarks protocol revisited --truth gnd_roxford5k.pkl --photos oxford",
+)
 def protocol_revisited(
     truth: Annotated[Path, typer.Option(help="gnd_roxford5k.pkl, gnd_rparis6k.pkl, or as JSON.")],
     photos: Annotated[Path, typer.Option(help="Folder of their photographs, NAME.jpg.")],
@@ -539,7 +721,9 @@ def protocol_revisited(
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
-@protocol_app.command("holidays")
+@protocol_app.command(
+    "holidays", epilog="Example: landmarks protocol holidays --photos holidays --run mine"
+)
 def protocol_holidays(
     photos: Annotated[Path, typer.Option(help="Folder of the photographs, NNNNNN.jpg.")],
     run: Run = DEMO_RUN,
@@ -557,7 +741,7 @@ def protocol_holidays(
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
-@data_app.command("demo")
+@data_app.command("demo", epilog="Example: landmarks data demo --out data/demo --seed 1")
 def data_demo(
     out: Annotated[Path, typer.Option(help="Folder of the data set.")] = Path("data/demo"),
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
@@ -568,22 +752,40 @@ def data_demo(
     make_photographs(out, seed)
 
 
-@data_app.command("check")
+@data_app.command("check", epilog="Example: landmarks data check photos")
 def data_check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Open no photograph.")] = False,
+    tell_all: Annotated[
+        bool, typer.Option("--all", help="Tell every finding, not twenty of a kind.")
+    ] = False,
 ) -> None:
-    """Read a data set's tables and say what is in them, or which row is wrong."""
-    from pipelines.data import describe_data_set
+    """Look a data set over: what is in it, what is left out, broken, or there twice.
 
-    for line in describe_data_set(data):
+    Exit code 0 with warnings, 2 where nothing can be built of it.
+    """
+    from pipelines.checking import check_data_set
+
+    with ExitStack() as stack:
+        found = check_data_set(
+            data, quick=quick, tell_all=tell_all,
+            progress=lambda total: stack.enter_context(progress_bar("opening", total)),
+        )  # fmt: skip
+    for line in found.lines:
         typer.echo(line)
+    if not found.usable:
+        raise TableError(f"{data}: none of its photographs can be opened, so nothing can be built")
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", epilog="Example: landmarks data fetch index.csv --out data/fetched")
 def data_fetch(
     csv: Annotated[Path, typer.Argument(help="Landmarks CSV: id,url,landmark_id.")],
     out: Annotated[Path | None, typer.Option(help="Data folder; by default the CSV's own.")] = None,
+    url_column: UrlColumn = None,
+    id_column: IdColumn = None,
     allow_private: AllowPrivate = False,
+    user_agent: UserAgent = _FETCH.user_agent,
+    header: Headers = None,
     concurrency: Concurrency = _FETCH.concurrency,
     per_host: PerHost = _FETCH.per_host,
     seconds: Seconds = _FETCH.total_seconds,
@@ -592,18 +794,23 @@ def data_fetch(
 ) -> None:
     """Download a landmarks CSV's own URLs into photos/a/b/c/ID.jpg. A killed run goes on."""
     from pipelines.data import fetch_photographs
-    from pipelines.rows import count_rows
+    from pipelines.rows import read_rows
 
     fetch = _fetch_config(
         allow_private=allow_private,
+        user_agent=user_agent,
+        headers=_headers(header or []),
         concurrency=concurrency,
         per_host=per_host,
         total_seconds=seconds,
     )
-    with progress_bar("fetching", count_rows(csv)) as progress:
+    rows = sum(1 for _ in read_rows(csv, url_column, id_column, fetched=True))
+    with progress_bar("fetching", rows) as progress:
         summary = fetch_photographs(
             csv,
             out or csv.parent,
+            url_column=url_column,
+            id_column=id_column,
             fetch=fetch,
             retry_failed=retry_failed,
             restart=restart,
@@ -612,7 +819,7 @@ def data_fetch(
     console.print(str(summary), highlight=False)
 
 
-@data_app.command("gldv2")
+@data_app.command("gldv2", epilog="Example: landmarks data gldv2 --split index --shards 0-3")
 def data_gldv2(
     split: Annotated[str, typer.Option(help="train, index or test.")],
     shards: Annotated[str, typer.Option(help="Numbers of tars: 0-3, or 0,5,7-9.")],
@@ -650,17 +857,77 @@ def _fetch_config(**values: Any) -> FetchConfig:
         return FetchConfig(**values, bytes_in_flight=in_flight)
     except ValidationError as error:
         first = error.errors()[0]
-        option = str(first["loc"][0]).removeprefix("total_").replace("_", "-")
-        raise ConfigError(f"--{option}: {first['msg']}, found {first['input']}") from None
+        name = str(first["loc"][0])
+        option = {"headers": "header", "total_seconds": "seconds"}.get(name, name.replace("_", "-"))
+        # What FetchConfig itself says of a value, or else pydantic.
+        reason = first.get("ctx", {}).get("error") or f"{first['msg']}, found {first['input']}"
+        raise ConfigError(f"--{option}: {reason}") from None
+
+
+def _headers(given: list[str]) -> dict[str, str]:
+    """The headers that the command line gave.
+
+    Raises:
+        ConfigError: one is none, or stands twice.
+    """
+    headers: dict[str, str] = {}
+    for one in given:
+        name, colon, value = one.partition(":")
+        if not colon:
+            raise ConfigError(f"--header {one!r}: {PLAIN}")
+        if name.lower() in map(str.lower, headers):
+            raise ConfigError(f"--header {name}: is given twice")
+        headers[name] = value.strip(" \t")
+    return headers
+
+
+def _needs_out(**given: Any) -> None:
+    """Refuse options of a file where none is written.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    for name, value in given.items():
+        if value:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option}: give --out too, or the answers go to the terminal")
+
+
+def _form(out: Path | None, given: str | None, top: int, guard: bool) -> tuple[Path, Form]:
+    """Where predictions go, and how they are written.
+
+    Raises:
+        ConfigError: no such format, or one in which nothing is to be guarded.
+    """
+    from pipelines.classify import Form
+    from pipelines.formats import CSV, format_of
+
+    target = out or Path("predictions.csv").with_suffix(f".{given or CSV}")
+    if str(target) == "-":
+        raise ConfigError("--out -: give a file, from which a killed run can go on")
+    found = format_of(target, given)
+    if guard and found != CSV:
+        raise ConfigError(f"--guard: is for CSVs, which spreadsheets open, and not for {found}")
+    return target, Form(found, top, guard=guard)
+
+
+def _say_summary(summary: ClassifySummary) -> None:
+    console.print(str(summary), highlight=False)
+    for line in summary.why():
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
     if test is not None:
         return test
+    from retrieval.photographs.folders import find_test
+
     folder = data or Path(record["data"])
     path = folder / "test.csv"
+    if not path.exists() and folder.is_dir():
+        path = find_test(folder) or path
     if not path.exists():
-        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv")
+        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv, or a folder")
     return path
 
 
@@ -671,12 +938,27 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         ("gallery", f"{record['gallery']:,} photographs of {record['landmarks']:,} landmarks"),
         ("bank", f"{record['bank']:,} photographs of none"),
         ("failed", f"{record['failed']:,} photographs"),
+        *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
         ("seconds", json.dumps(record["timings"]).strip("{}").replace('"', "")),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
+
+
+def _lost(landmarks: list[str]) -> list[tuple[str, str]]:
+    """A line on the landmarks all of whose photographs failed: nothing is answered by those."""
+    if not landmarks:
+        return []
+    from retrieval.photographs.folders import listed
+
+    return [("landmarks lost", f"all photographs failed: {listed(landmarks, 20)}")]
+
+
+def _agreed(held: str) -> bool:
+    """Whether somebody at the terminal agrees that what a run holds is taken away."""
+    return sys.stdin.isatty() and typer.confirm(f"{held}. Replace it?", err=True)
 
 
 def _mistake(error: Exception) -> str | None:
@@ -693,7 +975,9 @@ def _mistake(error: Exception) -> str | None:
         return gpu_mistake(error)
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    from retrieval.index.store import FULL
+
+    return f"{error.strerror}: {FULL[error.errno]}" if error.errno in FULL else None
 
 
 def main() -> None:

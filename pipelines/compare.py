@@ -96,12 +96,12 @@ class Budget(StrictModel):
         verified: neighbours that are verified, in the rows that do.
     """
 
-    size: int = Field(512, ge=16)
-    keypoints: int = Field(1000, ge=1)
-    words: int = Field(64, ge=1)
-    visual_words: int = Field(4096, ge=1)
+    size: int = Field(512, ge=16, le=4096)
+    keypoints: int = Field(1000, ge=1, le=20_000)
+    words: int = Field(64, ge=1, le=4096)
+    visual_words: int = Field(4096, ge=1, le=1_000_000)
     whitening: WhiteningConfig = WhiteningConfig(dimension=128, power=-0.4)
-    verified: int = Field(50, ge=1)
+    verified: int = Field(50, ge=1, le=2048)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,15 @@
-"""Configs: YAML read into the strict models of the library, with messages that help."""
+"""Configs: YAML read into the strict models of the library, with messages that help.
+
+YAML is read as its version 1.2 has it where 1.1 takes text for something else: 1e-3 is a number,
+while 2001-99-99, 010, 1:30 and 1_000 are text. What a config has no use for is refused: tags,
+anchors and aliases (a few of which can stand for gigabytes), keys that stand twice or are no text,
+and whatever is too large or too deep.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +21,113 @@ from retrieval.errors import ConfigError
 from retrieval.system import SystemConfig
 
 CONFIGS: Final = Path(__file__).parent / "configs"
+MOST_BYTES: Final = 1 << 16
+"""Of a config; the longest that is shipped has 3,000."""
+MOST_DEEP: Final = 32
+MOST_NODES: Final = 4096
+MOST_DIGITS: Final = 40
+MOST_SHOWN: Final = 80
+"""Letters of a wrong value that a message shows."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads plain values, each for what it plainly is."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """The next value, unless it is none for a config."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            raise _refusal(event, "anchors and aliases are not taken: write the value out")
+        if event.tag is not None:
+            raise _refusal(event, f"tags ({str(event.tag)[:MOST_SHOWN]}) are not taken")
+        self._nodes += 1
+        self._depth += 1
+        if self._depth > MOST_DEEP or self._nodes > MOST_NODES:
+            raise _refusal(event, f"more than {MOST_DEEP} levels or {MOST_NODES} values")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    _nodes = 0
+    _depth = 0
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Keys and values: keys are text, and each stands once."""
+        found: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str":
+                raise _refusal(key, "a key that is no text: put it in quotes")
+            if key.value in found:
+                raise _refusal(key, f"{key.value[:MOST_SHOWN]} stands there twice")
+            found.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_whole(self, node: Any) -> int:
+        """A whole number of not too many digits."""
+        if len(node.value) > MOST_DIGITS:
+            raise _refusal(node, f"a number of {len(node.value)} digits")
+        return int(node.value, 0)
+
+
+def _refusal(place: Any, message: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(None, None, message, place.start_mark)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float",
+     r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+     list("-+.0123456789")),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first
+    )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML document says.
+
+    Raises:
+        ConfigError: it is none, or holds what no config needs; one line with the place.
+    """
+    if len(text) > MOST_BYTES:
+        raise ConfigError(f"more than {MOST_BYTES >> 10} kB are no config")
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: "
+        raise ConfigError(f"{where}{_short(error.problem or error.context or '')}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise ConfigError(_short(str(error))) from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what :class:`_Loader` reads as it was."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Everything is written out."""
+        return True
+
+
+def _short(text: str, most: int = 2 * MOST_SHOWN) -> str:
+    """A text in one line of bounded length, without what a terminal would obey."""
+    line = "".join(one if one.isprintable() else "?" for one in " ".join(text.split()))
+    return line if len(line) <= most else f"{line[:most]} …"
+
+
+def _shown(value: Any) -> str:
+    """A value as a message shows it."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]} …"
 
 
 def config_names() -> list[str]:
@@ -31,15 +145,17 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
     Raises:
         ConfigError: no such config, a wrong key (with the nearest right one), a value out of range.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
-    if not path.is_file():
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name) if own else CONFIGS / f"{name}.yaml"
+    if not (_is_file(path) if own else name in config_names()):
         near = difflib.get_close_matches(name, config_names(), 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(f"no config {name!r}; {hint}there are {', '.join(config_names())}")
+        raise ConfigError(f"no config {_shown(name)}; {hint}there are {', '.join(config_names())}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        with path.open("rb") as file:
+            values = read_yaml(file.read(MOST_BYTES + 1).decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        raise ConfigError(f"{path}: not YAML ({_short(str(error))})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values")
     for override in overrides:
@@ -52,7 +168,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
 
 def dump_config(config: SystemConfig) -> str:
     """A config as YAML with every default filled in."""
-    return str(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True))
+    values = config.model_dump()
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
@@ -67,18 +184,25 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
     place = _keys(first["loc"], values)
     if first["type"] in ("missing", "union_tag_not_found", "union_tag_invalid"):
         place.append(str(first["loc"][-1]) if first["type"] == "missing" else "kind")
-    where = ".".join(place)
+    where = _short(".".join(place))
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place[-1], _all_keys(model), 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return f"{where}: no such key{hint}"
     if first["type"] == "union_tag_invalid":
-        return f"{where}: {first['ctx']['tag']!r} is none of {first['ctx']['expected_tags']}"
+        return f"{where}: {_shown(first['ctx']['tag'])} is none of {first['ctx']['expected_tags']}"
     if first["type"] in ("missing", "union_tag_not_found"):
         return f"{where}: is missing"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message}, found {first['input']!r}{more}" if where else message + more
+    message = _short(first["msg"].removeprefix("Value error, "), 4 * MOST_SHOWN)
+    return f"{where}: {message}, found {_shown(first['input'])}{more}" if where else message + more
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or with a NUL
+        return False
 
 
 def _keys(location: Sequence[str | int], values: Any) -> list[str]:
@@ -106,9 +230,11 @@ def _override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(
-            f"--set {override!r}: expected key=value, such as whitening.dimension=128"
+            f"--set {_shown(override)}: expected key=value, such as whitening.dimension=128"
         )
     *outer, last = key.split(".")
+    if len(outer) >= MOST_DEEP:
+        raise ConfigError(f"--set {_shown(override)}: more than {MOST_DEEP} keys")
     place: Any = values
     for part in outer:
         if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
@@ -116,8 +242,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         else:
             place = place.setdefault(part, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
-        raise ConfigError(f"--set {override!r}: {'.'.join(outer)} holds no keys")
+        raise ConfigError(f"--set {_shown(override)}: {_short('.'.join(outer))} holds no keys")
     try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: {text!r} is not YAML") from None
+        place[last] = read_yaml(text)
+    except ConfigError as error:
+        raise ConfigError(
+            f"--set {_shown(override)}: {_shown(text)} is not YAML ({error})"
+        ) from None

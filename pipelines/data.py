@@ -6,7 +6,6 @@ at any moment and called again: what is there is not fetched again, and nothing 
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
 import os
@@ -20,11 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import pandas as pd
-
 from pipelines.classify import limits
+from pipelines.inputs import listed
 from pipelines.journal import Item, Journal, ahead, chunks
-from pipelines.rows import digest
 from retrieval.devices import cores
 from retrieval.errors import (
     ConfigError,
@@ -32,18 +29,11 @@ from retrieval.errors import (
     FetchError,
     PhotographError,
     RunError,
-    TableError,
 )
-from retrieval.index.store import OK, read_json, write_json
+from retrieval.index.store import OK, read_json, write_json, writing
 from retrieval.photographs.decoding import MAX_PIXELS, decode
 from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
-from retrieval.photographs.table import (
-    fetched_name,
-    load_data_set,
-    nested_path,
-    read_table,
-    unknown_landmarks,
-)
+from retrieval.photographs.table import fetched_name, nested_path
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +125,8 @@ def fetch_photographs(
     table: Path,
     out: Path,
     *,
+    url_column: str | None = None,
+    id_column: str | None = None,
     fetch: FetchConfig | None = None,
     retry_failed: bool = False,
     restart: bool = False,
@@ -147,7 +139,9 @@ def fetch_photographs(
     ``out/fetched-<name>.csv`` says, in the order of the input, what became of each row.
 
     Args:
-        table: a CSV with the columns ``id`` and ``url``; others are passed over.
+        table: a list with columns of ids and URLs; others are passed over.
+        url_column: the name of the one, where it is no usual one.
+        id_column: likewise of the other.
         out: a folder, made where it is missing.
         fetch: limits of the downloads.
         retry_failed: take the failed rows of a finished run again; limits may differ then.
@@ -160,9 +154,9 @@ def fetch_photographs(
         RunError: ``out`` was filled from another CSV or with other limits.
     """
     fetch = fetch or FetchConfig()
-    _check_columns(table)
     photographs = out / PHOTOGRAPHS
-    made_from = {"input": digest(table)}
+    given = listed(table, url_column, id_column, fetched=True)
+    made_from = {"input": given.digest}
     options = {"max_pixels": max_pixels, **limits(fetch)}
     with Journal(
         out / fetched_name(table),
@@ -175,7 +169,7 @@ def fetch_photographs(
         done = journal.state.rows
         progress(done, done - (journal.state.counts or {}).get(OK, 0))
         if not journal.done_before:
-            todo = chunks(journal.pending(table), FETCH_ROWS)
+            todo = chunks(journal.pending(given.rows()), FETCH_ROWS)
             with ThreadPoolExecutor(cores()) as pool, Fetcher(fetch) as fetcher:
                 keeper = _Keeper(fetcher, pool, photographs, max_pixels)
                 try:
@@ -245,37 +239,6 @@ def download_gldv2(
     return Gldv2Summary(out / split, len(wanted), count, len(wanted) - len(todo))
 
 
-def describe_data_set(path: Path) -> list[str]:
-    """What is in a data folder, or in a single table, a line each.
-
-    Raises:
-        TableError: naming the first row that is wrong.
-    """
-    if path.is_file():
-        return [_describe_table(path.name, read_table(path))]
-    data = load_data_set(path)
-    lines = [_describe_table("gallery", data.gallery), _describe_table("bank", data.bank)]
-    if data.test is not None:
-        lines.append(_describe_table("test", data.test))
-        landmarks = set(data.gallery["landmark"])
-        for _, row in unknown_landmarks(data.test, landmarks).iterrows():
-            lines.append(
-                f"test, row {row['row']}: the gallery has no photograph of {row['landmark']!r}, so"
-                f" {row['id']!r} cannot be answered right"
-            )
-    return lines
-
-
-def _describe_table(name: str, table: pd.DataFrame) -> str:
-    labelled = table["landmark"].dropna()
-    counts = labelled.value_counts()
-    spread = f", {counts.min():,} to {counts.max():,} photographs each" if len(counts) else ""
-    return (
-        f"{name}: {len(table):,} photographs, {len(labelled):,} of {len(counts):,}"
-        f" landmarks{spread}, {len(table) - len(labelled):,} of none"
-    )
-
-
 def parse_shards(text: str, split: str) -> list[int]:
     """Numbers of archives from "0-3,7", or "all".
 
@@ -297,17 +260,6 @@ def parse_shards(text: str, split: str) -> list[int]:
             raise ConfigError(f"--shards {text}: {split} has the archives 0 to {many - 1}")
         numbers.extend(range(first, last + 1))
     return sorted(set(numbers))
-
-
-def _check_columns(table: Path) -> None:
-    try:
-        with table.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            header = [name.strip().lower() for name in next(csv.reader(file), [])]
-    except OSError as error:
-        raise TableError(f"{table}: cannot be read ({error.strerror})") from None
-    missing = [name for name in ("id", "url") if name not in header]
-    if missing:
-        raise TableError(f"{table}, row 1: no column {missing[0]} among {','.join(header)}")
 
 
 @dataclass(frozen=True)
@@ -333,7 +285,7 @@ class _Keeper:
         if item.kept is not None:
             return None
         if row.problem or not isinstance(row.source, str):
-            return FetchError(row.problem or "bad row: no url")
+            return FetchError(row.problem or f"bad row: {row.source} is no URL")
         if not SAFE_ID.fullmatch(row.id):
             return FetchError("bad row: the id must be 3 or more letters, digits, - or _")
         path = nested_path(self.photographs, row.id)
@@ -343,12 +295,13 @@ class _Keeper:
         def keep(data: bytes) -> None:
             decode(data, max_pixels=self.max_pixels)
             part = self.incoming / f"{row.line}.jpg"
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(part, path)
+            with writing(path):
+                with part.open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part, path)
 
         return self.fetcher.submit(row.source, keep, self.pool)
 
@@ -430,7 +383,14 @@ class _Gldv2:
             if not path.exists():
                 self._download(fetcher, f"{self.split}/{path.name}", path, resume=True)
             if _md5(path) == md5:
-                return self._unpack(path)
+                try:
+                    return self._unpack(path)
+                except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise DownloadError(
+                        f"{path} is a damaged archive ({reason}), although its md5 sum is the"
+                        " published one: delete it, and take it from another server (--base-url)"
+                    ) from None
             log.warning("%s does not match its md5 sum: downloading it again", path)
             path.unlink()
         raise DownloadError(f"{path.name} does not match its md5 sum, {TRIES} times in a row")
@@ -475,16 +435,27 @@ class _Gldv2:
                     strange += not member.isdir()
                     continue
                 target = nested_path(root, name[4])
-                target.parent.mkdir(parents=True, exist_ok=True)
                 part = target.with_name(target.name + ".part")
-                with part.open("wb") as file:
-                    shutil.copyfileobj(content, file)
-                os.replace(part, target)
+                with writing(target):
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with part.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+                    os.replace(part, target)
                 count += 1
+            _require_end(path, archive.offset)
         if strange:
             log.warning("%s: %d entries that are not photographs were left out", path, strange)
         os.sync()  # before the archive is noted as done, its thousands of files must be on disk
         return count
+
+
+def _require_end(path: Path, place: int) -> None:
+    """Raise where something other than an archive's end follows: Python stops there in silence."""
+    with path.open("rb") as file:
+        file.seek(place)
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise tarfile.ReadError(f"no entry at byte {place}")
 
 
 def _md5(path: Path) -> str:

@@ -7,7 +7,6 @@ cannot be named, and stays among the landmark photographs all the same, as it do
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 from collections.abc import Mapping, Sequence, Sized
@@ -20,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
+from pipelines.formats import csv_line
 from pipelines.progress import progress_bar
 from pipelines.report.curves import per_landmark, per_origin
 from pipelines.report.measured import (
@@ -51,6 +51,7 @@ from retrieval.index.expansion import Members, rerank_by_label
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.delimited import open_table
 from retrieval.photographs.table import labels_of, read_table
 from retrieval.system import System, SystemConfig
 
@@ -185,6 +186,8 @@ def write_evaluation(
     write_json(out / "metrics.json", figures)
     atomic_write(out / "predictions.csv", predictions_csv(measured))
     atomic_write(out / "per_landmark.csv", _csv(per_landmark(measured)))
+    if not (out / "submission.csv").exists():  # said once, and not at each evaluation
+        _warn_of_spaces(measured.landmarks)
     atomic_write(out / "submission.csv", submission_csv(measured))
     atomic_write(out / "report.html", render(measured, read, shown=shown))
     return figures
@@ -337,13 +340,6 @@ def submission_csv(measured: Measured) -> bytes:
     takes the confidence for the ranking alone.
     """
     result = measured.answering
-    spaced = [landmark for landmark in measured.landmarks if len(landmark.split()) != 1]
-    if spaced:
-        log.warning(
-            "landmark id %r holds a space: readers of submission.csv that expect exactly"
-            " '<landmark> <score>' will refuse its rows",
-            spaced[0],
-        )
     cells = [
         f"{measured.landmarks[code]} {_number(confidence)}"
         if code >= 0 and _number(confidence)
@@ -351,6 +347,16 @@ def submission_csv(measured: Measured) -> bytes:
         for code, confidence in zip(result.best.tolist(), result.confidence, strict=True)
     ]
     return _csv({"id": measured.ids, "landmarks": cells})
+
+
+def _warn_of_spaces(landmarks: Sequence[str]) -> None:
+    spaced = next((one for one in landmarks if len(one.split()) != 1), None)
+    if spaced is not None:
+        log.warning(
+            "landmark id %r holds a space: readers of submission.csv that expect exactly"
+            " '<landmark> <score>' will refuse its rows",
+            spaced,
+        )
 
 
 def evaluate_run(
@@ -398,7 +404,10 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
     Raises:
         TableError: the CSV is bad.
     """
-    table = read_table(csv)
+    table = read_table(csv, bank=True)
+    if table["landmark"].isna().all():
+        log.warning("%s: no photograph shows a landmark (nothing in a column landmark_id): what is"
+                    " measured is false accepts alone", csv)  # fmt: skip
     made_from = {"describer": system.record["describer"]}
     with progress_bar("describing", len(table)) as progress:
         store = describe_table(
@@ -421,11 +430,14 @@ def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str]) -> list[str]:
     """The ``source`` column of a checked table's CSV, for some of its ids; empty without one."""
     if csv.is_dir():
         return []
-    cells = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    cells = cells.rename(columns=str.strip)
-    if "source" not in cells:
+    table = open_table(csv, ("id", "source").__contains__)
+    lower = [name.lower() for name in table.header]
+    if "source" not in lower:
         return []
-    return [str(one) for one in cells.set_index("id")["source"].reindex(list(ids))]
+    rows = table.rows([lower.index("id"), lower.index("source")])
+    wanted = set(ids)
+    origins = {name: source for _, (name, source) in rows if name in wanted}
+    return [origins[one] for one in ids]
 
 
 def conditions_of(system: System) -> dict[str, str | int | float]:
@@ -741,9 +753,10 @@ def _seen(ids: Sequence[str], gallery_ids: Sequence[str]) -> list[str]:
 
 
 def _csv(columns: Mapping[str, Any] | pd.DataFrame) -> bytes:
-    file = io.StringIO()
-    pd.DataFrame(columns).to_csv(file, index=False, lineterminator="\n")
-    return file.getvalue().encode("utf-8", errors="replace")
+    frame = pd.DataFrame(columns).astype(object)
+    filled = frame.where(frame.notna(), "")
+    rows = filled.itertuples(index=False, name=None)
+    return b"".join([csv_line(frame.columns), *(csv_line(row) for row in rows)])
 
 
 def _number(value: np.float32) -> str:

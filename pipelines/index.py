@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipelines.gallery_changes import Known, answering, same_rows, say_changes, under_own_ids
 from pipelines.locking import locked
 from pipelines.progress import progress_bar
 from pipelines.train import train_network
@@ -56,7 +57,18 @@ from retrieval.extractors.whitening import Views
 from retrieval.index.expansion import Augmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted import InvertedFile
+from retrieval.index.record import (
+    ADDED,
+    DESCRIBER,
+    RUN,
+    check_files,
+    damaged_files,
+    file_sums,
+    read_record,
+    write_record,
+)
 from retrieval.index.store import (
+    AGAIN,
     MANIFEST,
     OK,
     ShardStore,
@@ -66,10 +78,15 @@ from retrieval.index.store import (
     first_difference,
     read_arrays,
     read_json,
+    read_sealed,
+    read_table,
+    read_times,
+    reading,
     write_arrays,
-    write_json,
+    write_sealed,
+    writing,
 )
-from retrieval.photographs.table import STRING, DataSet, labels_of
+from retrieval.photographs.table import DataSet, labels_of
 from retrieval.system import (
     AUGMENTED,
     AUTO,
@@ -77,7 +94,6 @@ from retrieval.system import (
     BANK_ROWS,
     GALLERY,
     ROWS,
-    RUN,
     TRAINING,
     SystemConfig,
     companion_of,
@@ -94,6 +110,10 @@ CODE: Final = 5
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"
 REMOVED: Final = "removed.json"
+LEARNT: Final = "extractor/fitted.json"
+LEARNT_FROM: Final = (
+    "code", "extractor", "whitening", "seed", "fit_photographs", "local", "taught_by", "landmarks",
+)  # fmt: skip
 TIMINGS: Final = "timings.json"
 PACKAGES: Final = ("torch", "torchvision", "opencv-python", "numpy", "scikit-learn", "scikit-image")
 MODULES: Final = {"opencv-python": "cv2", "scikit-learn": "sklearn", "scikit-image": "skimage"}
@@ -141,11 +161,18 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     check_limits(config.index, config.neighbours, device)
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file: a run needs a folder (--run)")
-    run.mkdir(parents=True, exist_ok=True)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
     with locked(run):
+        _mend(run)
         table = pd.concat([data.gallery, data.bank], ignore_index=True)
         added = {name: _read_rows(run, name) for name in _part_names(run) if name != FIRST}
-        _refuse_added(run, table, added)
+        removed = _removed(run)
+        _refuse_added(run, table, added, removed)
+        if removed:
+            count = sum(map(len, removed.values()))
+            log.info("%s: what was taken out stays out of it: %d photographs (landmarks add brings"
+                     " them back)", run, count)  # fmt: skip
         if config.training is not None:
             train_network(config, data, run / TRAINING, device)
         describer, made_from, known = _fitted_describer(config, device, table, run)
@@ -162,44 +189,66 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
 
 
 def add_photographs(
-    run: Path, table: pd.DataFrame, device: str, weights: Path | None = None
+    run: Path,
+    table: pd.DataFrame,
+    device: str,
+    weights: Path | None = None,
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Describe further labelled photographs (or bank photographs, without a label) into a run.
 
     Nothing that is in the run is described again; the very table that was added before goes on
-    where that was cut short.
+    where that was cut short. What was taken out of the run may come back.
+
+    Args:
+        run: the run's folder.
+        table: the photographs.
+        device: ``cpu`` or ``cuda``.
+        weights: where networks find theirs.
+        folder: that the photographs were found in, if their ids are the paths below it: those are
+            made unique then.
 
     Raises:
         TableError: an id is in the run already.
+        RunError: the run is damaged.
     """
     record, config = read_run(run)
     _require_same_code(run, record)
+    check_files(run, record, everything=True)
     with locked(run):
         rows = {name: _read_rows(run, name) for name in _part_names(run)}
-        name = next((old for old in list(rows)[1:] if _same_rows(rows[old], table)),
+        removed = _removed(run)
+        present = _present(rows, removed)
+        if folder is not None:
+            table = under_own_ids(table, folder, dict(list(rows.items())[1:]), present)
+        name = next((old for old in list(rows)[1:] if same_rows(rows[old], table)),
                     f"{max(map(int, rows)) + 1:03d}")  # fmt: skip
-        present = {one for old in rows if old != name for one in rows[old]["id"]}
-        removed = set(_removed(run))
-        twice = table[table["id"].isin(present - removed)]
+        twice = table[table["id"].isin(present.loc[present["part"] != name, "id"])]
         if len(twice):
             row = twice.iloc[0]
-            raise TableError(f"row {row['row']}: id {row['id']!r} is in {run} already")
-        again = sorted(removed & set(table["id"]))
-        if again:
+            place = f"row {row['row']}: " if row["row"] else ""
             raise TableError(
-                f"id {again[0]!r} was taken out of {run} and cannot come back under the same id"
+                f"{place}id {row['id']!r} is in {run} already ({len(twice)} such ids): leave them"
+                " out, or take those out of the run first (landmarks remove)"
             )
+        before = answering(run, record)
         located = config.with_weights(weights)
         describer = _load_describer(located, device, run)
         _require_same_extractor(run, record, describer)
         made_from = record["describer"]
+        if removed.pop(name, None):
+            _note_removed(run, removed)
         parts = [
             _open_part(run, old)
             if old != name
             else _describe_part(run, name, table, describer, made_from)
             for old in sorted({*rows, name}, key=int)
         ]
-        return _finish(config, made_from, _data_of(record), parts, run, device, describer.companion)
+        after = _finish(
+            config, made_from, _data_of(record), parts, run, device, describer.companion
+        )
+        say_changes(before, answering(run, after))
+        return after
 
 
 def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, Any]:
@@ -207,24 +256,52 @@ def remove_photographs(run: Path, ids: Sequence[str], device: str) -> dict[str, 
 
     Raises:
         TableError: an id never was in the run, or no gallery photograph would be left.
+        RunError: the run is damaged.
     """
     record, config = read_run(run)
     _require_same_code(run, record)
+    check_files(run, record, everything=True)
     with locked(run):
         parts = [_open_part(run, name) for name in _part_names(run)]
+        before = answering(run, record)
         removed = _removed(run)
-        present = {name for part in parts for name in part.table["id"]}
-        unknown = [name for name in ids if name not in present]
+        known = {part.name: set(part.table["id"]) for part in parts}
+        unknown = [name for name in ids if not any(name in there for there in known.values())]
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
-        gone = {*removed, *ids}
-        if not any(_gallery_rows(part, gone).any() for part in parts):
+        gone = {
+            name: sorted(there.intersection([*removed.get(name, ()), *ids]))
+            for name, there in known.items()
+        }
+        if not any(_gallery_rows(part, gone[part.name]).any() for part in parts):
             raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
-        write_json(run / "descriptors" / REMOVED, sorted(gone))
+        _note_removed(run, gone)
         companion = companion_of(config, device)
         if companion is not None:
             companion = companion.restored(run)
-        return _finish(config, record["describer"], _data_of(record), parts, run, device, companion)
+        after = _finish(
+            config, record["describer"], _data_of(record), parts, run, device, companion
+        )
+        say_changes(before, answering(run, after))
+        return after
+
+
+def known_photographs(run: Path) -> Known:
+    """The photographs of a run that is built, and what became of each.
+
+    Raises:
+        RunError: there is no such run, or it is not finished.
+    """
+    record, _ = read_run(run)
+    if not record.get("finished"):
+        raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
+    removed = _removed(run)
+    tables = []
+    for part in (_open_part(run, name) for name in _part_names(run)):
+        table = with_status(part.table, part.store)
+        table.loc[table["id"].isin(removed.get(part.name, [])), "status"] = "removed"
+        tables.append(table)
+    return Known(pd.concat(tables, ignore_index=True), record["names"])
 
 
 def _fitted_describer(
@@ -256,13 +333,12 @@ def _fitted_describer(
     recipe = {**fields, "taught_by": store.digest, "left_out": left_out}
     if config.labels_teach:
         recipe["landmarks"] = fingerprint(sample["landmark"].tolist())
-    note = run / "extractor" / "fitted.json"
-    before = read_json(note) if note.exists() else None
+    before = _learnt_from(run)
     if before == recipe:
         try:
             return _load_describer(config, device, run), recipe, known
         except RunError as error:
-            log.warning("%s: learnt anew", str(error).partition(":")[0])
+            log.warning("%s: learnt anew", _fault(error))
     elif before is not None:
         log.info("%s changed: codebook and whitening are learnt anew",
                  first_difference(before, recipe))  # fmt: skip
@@ -281,11 +357,27 @@ def _fitted_describer(
     )  # fmt: skip
     # From here the run's index is another describer's.
     if (run / RUN).exists():
-        write_json(run / RUN, {"finished": False})
-    note.unlink(missing_ok=True)
+        write_record(run, {"finished": False})
+    with writing(run / LEARNT):
+        (run / LEARNT).unlink(missing_ok=True)
     describer.save(run)
-    write_json(note, recipe)
+    write_sealed(run / LEARNT, {**recipe, "files": file_sums(run, DESCRIBER, added=False)})
     return describer, recipe, known
+
+
+def _learnt_from(run: Path) -> dict[str, Any] | None:
+    """What codebook and whitening were learnt from; ``None`` where they are not there whole."""
+    if not (run / LEARNT).exists():
+        return None
+    try:
+        learnt = read_sealed(run / LEARNT, unsealed=LEARNT_FROM)
+    except RunError as error:
+        log.warning("%s: learnt anew", _fault(error))
+        return None
+    damaged = damaged_files(run, learnt.pop("files", {}))
+    for name in damaged:
+        log.warning("%s is missing or damaged: learnt anew", run / name)
+    return None if damaged else learnt
 
 
 def _describe_views(
@@ -404,25 +496,28 @@ def _open_part(run: Path, name: str) -> Part:
     )
 
 
-def _refuse_added(run: Path, table: pd.DataFrame, added: Mapping[str, pd.DataFrame]) -> None:
+def _refuse_added(
+    run: Path,
+    table: pd.DataFrame,
+    added: Mapping[str, pd.DataFrame],
+    removed: Mapping[str, Sequence[str]],
+) -> None:
     """Refuse a build of photographs that were added to the run: each would vote twice."""
-    twice = table[table["id"].isin({one for rows in added.values() for one in rows["id"]})]
+    # Those that were taken out of the build do not vote in it, and may have come back.
+    twice = table[table["id"].isin(_present(added, removed)["id"])
+                  & ~table["id"].isin(removed.get(FIRST, []))]  # fmt: skip
     if len(twice):
         row = twice.iloc[0]
+        place = f"row {row['row']}: " if row["row"] else ""
         raise TableError(
-            f"row {row['row']}: id {row['id']!r} was added to {run} before ({len(twice)} such ids):"
+            f"{place}id {row['id']!r} was added to {run} before ({len(twice)} such ids):"
             " take them out of the data, or build into another folder (--run)"
         )
 
 
 def _read_rows(run: Path, name: str) -> pd.DataFrame:
-    frame = pd.read_parquet(run / "descriptors" / name / PART_ROWS)
-    return frame.astype({"id": STRING, "source": STRING, "landmark": STRING})
-
-
-def _same_rows(known: pd.DataFrame, table: pd.DataFrame) -> bool:
-    columns = ["id", "source", "landmark"]
-    return known[columns].equals(table[columns].reset_index(drop=True))
+    path = run / "descriptors" / name / PART_ROWS
+    return read_table(path, ("id", "source", "landmark", "row"), _lost(path))
 
 
 def _part_names(run: Path) -> list[str]:
@@ -430,9 +525,78 @@ def _part_names(run: Path) -> list[str]:
     return sorted(names, key=int)
 
 
-def _removed(run: Path) -> list[str]:
+def _removed(run: Path) -> dict[str, list[str]]:
+    """The ids that were taken out, by the part that they had come in."""
     path = run / "descriptors" / REMOVED
-    return list(read_json(path)) if path.exists() else []
+    if not path.exists():
+        return {}
+    remedy = "delete it, and take the photographs out once more (landmarks remove)"
+    with reading(path, remedy):
+        noted = read_json(path, remedy)
+        if isinstance(noted, list):
+            # Of the version that neither sealed it nor let any come back: they are of any part.
+            of = {name: set(_read_rows(run, name)["id"]) for name in _part_names(run)}
+            return {name: sorted(gone) for name in of if (gone := of[name].intersection(noted))}
+        return {name: list(ids) for name, ids in read_sealed(path, remedy).items() if ids}
+
+
+def _note_removed(run: Path, removed: Mapping[str, Sequence[str]]) -> None:
+    kept = {name: list(ids) for name, ids in removed.items() if ids}
+    write_sealed(run / "descriptors" / REMOVED, kept)
+
+
+def _present(
+    rows: Mapping[str, pd.DataFrame], removed: Mapping[str, Sequence[str]]
+) -> pd.DataFrame:
+    """The rows of parts that were not taken out, and the ``part`` of each."""
+    tables = [
+        one[~one["id"].isin(removed.get(name, []))].assign(part=name) for name, one in rows.items()
+    ]
+    return pd.concat(tables) if tables else pd.DataFrame({"id": [], "part": []})
+
+
+def _lost(path: Path) -> str:
+    """What to do about the damaged rows of a part, which nothing else tells of."""
+    if path.parent.name == FIRST:
+        return AGAIN
+    return f"delete {path.parent}, {AGAIN}, and add those photographs once more (landmarks add)"
+
+
+def _fault(error: RunError) -> str:
+    """An error without its remedy, where that is what is done."""
+    return str(error).rpartition(":")[0]
+
+
+def _mend(run: Path) -> None:
+    """Take away what is damaged of a finished run, so that it is made anew.
+
+    Raises:
+        RunError: it cannot be: it says which photographs were added.
+    """
+    try:
+        record = read_record(run) if (run / RUN).exists() else {}
+    except RunError as error:
+        log.warning("%s: it is built anew", _fault(error))
+        write_record(run, {"finished": False})
+        return
+    damaged = damaged_files(run, record.get("files", {}))
+    for path in (run / name for name in damaged):
+        added = path.match(ADDED) and path.parent.name != FIRST
+        if added and path.exists():
+            raise RunError(f"{path} is damaged: {_lost(path)}")
+        if added:
+            log.warning("%s is gone, and with it the photographs that were added then", path.parent)
+        elif not path.match(ADDED):
+            log.warning("%s is missing or damaged: made anew", path)
+            path.unlink(missing_ok=True)
+    if damaged:
+        _begin(run, record)
+
+
+def _begin(run: Path, record: Mapping[str, Any]) -> None:
+    """Say that the run is not whole from here on, until run.json is written again."""
+    kept = {key: record[key] for key in ("name", "config", "data", "describer", "names")}
+    write_record(run, {"finished": False, **kept})
 
 
 def _finish(
@@ -459,17 +623,17 @@ def _finish(
         ),
         "describer": dict(describer),
         "descriptors": [part.store.digest for part in parts],
-        "removed": _removed(run),
+        "removed": _removed(run) or [],
         "names": data.names,
     }
     mark = fingerprint(recipe)
-    before = read_json(run / RUN) if (run / RUN).exists() else {}
-    if before.get("finished") and before.get("fingerprint") == mark:
+    before = read_sealed(run / RUN) if (run / RUN).exists() else {}
+    if before.get("finished") and before["fingerprint"] == mark:
         damage = _damage(config, before, run, companion)
         if damage is None:
             log.info("%s: nothing changed, nothing to do", run)
             return before
-        log.warning("%s: indexed anew", damage.partition(":")[0])
+        log.warning("%s: indexed anew", damage)
     begun = time.perf_counter()
     described = {
         "name": config.name,
@@ -478,9 +642,8 @@ def _finish(
         "describer": dict(describer),
         "names": data.names,
     }
-    # From here until run.json is written again the run is not whole, and says so.
-    write_json(run / RUN, {"finished": False, **described})
-    counts = _gather(parts, set(_removed(run)), run, config, companion)
+    _begin(run, described)
+    counts = _gather(parts, _removed(run), run, config, companion)
     index, augmentation = _build_index(config, run, device, companion)
     gallery, _ = load_gallery(run, device, index["descriptors"], config, companion, augmentation)
     indexed = time.perf_counter()
@@ -503,7 +666,7 @@ def _finish(
             "classifiers": round(time.perf_counter() - indexed, 3),
         },
     }
-    write_json(run / RUN, record)
+    write_record(run, record)
     return record
 
 
@@ -517,26 +680,26 @@ def _damage(
             load_classifier(one, run / "classifiers" / name, gallery)
             Rejection.load(run / "classifiers" / name)
     except RunError as error:
-        return str(error)
+        return _fault(error)
     return None
 
 
 def _seconds_describing(run: Path) -> float:
     """How long extraction and description took, over all the commands that it took."""
-    clock = read_json(run / TIMINGS) if (run / TIMINGS).exists() else {}
-    return float(sum(sum(shards.values()) for shards in clock.values()))
+    return float(sum(sum(shards.values()) for shards in read_times(run / TIMINGS).values()))
 
 
 def _gather(
     parts: Sequence[Part],
-    removed: set[str],
+    removed: Mapping[str, Sequence[str]],
     run: Path,
     config: SystemConfig,
     companion: Companion | None,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write the gallery's rows and descriptors, and the bank's, from the parts' shards."""
     tables = [with_status(part.table, part.store) for part in parts]
-    usable = [(t["status"] == OK) & ~t["id"].isin(removed) for t in tables]
+    left = [~t["id"].isin(removed.get(p.name, [])) for p, t in zip(parts, tables, strict=True)]
+    usable = [(t["status"] == OK) & keep for t, keep in zip(tables, left, strict=True)]
     labelled = [keep & t["landmark"].notna() for keep, t in zip(usable, tables, strict=True)]
     rows = pd.concat([t[keep] for t, keep in zip(tables, labelled, strict=True)])
     if not len(rows):
@@ -553,14 +716,17 @@ def _gather(
         sources = [str(s) for t, keep in zip(tables, bank, strict=True) for s in t[keep]["source"]]
         _keep_bank(run, sources, companion)
     _report_failures(tables)
+    wanted = {label for t, keep in zip(tables, left, strict=True)
+              for label in t[keep]["landmark"].dropna()}  # fmt: skip
     return {
+        "lost": sorted(wanted - set(rows["landmark"])),
         "gallery": len(rows),
         "bank": int(sum(keep.sum() for keep in bank)),
         "failed": int(sum((table["status"] != OK).sum() for table in tables)),
     }
 
 
-def _gallery_rows(part: Part, removed: set[str]) -> pd.Series:
+def _gallery_rows(part: Part, removed: Sequence[str]) -> pd.Series:
     """Which rows of a part are the gallery's: described, labelled and not taken out."""
     table = with_status(part.table, part.store)
     return (table["status"] == OK) & table["landmark"].notna() & ~table["id"].isin(removed)
@@ -581,7 +747,8 @@ def _write_descriptors(
                 yield block[np.flatnonzero(mask[start : start + len(block)])]
                 start += len(block)
 
-    shutil.rmtree(folder, ignore_errors=True)  # what another config kept there
+    with writing(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)  # what another config kept there
     write_descriptors(folder, blocks)
 
 
@@ -599,7 +766,8 @@ def _report_failures(tables: Sequence[pd.DataFrame]) -> None:
     for table in tables:
         failed = table[table["status"] != OK]
         for _, row in failed.head(10).iterrows():
-            log.warning("row %d, %s: %s", row["row"], row["source"], row["reason"])
+            place = f"row {row['row']}, " if row["row"] else ""  # folders have no rows
+            log.warning("%s%s: %s", place, row["source"], row["reason"])
         if len(failed) > 10:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 
@@ -610,7 +778,8 @@ def _build_index(
     """Index the gallery's vectors, and both its and the bank's words; what run.json says of it."""
     known = Descriptors.from_arrays(read_arrays(run / GALLERY))
     indexed, augmentation = run / GALLERY, None
-    shutil.rmtree(run / AUGMENTED, ignore_errors=True)
+    with writing(run / AUGMENTED), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(run / AUGMENTED)
     if config.search.expansion.gallery:
         plain = FaissIndex.build(known.vectors, config.index, index_device(device), config.seed)
         augmentation = Augmentation.of(known.vectors, plain, config.search.expansion)

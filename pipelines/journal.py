@@ -1,31 +1,37 @@
-"""A CSV that is written chunk by chunk, and that ``kill -9`` at any moment cannot spoil.
+"""A table that is written chunk by chunk, and that ``kill -9`` at any moment cannot spoil.
 
 Beside ``OUT`` lie ``OUT.part``, what is written so far, and ``OUT.state.json``, how much of that
 counts and what it was made from. A chunk is appended and fsynced before the state names it; on the
 next start whatever the state does not name is cut off, so the finished file's bytes are the same
 as an uninterrupted run's. A finished file is moved to ``OUT`` whole. A retry pass reads ``OUT`` and
 writes the next ``OUT`` in the same way, so that ``OUT`` is there all the time.
+
+The part is a CSV whatever ``OUT`` is: Parquet and JSON lines are made of the whole of it at the
+end, as ``OUT.converted``, which is then moved.
 """
 
 from __future__ import annotations
 
-import csv
+import errno
 import fcntl
 import hashlib
-import io
 import os
+import stat
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, TypeVar
 
-from pipelines.rows import Row, read_rows
-from retrieval.errors import RunError
-from retrieval.index.store import OK, checksum, first_difference, read_json, write_json
+from pipelines.formats import CSV, convert, csv_line, read_records
+from pipelines.rows import Row
+from retrieval.errors import RunError, TableError
+from retrieval.index.store import OK, checksum, first_difference, read_json, write_json, writing
 
 T = TypeVar("T")
+STATUS: Final = "status"
 LONGEST_CHUNK: Final = 16
 """A chunk of a retry pass holds at most this many times the rows that are taken again."""
 
@@ -61,15 +67,16 @@ def state_path(out: Path) -> Path:
 
 
 class Journal:
-    """Writes one such CSV; a context manager.
+    """Writes one such table; a context manager.
 
     Args:
-        out: where the finished CSV goes.
-        columns: its header. The second to last column is the status.
+        out: where the finished table goes.
+        columns: its header; one of them is ``status``.
         made_from: what must never change under one file.
         options: what may change when failed rows are taken again.
         retry_failed: take the failed rows of a finished file again.
         restart: forget what there is.
+        form: the format of ``out``, one of :data:`pipelines.formats.FORMATS`.
 
     Raises:
         RunError: the file belongs to something else, was changed by hand, or is being written.
@@ -84,11 +91,15 @@ class Journal:
         *,
         retry_failed: bool = False,
         restart: bool = False,
+        form: str = CSV,
     ) -> None:
         self.out = out
         self.part = out.with_name(out.name + ".part")
         self.state_path = state_path(out)
-        self._header = csv_line(columns)
+        self.columns = tuple(columns)
+        self.form = form
+        self._ready = self.part if form == CSV else out.with_name(out.name + ".converted")
+        self._header = csv_line(self.columns)
         self._fresh = State(dict(made_from), dict(options))
         self._retry_failed = retry_failed
         self._restart = restart
@@ -101,8 +112,11 @@ class Journal:
     def __enter__(self) -> Journal:
         if self.out.is_dir():
             raise RunError(f"{self.out} is a folder: --out names a file")
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.part.open("ab")
+        if self.out.exists() and not self.out.is_file():
+            raise RunError(f"{self.out} is no regular file, to which predictions could be added")
+        with writing(self.part):
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _open_own(self.part, os.O_APPEND)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -138,25 +152,39 @@ class Journal:
 
     def finish(self) -> None:
         """Say that every row is there, and put the file in its place."""
-        self.state = replace(self.state, complete=True, sha256=self._digest.hexdigest())
+        sha256 = self._digest.hexdigest() if self.form == CSV else self._convert()
+        self.state = replace(self.state, complete=True, sha256=sha256)
         self._save()
-        os.replace(self.part, self.out)
+        with writing(self.out):
+            os.replace(self._ready, self.out)
 
-    def pending(self, rows: Path) -> Iterator[Item]:
+    def pending(self, rows: Iterable[Row]) -> Iterator[Item]:
         """The rows of the input that this pass has not finished, in order."""
-        fresh = read_rows(rows)
         before = self._records_before() if self.state.number else iter(())
-        for position, row in enumerate(fresh):
+        status = self.columns.index(STATUS)
+        for position, row in enumerate(rows):
             record = next(before, None)
             if position >= self.state.rows:
-                kept = record is not None and record[-2] == OK
+                kept = record is not None and record[status] == OK
                 yield Item(row, record if kept else None)
 
     def _records_before(self) -> Iterator[list[str]]:
-        with self.out.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
-            next(reader)
-            yield from reader
+        try:
+            columns, records = read_records(self.out)
+            if tuple(columns) != self.columns:
+                raise TableError(f"{self.out}: other columns than {','.join(self.columns)}")
+            for _, record in records:
+                yield record
+        except TableError as error:
+            raise RunError(f"{error}: give --restart to begin anew") from None
+
+    def _convert(self) -> str:
+        """Make the finished file of the part; its checksum."""
+        with writing(self._ready), _open_own(self._ready, os.O_TRUNC) as file:
+            convert(self.part, self.form, file)
+            file.flush()
+            os.fsync(file.fileno())
+        return checksum(self._ready)
 
     def _take_up(self) -> None:
         self._remove_leftovers()
@@ -168,8 +196,8 @@ class Journal:
             self._compare("options")
         if not self.state.complete:
             return self._go_on()
-        if checksum(self.part) == self.state.sha256:
-            os.replace(self.part, self.out)  # killed just before this
+        if self._ready.exists() and checksum(self._ready) == self.state.sha256:
+            os.replace(self._ready, self.out)  # killed just before this
             self.done_before = True
             return None
         if not self.out.exists():
@@ -234,13 +262,15 @@ class Journal:
     def _write(self, data: bytes) -> None:
         if self._file is None:
             raise RuntimeError("use the journal in a with statement")
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with writing(self.part):
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._digest.update(data)
 
     def _cut(self, size: int) -> None:
-        os.truncate(self.part, size)
+        with writing(self.part):
+            os.truncate(self.part, size)
 
     def _read_state(self) -> State:
         try:
@@ -258,9 +288,11 @@ class Journal:
 
     def _leave(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what could not be written is not written here either
+                self._file.close()
             self._file = None
-        if self.part.exists() and (self.done_before or not self.part.stat().st_size):
+        finished = self.done_before or self.state.complete
+        if self.part.exists() and (finished or not self.part.stat().st_size):
             self.part.unlink()
 
 
@@ -299,8 +331,23 @@ def ahead(begin: Callable[[list[Item]], T], todo: Iterable[list[Item]], many: in
     yield from begun
 
 
-def csv_line(cells: Iterable[str]) -> bytes:
-    """One line of a CSV, as every output of ours is written."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue().encode("utf-8", errors="replace")
+def _open_own(path: Path, flags: int) -> BinaryIO:
+    """Open a file of ours for writing; what somebody else put in its place is not followed.
+
+    Raises:
+        RunError: it is a link, a pipe or anything else that is not a file of its own.
+    """
+    try:
+        wanted = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | flags
+        handle = os.open(path, wanted & ~os.O_TRUNC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+    else:
+        found = os.fstat(handle)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            if flags & os.O_TRUNC:
+                os.ftruncate(handle, 0)
+            return os.fdopen(handle, "ab" if flags & os.O_APPEND else "wb")
+        os.close(handle)
+    raise RunError(f"{path} is a link, or no regular file: take it away, or choose another --out")

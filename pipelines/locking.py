@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.errors import RunError
+from retrieval.index.store import writing
 
 
 @contextlib.contextmanager
@@ -16,14 +17,18 @@ def locked(run: Path) -> Iterator[None]:
 
     Raises:
         RunError: another command has it.
+        WriteError: the run cannot be written.
     """
     path = run / ".lock"
-    with path.open("w") as file:
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            file = stack.enter_context(path.open("w"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"{run} is being written by another command: wait for it") from None
         # What a killed command was writing.
-        for litter in run.rglob(".*.tmp"):
-            litter.unlink()
+        with writing(run):
+            for litter in run.rglob(".*.tmp"):
+                litter.unlink()
         yield

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +23,7 @@ from pipelines.progress import Report, progress_bar
 from retrieval.errors import ConfigError, PhotographError, RunError
 from retrieval.extractors.describer import table_digest
 from retrieval.extractors.trained import RECORD, read_record
-from retrieval.index.store import atomic_write, read_json, write_json
+from retrieval.index.store import atomic_write, read_json, write_json, writing
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import DataSet
 from retrieval.system import TRAINING, SystemConfig
@@ -52,6 +53,7 @@ class Bars(Watcher):
 
     def __init__(self, folder: Path):
         self._stack = ExitStack()
+        self._threads = ExitStack()
         self._report: Report | None = None
         self._folder = folder
         self._board: Any = None
@@ -65,8 +67,10 @@ class Bars(Watcher):
             self._report(rows, failed)
 
     def network(self, network: nn.Module, photographs: Tensor) -> None:
-        self._board = _writer(self._folder)
+        with writing(self._folder):
+            self._board = _writer(self._folder)
         if self._board is not None:
+            self._threads.enter_context(_quiet_threads())
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # tracing is to go, says torch at every step
@@ -78,6 +82,10 @@ class Bars(Watcher):
         board = self._board
         if board is None:
             return
+        with writing(self._folder):
+            self._draw(board, record)
+
+    def _draw(self, board: Any, record: Epoch) -> None:
         for name in ("loss", "accuracy", "validation_accuracy", "gap"):
             board.add_scalar(name, getattr(record, name), record.number)
         for part, rate in record.rates.items():
@@ -93,8 +101,28 @@ class Bars(Watcher):
     def close(self) -> None:
         """End the bar and the curves."""
         self._stack.close()
-        if self._board is not None:
-            self._board.close()
+        with self._threads:
+            if self._board is not None:
+                with writing(self._folder):
+                    self._board.close()
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """TensorBoard's thread tells of a full disk in the next call, and need not by a traceback."""
+    before = threading.excepthook
+
+    def hook(told: threading.ExceptHookArgs) -> None:
+        if isinstance(told.exc_value, OSError) and "tensorboard" in type(told.thread).__module__:
+            log.debug("TensorBoard: %s", told.exc_value)
+        else:
+            before(told)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _writer(folder: Path) -> Any:
@@ -169,7 +197,8 @@ def train_run(
     """
     if subset is not None:
         system = changed(system, {"subset": subset})
-    run.mkdir(parents=True, exist_ok=True)
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
     with joined(device) as world, locked(run) if world.first else contextlib.nullcontext():
         if sanity and world.first:
             found = check_sanity(_training(system), _photographs(data), device, system.seed)

@@ -36,6 +36,10 @@ class RunError(LandmarksError):
     """A run on disk that is missing, incomplete, damaged, or made by another config."""
 
 
+class WriteError(LandmarksError):
+    """A file that cannot be written: a full disk, a folder that is read-only."""
+
+
 class DownloadError(LandmarksError):
     """A file of a published data set could not be had, or is not what its checksum says."""
 

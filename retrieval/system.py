@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -23,7 +23,7 @@ from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection, RejectionConfig
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
-from retrieval.extractors.base import Extractor, Photograph, StrictModel, Vectors
+from retrieval.extractors.base import Extractor, PartName, StrictModel, SystemName, Vectors
 from retrieval.extractors.combination import CombinationConfig
 from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
 from retrieval.extractors.cross_fit import part_of
@@ -39,17 +39,19 @@ from retrieval.extractors.whitening import WhiteningConfig
 from retrieval.index.expansion import Augmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
 from retrieval.index.inverted import InvertedFile
+from retrieval.index.record import RUN, check_files, read_record
 from retrieval.index.search import KeptSource, Recomputed, SearchConfig, Searcher
-from retrieval.index.store import OK, read_arrays, read_json
+from retrieval.index.store import OK, read_arrays, read_table, reading
 from retrieval.index.verification import require_estimator
 from retrieval.photographs.decoding import read_photograph
+from retrieval.photographs.given import Given, source_windows
 from retrieval.photographs.table import STRING
+from retrieval.predictions import is_number, prediction_columns
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.training.config import TrainingConfig
 
 log = logging.getLogger(__name__)
 
-RUN: Final = "run.json"
 ROWS: Final = "index/rows.parquet"
 GALLERY: Final = "index/gallery"
 BANK: Final = "index/bank"
@@ -84,7 +86,7 @@ class SystemConfig(StrictModel):
         calibration: how confidences become probabilities.
     """
 
-    name: str
+    name: SystemName
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**31)
     training: TrainingConfig | None = None
@@ -92,9 +94,9 @@ class SystemConfig(StrictModel):
     whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
     local: CompanionConfig | None = None
     search: SearchConfig = Field(default_factory=SearchConfig)
-    fit_photographs: int = Field(10_000, ge=2)
+    fit_photographs: int = Field(10_000, ge=2, le=10_000_000)
     index: IndexConfig = Field(default_factory=IndexConfig)
-    classifiers: dict[str, Annotated[ClassifierConfig, Field(discriminator="kind")]]
+    classifiers: dict[PartName, Annotated[ClassifierConfig, Field(discriminator="kind")]]
     answer: str = AUTO
     rejection: RejectionConfig = RejectionConfig()
     calibration: CalibrationConfig = CalibrationConfig()
@@ -237,6 +239,7 @@ class System:
         record, config = read_run(folder)
         if not record.get("finished"):
             raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
+        check_files(folder, record)
         settled = choose_device(device)
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor_in(folder), settled, config.seed)
@@ -288,13 +291,24 @@ class System:
 
     def answers(self, descriptors: Descriptors | Vectors) -> Judgement:
         """What the classifier whose answer counts says of q photographs."""
+        return self._answers(descriptors)[0]
+
+    def _answers(self, descriptors: Descriptors | Vectors) -> tuple[Judgement, Neighbours]:
+        """:meth:`answers`, and the neighbours that were looked at (none by some classifiers)."""
         classifier = self.classifiers[self.answer]
         near = (
             self.neighbours(descriptors, classifier.neighbours) if classifier.neighbours else NONE
         )
         scores = classifier.scores(descriptors, near)
         rejection = self.rejections[self.answer]
-        return rejection.judge(scores, self._evidence(descriptors, near, rejection))
+        return rejection.judge(scores, self._evidence(descriptors, near, rejection)), near
+
+    def _nearest(self, descriptors: Descriptors, found: Neighbours, near: int) -> Neighbours:
+        """The nearest gallery photographs: of those that the classifier looked at, or else by
+        vectors alone, which costs little."""
+        if found.rows.shape[1] < min(near, len(self.rows)):
+            return self.gallery.index.index.search(descriptors.vectors, near)
+        return found.first(near)
 
     def _evidence(
         self, descriptors: Descriptors | Vectors, near: Neighbours, *rejections: Rejection
@@ -304,71 +318,99 @@ class System:
             return None
         return Evidence.of(self.gallery, descriptors, near)
 
-    def predictions(self, ids: Sequence[str], descriptors: Descriptors | Vectors) -> pd.DataFrame:
+    def predictions(
+        self,
+        ids: Sequence[str],
+        descriptors: Descriptors | Vectors,
+        top: int = 0,
+        near: int = 1,
+    ) -> pd.DataFrame:
         """The answers as a frame.
 
         Args:
             ids: (q,) one a photograph.
             descriptors: of q photographs; a row of zeros had nothing to describe and becomes a
                 failed row.
+            top: how many of the best candidates are told with their scores.
+            near: how many of the nearest gallery photographs are told.
 
         Returns:
-            columns ``id, landmark, name, probability, status, reason``; landmark and name are
-            empty where no landmark is shown, and the probability is then that of the best
-            candidate.
+            :func:`retrieval.predictions.prediction_columns`. ``landmark`` and ``name`` are empty
+            where no landmark is shown; ``candidate`` is the best candidate all the same,
+            ``probability`` that it is right, ``confidence`` the score that the answer hangs on.
+            ``nearest`` is a gallery photograph's id, ``similarity`` its descriptor's inner
+            product with the photograph's.
         """
         described = Descriptors.of(descriptors)
         reasons = complaints(described)
         statuses = [OK if not reason else DescribeError.status for reason in reasons]
-        good = np.array([status == OK for status in statuses], dtype=bool)
-        landmark = np.full(len(ids), "", dtype=object)
-        probability = np.full(len(ids), np.nan, dtype=np.float64)
-        if good.any():
-            judged = self.answers(described[np.flatnonzero(good)])
-            landmark[good] = self._answered(judged)
-            probability[good] = judged.probability
-        frame = pd.DataFrame(
-            {
-                "id": list(ids),
-                "landmark": landmark,
-                "name": [self.name(one) for one in landmark],
-                "probability": probability,
-                "status": statuses,
-                "reason": reasons,
-            }
-        )
-        return frame.astype(dict.fromkeys(("id", "landmark", "name", "status", "reason"), STRING))
+        columns: dict[str, Any] = {
+            name: np.full(len(ids), np.nan) if is_number(name) else np.full(len(ids), "", object)
+            for name in prediction_columns(top, near)
+        }
+        columns |= {"id": list(ids), "status": statuses, "reason": reasons}
+        good = np.flatnonzero([status == OK for status in statuses])
+        if len(good):
+            for name, cells in self._told(described[good], top, near).items():
+                columns[name][good] = cells
+        texts = dict.fromkeys((name for name in columns if not is_number(name)), STRING)
+        return pd.DataFrame(columns).astype(texts)
 
-    def classify(self, photographs: Sequence[str | Path | Photograph]) -> pd.DataFrame:
-        """Classify photographs: paths, or (h, w, 3) uint8 RGB arrays.
+    def _told(self, descriptors: Descriptors, top: int, near: int) -> dict[str, NDArray[Any]]:
+        """The columns of photographs that were described."""
+        judged, found = self._answers(descriptors)
+        candidate = self._landmark(judged.scores.best)
+        landmark = np.where(judged.accepted, candidate, "")
+        columns = {
+            "landmark": landmark,
+            "name": self._names(landmark),
+            "probability": judged.probability,
+            "candidate": candidate,
+            "candidate_name": self._names(candidate),
+            "confidence": _finite(judged.scores.confidence),
+        }
+        nearest = self._nearest(descriptors, found, near)
+        ids = self.rows["id"]
+        bonus = 0.0 if nearest.bonus is None else nearest.bonus
+        similarities = _finite(nearest.similarities - bonus)
+        for i in range(min(near, nearest.rows.shape[1])):
+            rows, suffix = nearest.rows[:, i], f"_{i + 1}" if i else ""
+            names = ids.iloc[np.maximum(rows, 0)].to_numpy(dtype=object)
+            columns["nearest" + suffix] = np.where(rows >= 0, names, "")
+            columns["similarity" + suffix] = similarities[:, i]
+        for i in range(min(top, judged.scores.candidates.shape[1])):
+            columns[f"candidate_{i + 1}"] = self._landmark(judged.scores.candidates[:, i])
+            columns[f"score_{i + 1}"] = _finite(judged.scores.values[:, i])
+        return columns
+
+    def classify(self, photographs: Given | Iterable[Given], top: int = 0) -> pd.DataFrame:
+        """Classify one photograph or several.
+
+        Args:
+            photographs: a path, a Pillow image or an (h, w, 3) uint8 RGB array; or any mixture of
+                them in a list or another iterable.
+            top: how many of the best candidates are told with their scores.
 
         Returns:
-            as :meth:`predictions`; the id is the path, or the place in the sequence. A photograph
-            that cannot be read is a row with its status and reason, not an exception.
+            as :meth:`predictions`; the id is the path, or the place among the photographs. A
+            photograph that cannot be read is a row with its status and reason, not an exception.
 
         Raises:
-            ValueError: an array of another form.
+            TypeError: anything else was given.
         """
-        for i, one in enumerate(photographs):
-            if not isinstance(one, str | Path) and (
-                one.ndim != 3 or one.shape[2] != 3 or one.dtype != np.uint8
-            ):
-                raise ValueError(
-                    f"photograph {i} is {one.dtype} of shape {one.shape}: give (h, w, 3) uint8 RGB"
-                )
-        ids = [str(one) if isinstance(one, str | Path) else str(i)
-               for i, one in enumerate(photographs)]  # fmt: skip
-        sources = [str(one) if isinstance(one, Path) else one for one in photographs]
-        windows = [sources[i : i + WINDOW] for i in range(0, len(sources), WINDOW)]
+        ids: list[str] = []
+        windows = source_windows(photographs, WINDOW, ids)
         extracted = enumerate(extract(windows, self.describer.maker))
-        frames = [self._outcome_rows(ids[i * WINDOW :], outcomes) for i, outcomes in extracted]
-        empty = self.predictions([], self.describer.finish([]))
+        frames = [self._outcome_rows(ids[i * WINDOW :], outcomes, top) for i, outcomes in extracted]
+        empty = self.predictions([], self.describer.finish([]), top)
         return pd.concat(frames, ignore_index=True) if frames else empty
 
-    def _outcome_rows(self, ids: Sequence[str], outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    def _outcome_rows(
+        self, ids: Sequence[str], outcomes: Sequence[Outcome], top: int
+    ) -> pd.DataFrame:
         """Predictions of one window of features, errors among them."""
         described = self.describer.finish_outcomes(outcomes)
-        frame = self.predictions(ids[: len(outcomes)], described)
+        frame = self.predictions(ids[: len(outcomes)], described, top)
         for i, one in enumerate(outcomes):
             if isinstance(one, PhotographError):
                 frame.loc[i, ["status", "reason"]] = [one.status, str(one)]
@@ -378,11 +420,18 @@ class System:
         """A landmark's readable name; its id where it has none."""
         return self.names.get(landmark, landmark)
 
-    def _answered(self, judged: Judgement) -> NDArray[np.object_]:
-        best = judged.scores.candidates[:, 0]
-        known = np.asarray(self.landmarks, dtype=object)[np.maximum(best, 0)]
-        answered: NDArray[np.object_] = np.where(judged.accepted & (best >= 0), known, "")
-        return answered
+    def _landmark(self, codes: Integers) -> NDArray[np.object_]:
+        """The landmarks of codes; empty for -1."""
+        found = [self.landmarks[code] if code >= 0 else "" for code in codes]
+        return np.array(found, dtype=object)
+
+    def _names(self, landmarks: NDArray[np.object_]) -> NDArray[np.object_]:
+        return np.array([self.name(one) for one in landmarks], dtype=object)
+
+
+def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Values in which what is not there (-inf) is missing."""
+    return np.where(np.isfinite(values), values.astype(np.float64), np.nan)
 
 
 def _require_weights(
@@ -411,8 +460,8 @@ def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
     Raises:
         RunError: there is none, it is damaged, or another version of this project wrote it.
     """
-    record = read_json(folder / RUN)
-    if not isinstance(record, dict) or "config" not in record:
+    record = read_record(folder)
+    if "config" not in record:
         raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
     try:
         return record, SystemConfig.model_validate(record["config"])
@@ -451,18 +500,14 @@ def load_gallery(
     Raises:
         RunError: missing, damaged, or parts of different builds.
     """
-    try:
-        rows = pd.read_parquet(folder / ROWS, dtype_backend="pyarrow").astype(
-            {"id": STRING, "source": STRING, "landmark": STRING}
-        )
+    rows = read_table(folder / ROWS, ("id", "source", "landmark"))
+    with reading(folder / "index"):
         known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
         bank = Descriptors.from_arrays(read_arrays(folder / BANK))
-        bank_ids = pd.read_parquet(folder / BANK_ROWS)["id"]
+        bank_ids = read_table(folder / BANK_ROWS, ("id",))["id"]
         unseen, bank_unseen = _unseen(config, folder, rows["id"], bank_ids)
         expanded = config.search.expansion.gallery > 0
         augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
     index = Searcher(

@@ -16,20 +16,24 @@ Routes (a count ``n`` is read from the path; a query after ``?`` only tells URLs
 - ``/halves/<name>``            sends half of what is left and closes, down to 500,000 bytes
 - ``/trickle/<name>``           64 KB at a time with pauses; ranges honoured
 - ``/norange/<n>/<name>``       as /broken, ignoring ranges
-- ``/gzip``                     compressed, unasked
+- ``/coded/<coding>/<name>``    the file, said to be coded so; byte by byte with ``?drops``
+- ``/partial/<range>/<n>/<name>``  206 with that Content-Range
+- ``/lengths/<n>/<m>``          500 bytes, with several Content-Lengths
+- ``/informational/<n>/<name>`` 100 Continue n times, or for ever, then the file
+- ``/long/<n>/<name>``          a header of n bytes
+- ``/cookie/<cookie>?<url>``    sets a cookie and redirects
 - ``/garbage``                  not HTTP
 """
 
 from __future__ import annotations
 
-import gzip
 import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 
 class BadServer:
@@ -100,7 +104,8 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
             try:
                 kind, _, rest = self.path[1:].partition("/")
                 kind = kind.split("?")[0]
-                getattr(self, f"answer_{kind}")(unquote(rest).split("?")[0], before)
+                rest = unquote(rest.split("?")[0], errors="surrogateescape")
+                getattr(self, f"answer_{kind}", self.answer_status)(rest, before)
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
             finally:
@@ -139,7 +144,9 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
             self.send(302, Location=f"/redirect/{left}/{name}" if left else f"/ok/{name}")
 
         def answer_to(self, rest: str, before: int) -> None:
-            self.send(302, Location=unquote(self.path.partition("?")[2]))
+            # Latin-1, which headers are sent in, keeps every byte.
+            location = unquote_to_bytes(self.path.partition("?")[2]).decode("latin-1")
+            self.send(302, Location=location)
 
         def answer_flaky(self, rest: str, before: int) -> None:
             count, _, name = rest.partition("/")
@@ -150,7 +157,8 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
             self.answer_ok(name, before) if before else self.send(429, Retry_After=seconds)
 
         def answer_status(self, rest: str, before: int) -> None:
-            self.send(int(rest))
+            body = b"b" * 500 if rest == "203" else b""
+            self.send(int(rest or 404), body)
 
         def answer_slow(self, rest: str, before: int) -> None:
             seconds, _, name = rest.partition("/")
@@ -196,8 +204,43 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
             del self.headers["Range"]
             self.answer_broken(rest, before)
 
-        def answer_gzip(self, rest: str, before: int) -> None:
-            self.send(200, gzip.compress(bytes(1000)), Content_Encoding="gzip")
+        def answer_coded(self, rest: str, before: int) -> None:
+            coding, _, name = rest.partition("/")
+            body = state.files[name]
+            if not self.path.endswith("?drops"):
+                return self.send(200, body, Content_Encoding=coding)
+            self.send(200, Content_Encoding=coding, Content_Length=str(len(body)))
+            for at in range(3):
+                self.wfile.write(body[at : at + 1])
+                state.closing.wait(0.02)
+            self.wfile.write(body[3:])
+
+        def answer_partial(self, rest: str, before: int) -> None:
+            part, size, name = rest.split("/")
+            self.send(206, state.files[name], Content_Range=f"bytes {part}/{size}")
+
+        def answer_lengths(self, rest: str, before: int) -> None:
+            self.send_response(200)
+            for length in rest.split("/"):
+                self.send_header("Content-Length", length)
+            self.end_headers()
+            self.wfile.write(b"b" * 500)
+
+        def answer_informational(self, rest: str, before: int) -> None:
+            count, _, name = rest.partition("/")
+            again = b"HTTP/1.1 100 Continue\r\n\r\n"
+            while count == "0" and not state.closing.is_set():
+                self.wfile.write(again * 1000)
+            self.wfile.write(again * int(count))
+            self.answer_ok(name, before)
+
+        def answer_long(self, rest: str, before: int) -> None:
+            count, _, name = rest.partition("/")
+            self.send(200, state.files[name], X_Long="x" * int(count))
+
+        def answer_cookie(self, rest: str, before: int) -> None:
+            location = self.path.partition("?")[2]
+            self.send(302, Location=location, Set_Cookie=f"{rest}; Path=/; HttpOnly")
 
         def answer_garbage(self, rest: str, before: int) -> None:
             self.close_connection = True

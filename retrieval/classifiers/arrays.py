@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel
+from safetensors import safe_open
 from safetensors.numpy import save
 
-from retrieval.errors import RunError
-from retrieval.index.store import atomic_write
+from retrieval.index.store import atomic_write, reading
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -28,12 +27,6 @@ def read_arrays(path: Path, model: type[Config]) -> tuple[dict[str, NDArray[Any]
     Raises:
         RunError: it is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            config = model.model_validate_json(file.metadata()["config"])
-            return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118
-    except (OSError, SafetensorError, ValidationError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(
-            f"{path} is missing or damaged ({reason}): fit the classifiers again"
-        ) from None
+    with reading(path), safe_open(path, framework="numpy") as file:
+        config = model.model_validate_json(file.metadata()["config"])
+        return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118

@@ -54,10 +54,10 @@ class CentroidConfig(StrictModel):
 
     kind: Literal["centroid"] = "centroid"
     bank_neighbours: int = Field(default=10, ge=1, le=2047)
-    mean_correction: float = Field(default=0.25, ge=0.0)
-    query_correction: float = Field(default=1.0, ge=0.0)
-    candidates: int = Field(default=10, ge=1)
-    held_out: int = Field(default=5_000, ge=1)
+    mean_correction: float = Field(default=0.25, ge=0.0, le=100.0)
+    query_correction: float = Field(default=1.0, ge=0.0, le=100.0)
+    candidates: int = Field(default=10, ge=1, le=1000)
+    held_out: int = Field(default=5_000, ge=1, le=10_000_000)
 
 
 @dataclass(frozen=True)

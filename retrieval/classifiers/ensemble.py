@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 from scipy.optimize import minimize
 
 from retrieval.classifiers.base import (
@@ -43,11 +43,10 @@ from retrieval.classifiers.members import KINDS, MemberConfig
 from retrieval.classifiers.svm import contrast
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.classifiers.vote import Groups
-from retrieval.errors import RunError
-from retrieval.extractors.base import StrictModel
+from retrieval.extractors.base import PartName, StrictModel
 from retrieval.extractors.descriptors import Descriptors
 from retrieval.index.faiss_index import Neighbours
-from retrieval.index.store import read_json, write_json
+from retrieval.index.store import read_json, reading, write_json
 
 FILE: Final = "ensemble.json"
 FLOOR: Final = 0.05
@@ -68,10 +67,10 @@ class EnsembleConfig(StrictModel):
     """
 
     kind: Literal["ensemble"] = "ensemble"
-    members: dict[str, MemberConfig]
+    members: dict[PartName, MemberConfig]
     fusion: Literal["weighted", "stacked"] = "weighted"
-    candidates: int = Field(default=10, ge=1)
-    penalty: float = Field(default=30.0, ge=0.0)
+    candidates: int = Field(default=10, ge=1, le=1000)
+    penalty: float = Field(default=30.0, ge=0.0, le=1e6)
 
     @field_validator("members")
     @classmethod
@@ -251,11 +250,11 @@ class EnsembleClassifier:
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        try:
+        with reading(folder / FILE):
             saved = _Saved.model_validate(read_json(folder / FILE))
-        except ValidationError:
-            raise RunError(f"{folder / FILE} is damaged: fit the classifiers again") from None
-        kinds = {name: KINDS[type(one)] for name, one in saved.config.members.items()}
+            kinds = {name: KINDS[type(one)] for name, one in saved.config.members.items()}
+            if sorted(saved.order) != sorted(kinds):
+                raise ValueError("the order is of other members")
         loaded = {name: kinds[name].load(folder / name, gallery) for name in saved.order}
         return cls(saved.config, loaded, saved.fusion)
 

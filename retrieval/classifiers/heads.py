@@ -26,16 +26,16 @@ class LinearConfig(StrictModel):
     """One layer; the logits' scale, here at the start, is learnt."""
 
     kind: Literal["linear"] = "linear"
-    scale: float = Field(16.0, gt=0.0)
+    scale: float = Field(16.0, ge=1e-3, le=1e3)
 
 
 class TwoLayerConfig(StrictModel):
     """A hidden layer with dropout before."""
 
     kind: Literal["two-layer"] = "two-layer"
-    hidden: int = Field(512, ge=1)
+    hidden: int = Field(512, ge=1, le=65_536)
     dropout: float = Field(0.2, ge=0.0, le=0.9)
-    scale: float = Field(16.0, gt=0.0)
+    scale: float = Field(16.0, ge=1e-3, le=1e3)
 
 
 class ArcFaceConfig(StrictModel):
@@ -43,7 +43,7 @@ class ArcFaceConfig(StrictModel):
 
     kind: Literal["arcface"] = "arcface"
     margin: float = Field(0.3, ge=0.0, lt=math.pi / 2)
-    scale: float = Field(30.0, gt=0.0)
+    scale: float = Field(30.0, ge=1e-3, le=1e3)
     negatives: bool = False
 
 
@@ -53,9 +53,9 @@ class SubCentreConfig(StrictModel):
     kind: Literal["sub-centre"] = "sub-centre"
     centres: int = Field(3, ge=1, le=64)
     least: float = Field(0.05, ge=0.0, lt=math.pi / 2)
-    spread: float = Field(0.5, ge=0.0)
-    falling: float = Field(0.25, ge=0.0)
-    scale: float = Field(30.0, gt=0.0)
+    spread: float = Field(0.5, ge=0.0, le=math.pi)
+    falling: float = Field(0.25, ge=0.0, le=100.0)
+    scale: float = Field(30.0, ge=1e-3, le=1e3)
     negatives: bool = False
 
 
@@ -63,7 +63,7 @@ class SigmoidConfig(StrictModel):
     """One landmark against the rest, all landmarks at once."""
 
     kind: Literal["sigmoid"] = "sigmoid"
-    scale: float = Field(16.0, gt=0.0)
+    scale: float = Field(16.0, ge=1e-3, le=1e3)
 
 
 HeadConfig = Annotated[

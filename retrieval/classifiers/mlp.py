@@ -36,6 +36,7 @@ from retrieval.extractors.base import StrictModel
 from retrieval.extractors.descriptors import Descriptors
 from retrieval.extractors.trunks import seeded
 from retrieval.index.faiss_index import Neighbours
+from retrieval.index.store import reading
 
 FILE: Final = "mlp.safetensors"
 LOOKED: Final = 25
@@ -63,18 +64,18 @@ class MlpConfig(StrictModel):
     """
 
     kind: Literal["mlp"] = "mlp"
-    hidden: int = Field(default=512, ge=1)
+    hidden: int = Field(default=512, ge=1, le=65_536)
     dropout: float = Field(default=0.3, ge=0.0, le=0.9)
-    scale: float = Field(default=16.0, gt=0.0)
-    rate: float = Field(default=2e-3, gt=0.0)
-    decay: float = Field(default=0.1, ge=0.0)
-    steps: int = Field(default=800, ge=1)
-    batch: int = Field(default=64, ge=1)
-    kept_back: int = Field(default=8, ge=2)
-    candidates: int = Field(default=10, ge=1)
-    folds: int = Field(default=FOLDS, ge=2)
-    held_out: int = Field(default=5_000, ge=1)
-    most_work: int = Field(default=10_000_000, ge=1)
+    scale: float = Field(default=16.0, ge=1e-3, le=1e3)
+    rate: float = Field(default=2e-3, ge=1e-12, le=1e6)
+    decay: float = Field(default=0.1, ge=0.0, le=100.0)
+    steps: int = Field(default=800, ge=1, le=1_000_000)
+    batch: int = Field(default=64, ge=1, le=65_536)
+    kept_back: int = Field(default=8, ge=2, le=1000)
+    candidates: int = Field(default=10, ge=1, le=1000)
+    folds: int = Field(default=FOLDS, ge=2, le=1000)
+    held_out: int = Field(default=5_000, ge=1, le=10_000_000)
+    most_work: int = Field(default=10_000_000, ge=1, le=2**40)
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class MlpClassifier:
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
         arrays, config = read_arrays(folder / FILE, MlpConfig)
-        none = bool(arrays.pop("none")[0])
+        with reading(folder / FILE):
+            none = bool(arrays.pop("none")[0])
         head = _head(config, gallery, none, 0)
         try:
             head.load_state_dict({name: torch.from_numpy(one) for name, one in arrays.items()})

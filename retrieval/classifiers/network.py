@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from retrieval.classifiers.base import (
     FOLDS,
@@ -26,9 +26,9 @@ from retrieval.classifiers.heads import Head, HeadConfig, ranked
 from retrieval.errors import RunError
 from retrieval.extractors.base import StrictModel
 from retrieval.extractors.descriptors import Descriptors
-from retrieval.extractors.trained import HEAD, read_network, read_record
+from retrieval.extractors.trained import HEAD, NETWORK, TRAIN, read_network, read_record
 from retrieval.index.faiss_index import Neighbours
-from retrieval.index.store import read_json, write_json
+from retrieval.index.store import read_json, reading, write_json
 
 FILE: Final = "network.json"
 LOGITS: Final = 1 << 23
@@ -44,8 +44,8 @@ class NetworkClassifierConfig(StrictModel):
     """
 
     kind: Literal["network"] = "network"
-    candidates: int = Field(default=10, ge=1)
-    held_out: int = Field(default=5_000, ge=1)
+    candidates: int = Field(default=10, ge=1, le=1000)
+    held_out: int = Field(default=5_000, ge=1, le=10_000_000)
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,13 @@ class TrainedHead:
         record = read_record(folder)
         tensors = read_network(folder)
         state = {k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)}
-        try:
+        with reading(folder / NETWORK, TRAIN):
             config: HeadConfig = TypeAdapter(HeadConfig).validate_python(record["config"]["head"])
             dimension = state["hidden.0.weight" if "hidden.0.weight" in state else "weight"].shape[
                 1
             ]
             head = Head(config, dimension, len(record["landmarks"]), record["none"], 0)
             head.load_state_dict(state)
-        except (KeyError, RuntimeError, ValidationError) as error:
-            raise RunError(
-                f"{folder} is damaged ({str(error).splitlines()[0]}): train again (landmarks train)"
-            ) from None
         return cls(head.eval(), record["landmarks"])
 
 
@@ -145,10 +141,8 @@ class NetworkClassifier:
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        try:
+        with reading(folder / FILE):
             config = NetworkClassifierConfig.model_validate(read_json(folder / FILE))
-        except ValidationError:
-            raise RunError(f"{folder / FILE} is damaged: fit the classifiers again") from None
         return cls.fit(config, gallery)
 
     def _rank(self, queries: Vectors) -> Scores:

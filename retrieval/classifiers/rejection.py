@@ -27,16 +27,16 @@ from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from scipy.optimize import minimize
 
 from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
 from retrieval.classifiers.trees import TIES, Trees
-from retrieval.errors import ConfigError, RunError
+from retrieval.errors import ConfigError
 from retrieval.extractors.base import StrictModel
-from retrieval.index.store import read_json, write_json
+from retrieval.index.store import read_json, reading, write_json
 
 FILE: Final = "rejection.json"
 ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}
@@ -57,9 +57,9 @@ class RejectionConfig(StrictModel):
     """
 
     kind: Literal["threshold", "margin", "agreement", "evt", "learnt", "boosted"] = "threshold"
-    target_precision: float | None = Field(default=None, gt=0.0, lt=1.0)
+    target_precision: float | None = Field(default=None, ge=1e-6, lt=1.0)
     max_false_accepts: float | None = Field(default=None, ge=0.0, lt=1.0)
-    landmark_share: float = Field(default=0.5, gt=0.0, lt=1.0)
+    landmark_share: float = Field(default=0.5, ge=1e-6, le=1.0 - 1e-6)
 
     @property
     def needs_evidence(self) -> bool:
@@ -211,18 +211,15 @@ class Rejection:
         Raises:
             RunError: it is missing or damaged.
         """
-        damaged = RunError(f"{folder / FILE} is damaged: fit the classifiers again")
-        try:
+        with reading(folder / FILE):
             saved = _Saved.model_validate(read_json(folder / FILE))
-        except ValidationError:
-            raise damaged from None
-        threshold = -np.inf if saved.threshold is None else saved.threshold
-        if saved.isotonic is not None and len(saved.isotonic) == 2:
-            curve = Isotonic(tuple(saved.isotonic[0]), tuple(saved.isotonic[1]))
-            return cls(threshold, curve, saved.model)
-        if saved.slope is None or saved.offset is None:
-            raise damaged
-        return cls(threshold, Platt(saved.slope, saved.offset), saved.model)
+            threshold = -np.inf if saved.threshold is None else saved.threshold
+            if saved.isotonic is not None:
+                confidences, probabilities = map(tuple, saved.isotonic)
+                return cls(threshold, Isotonic(confidences, probabilities), saved.model)
+            if saved.slope is None or saved.offset is None:
+                raise ValueError("no curve")
+            return cls(threshold, Platt(saved.slope, saved.offset), saved.model)
 
 
 def fit_rejection(

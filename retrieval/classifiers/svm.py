@@ -88,20 +88,20 @@ class SvmConfig(StrictModel):
     """
 
     kind: Literal["svm"] = "svm"
-    penalty: float = Field(default=1.0, gt=0.0)
+    penalty: float = Field(default=1.0, ge=1e-6, le=1e6)
     emphasis: float = Field(default=1.0, ge=0.0, le=10.0)
-    temperature: float = Field(default=1.0, gt=0.0)
-    bank_weight: float = Field(default=0.0, ge=0.0)
-    verified: float = Field(default=0.0, ge=0.0)
+    temperature: float = Field(default=1.0, ge=1e-3, le=1e3)
+    bank_weight: float = Field(default=0.0, ge=0.0, le=1e3)
+    verified: float = Field(default=0.0, ge=0.0, le=1e3)
     k: int = Field(default=50, ge=1, le=2047)
-    candidates: int = Field(default=10, ge=1)
-    folds: int = Field(default=FOLDS, ge=2)
-    held_out: int = Field(default=5_000, ge=1)
-    most_rows: int = Field(default=50_000, ge=0)
-    most_work: int = Field(default=10_000_000, ge=0)
-    most_positives: int = Field(default=500, ge=1)
-    bank_negatives: int = Field(default=500, ge=0)
-    random_negatives: int = Field(default=1000, ge=1)
+    candidates: int = Field(default=10, ge=1, le=1000)
+    folds: int = Field(default=FOLDS, ge=2, le=1000)
+    held_out: int = Field(default=5_000, ge=1, le=10_000_000)
+    most_rows: int = Field(default=50_000, ge=0, le=10_000_000)
+    most_work: int = Field(default=10_000_000, ge=0, le=2**40)
+    most_positives: int = Field(default=500, ge=1, le=10_000_000)
+    bank_negatives: int = Field(default=500, ge=0, le=10_000_000)
+    random_negatives: int = Field(default=1000, ge=1, le=10_000_000)
     hard_negatives: int = Field(default=500, ge=0, le=1024)
 
 

@@ -66,7 +66,7 @@ class SoftmaxVote(StrictModel):
     """Every neighbour has its share of a softmax over the k similarities."""
 
     kind: Literal["softmax"] = "softmax"
-    temperature: float = Field(default=0.1, gt=0.0)
+    temperature: float = Field(default=0.1, ge=1e-3, le=1e3)
 
 
 class RankedVote(StrictModel):
@@ -79,7 +79,7 @@ class TopVote(StrictModel):
     """The sum of a landmark's few largest similarities, over so many."""
 
     kind: Literal["top"] = "top"
-    few: int = Field(default=3, ge=1)
+    few: int = Field(default=3, ge=1, le=2047)
 
 
 Vote = Annotated[
@@ -108,9 +108,9 @@ class VoteConfig(StrictModel):
     vote: Vote = PoweredVote()
     counts: float = Field(default=0.0, ge=0.0, le=1.0)
     bank_neighbours: int = Field(default=10, ge=1, le=2047)
-    row_correction: float = Field(default=0.5, ge=0.0)
-    query_correction: float = Field(default=1.5, ge=0.0)
-    held_out: int = Field(default=5_000, ge=1)
+    row_correction: float = Field(default=0.5, ge=0.0, le=100.0)
+    query_correction: float = Field(default=1.5, ge=0.0, le=100.0)
+    held_out: int = Field(default=5_000, ge=1, le=10_000_000)
 
 
 @dataclass(frozen=True)

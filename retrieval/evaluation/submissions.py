@@ -12,15 +12,16 @@ tensorflow/models, ``google_landmarks_dataset``), cell by cell:
   with ids, best first. An empty cell or ``None`` is no answer, and so is a query that is not there;
 - an answer to an id that the solution does not have is refused, an empty cell for one is not.
 
-Landmark ids are compared as they are written. A retrieval query whose solution is ``None`` is
-answered right by ``None`` alone, as the challenges' code has it.
+``None`` is none in any case; what is plainly meant so (nan, null) is refused. Landmark ids are
+compared as they are written, but for characters that can be composed in two ways. A retrieval
+query whose solution is ``None`` is answered right by ``None`` alone, as the challenges' code has
+it.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -37,6 +38,8 @@ from retrieval.evaluation.metrics import (
     mean_average_precision,
     top_k_accuracy,
 )
+from retrieval.photographs.delimited import listing, open_table
+from retrieval.photographs.labels import landmark_label, shown
 
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -108,7 +111,7 @@ def read_solution(path: Path) -> Solution:
     if len(kinds) != 1:
         raise TableError(f"{path}: no solution: needs id,landmarks,Usage or id,images,Usage")
     _refuse(path, table, ~table["Usage"].isin([*USAGES, IGNORED]),
-            "Usage is {Usage!r}: Public, Private or Ignored")  # fmt: skip
+            "Usage is {Usage}: Public, Private or Ignored")  # fmt: skip
     ignored = table["Usage"] == IGNORED
     asked = table[~ignored]
     kind = kinds[0]
@@ -117,6 +120,8 @@ def read_solution(path: Path) -> Solution:
         raise TableError(
             f"{path}: no Public or Private photograph shows a landmark: there is nothing to score"
         )
+    if kind == "recognition":
+        cells = _landmarks(path, asked["row"], cells)
     return Solution(
         kind,
         pd.Index(asked["id"]),
@@ -127,33 +132,34 @@ def read_solution(path: Path) -> Solution:
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A CSV's cells as they stand, with ``row``, the line of each; ids are there, and unique."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, [])
-            missing = [column for column in columns if column not in header]
-            if missing:
-                raise TableError(f"{path}, row 1: no column {missing[0]} among {','.join(header)}")
-            # Flat, since Python's collector would look a hundred thousand lists over and over.
-            flat: list[str] = []
-            lines: list[int] = []
-            for cells in reader:
-                if cells and len(cells) != len(header):
-                    raise TableError(
-                        f"{path}, row {reader.line_num}: {len(cells)} cells where the header has"
-                        f" {len(header)} ({','.join(header)})"
-                    )
-                if cells:
-                    flat += cells
-                    lines.append(reader.line_num)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    cells_of_rows = np.array(flat, dtype=object).reshape(len(lines), len(header))
-    table = pd.DataFrame(cells_of_rows, columns=header).assign(row=lines)
-    _refuse(path, table, table["id"] == "", "the id is empty")
-    _refuse(path, table, table["id"].duplicated(), "id {id!r} stands further up already")
-    return table
+    """The cells of the columns, and of those of :data:`COLUMN` that there are, as they stand.
+
+    With ``row``, the line of each. Ids are there, and unique; ``None`` is written so.
+    """
+    table = open_table(path, (*columns, *COLUMN.values()).__contains__)
+    missing = [column for column in columns if column not in table.header]
+    if missing:
+        raise TableError(
+            f"{path}, row {table.skipped + 1}: no column {missing[0]} among {listing(table.header)}"
+        )
+    wanted = [name for name in table.header if name in (*columns, *COLUMN.values())]
+    # Flat, since Python's collector would look a hundred thousand lists over and over.
+    flat: list[str] = []
+    lines: list[int] = []
+    for line, cells in table.rows([table.header.index(name) for name in wanted]):
+        flat += cells
+        lines.append(line)
+    cells_of_rows = np.array(flat, dtype=object).reshape(len(lines), len(wanted))
+    frame = pd.DataFrame(cells_of_rows, columns=wanted).assign(row=lines)
+    bare = frame["id"].str.strip()
+    _refuse(path, frame, bare == "", "the id is empty")
+    _refuse(path, frame, bare != frame["id"],
+            "a blank stands before or behind the id {id}: take it out")  # fmt: skip
+    _refuse(path, frame, frame["id"].duplicated(), "id {id} stands further up already")
+    for column in set(COLUMN.values()).intersection(wanted):
+        none = frame[column].str.strip().str.casefold() == NONE.casefold()
+        frame.loc[none, column] = NONE
+    return frame
 
 
 def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series[bool], why: str) -> None:
@@ -161,7 +167,32 @@ def _refuse(path: Path, table: pd.DataFrame, wrong: pd.Series[bool], why: str) -
     if wrong.any():
         first = table[wrong].iloc[0]
         more = f" ({wrong.sum()} such rows)" if wrong.sum() > 1 else ""
-        raise TableError(f"{path}, row {first['row']}: {why.format_map(first.to_dict())}{more}")
+        raise TableError(f"{path}, row {first['row']}: {why.format_map(_shown_cells(first))}{more}")
+
+
+def _landmarks(path: Path, rows: Iterable[int], cells: Iterable[Sequence[str]]) -> list[list[str]]:
+    """The landmarks that cells name, composed in one way; what means none is not among them."""
+    known: dict[str, str] = {}
+
+    def landmark(row: int, text: str) -> str:
+        if text not in known:
+            try:
+                label = landmark_label(text)
+            except TableError as error:
+                raise TableError(f"{path}, row {row}: {error}") from None
+            if label is None:
+                raise TableError(
+                    f"{path}, row {row}: {shown(text)} says that there is no landmark, and stands"
+                    " beside a score or a landmark: leave the cell empty"
+                )
+            known[text] = label
+        return known[text]
+
+    return [[landmark(row, text) for text in cell] for row, cell in zip(rows, cells, strict=True)]
+
+
+def _shown_cells(row: pd.Series) -> dict[str, str]:
+    return {str(name): shown(str(cell)) for name, cell in row.items()}
 
 
 def _answers_of_queries(table: pd.DataFrame, path: Path, solution: Solution) -> pd.DataFrame:
@@ -172,7 +203,7 @@ def _answers_of_queries(table: pd.DataFrame, path: Path, solution: Solution) -> 
     blank = {""} if solution.kind == "retrieval" else {"", NONE}
     answers = answers[~answers["cell"].str.strip().isin(blank)]
     answers = answers.assign(query=solution.queries.get_indexer(pd.Index(answers["id"])))
-    _refuse(path, answers, answers["query"] < 0, "id {id!r} is not in the solution")
+    _refuse(path, answers, answers["query"] < 0, "id {id} is not in the solution")
     return answers
 
 
@@ -183,11 +214,13 @@ def _recognition(
     split = [cell.removesuffix(" ").partition(" ") for cell in answers["cell"]]
     wrong = [not name or not score or " " in score for name, _, score in split]
     _refuse(path, answers, pd.Series(wrong, answers.index, dtype=bool),
-            "{cell!r} is not an answer: exactly '<landmark> <score>', or empty")  # fmt: skip
+            "{cell} is not an answer: exactly '<landmark> <score>', or empty (a landmark with a"
+            " space in its id cannot be submitted)")  # fmt: skip
     scores = np.array([_number(score) for *_, score in split], dtype=np.float64)
     finite = pd.Series(np.isfinite(scores), answers.index, dtype=bool)
-    _refuse(path, answers, ~finite, "the score of {cell!r} is not a finite number")
-    codes, truth = _coded([name for name, *_ in split], solution.cells)
+    _refuse(path, answers, ~finite, "the score of {cell} is not a finite number")
+    named = _landmarks(path, answers["row"], ([name] for name, *_ in split))
+    codes, truth = _coded([name for (name,) in named], solution.cells)
     predicted = np.full(truth.count, -1, np.int64)
     confidence = np.full(truth.count, -np.inf)
     predicted[answers["query"]] = codes

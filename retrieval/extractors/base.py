@@ -8,13 +8,14 @@ very same features. State is made by ``fit``, which returns a new extractor and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Annotated, Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 Photograph = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -27,7 +28,30 @@ Labels = Sequence[str | None]
 class StrictModel(BaseModel):
     """A config's model: frozen, and a key that it does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def _part_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w-]{0,59}", name):
+        raise ValueError(
+            "a name, which becomes a folder's, has at most 60 letters, digits, _ and -"
+        )
+    return name
+
+
+def _system_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]{0,59}", name):
+        raise ValueError(
+            "a name, which becomes a folder's, has at most 60 letters, digits, _, - and dots, no"
+            " dot first"
+        )
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_part_name)]
+"""Of a classifier: a folder within the run, beside files."""
+SystemName = Annotated[str, AfterValidator(_system_name)]
+"""Of a system: the folder of its run."""
 
 
 class FeatureMaker(Protocol):

@@ -38,7 +38,7 @@ class LayerConfig(StrictModel):
 
     layer: str | None = None
     pooling: PoolingConfig = GemConfig()
-    weight: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=1e-3, le=1e3)
 
 
 class CnnConfig(StrictModel):
@@ -64,7 +64,7 @@ class CnnConfig(StrictModel):
     weights: str = "DEFAULT"
     size: int = Field(448, ge=MIN_SIDE, le=4096)
     # YAML and JSON know lists alone.
-    scales: tuple[Annotated[float, Field(gt=0.0, le=4.0)], ...] = Field(
+    scales: tuple[Annotated[float, Field(ge=1e-2, le=4.0)], ...] = Field(
         (1.0,), min_length=1, strict=False
     )
     flip: bool = False

@@ -43,7 +43,7 @@ class PartConfig(StrictModel):
         whitening: of these descriptors alone, or ``None``.
     """
 
-    weight: float = Field(1.0, gt=0.0, allow_inf_nan=False)
+    weight: float = Field(1.0, ge=1e-3, le=1e3)
     # The registry knows the extractors, this one among them, and settles the name.
     extractor: PartExtractorConfig
     whitening: WhiteningConfig | None = None

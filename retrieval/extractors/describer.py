@@ -388,6 +388,7 @@ def extract_table(
         known: what is known already of some rows, by their position in the table.
     """
     known = known or {}
+    store.mend()
     todo = []
     for number in range(math.ceil(len(table) / WINDOW)):
         if number in store:

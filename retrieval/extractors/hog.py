@@ -41,8 +41,10 @@ class HogConfig(StrictModel):
     kind: Literal["hog"] = "hog"
     side: int = Field(160, ge=16, le=1024)
     # YAML and JSON know lists alone.
-    cells: tuple[Annotated[int, Field(ge=4)], ...] = Field((20,), min_length=1, strict=False)
-    block: int = Field(2, ge=1)
+    cells: tuple[Annotated[int, Field(ge=4, le=1024)], ...] = Field(
+        (20,), min_length=1, strict=False
+    )
+    block: int = Field(2, ge=1, le=256)
     orientations: int = Field(9, ge=2, le=36)
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ class HoughConfig(StrictModel):
     angles: int = Field(12, ge=2, le=180)
     offsets: int = Field(9, ge=2, le=100)
     grid: int = Field(4, ge=1, le=16)
-    power: float = Field(0.5, gt=0.0, le=1.0)
+    power: float = Field(0.5, ge=1e-3, le=1.0)
 
 
 @dataclass(frozen=True)

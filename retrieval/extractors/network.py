@@ -58,7 +58,7 @@ class NetworkConfig(StrictModel):
     trunk: str = "mobilenet_v2"
     layer: str | None = None
     weights: str = "DEFAULT"
-    p: float = Field(3.0, gt=0.0, le=64.0)
+    p: float = Field(3.0, ge=1e-2, le=64.0)
     neck: NeckConfig | None = Field(default_factory=NeckConfig)
 
 

@@ -33,7 +33,7 @@ class GemConfig(StrictModel):
     """
 
     kind: Literal["gem"] = "gem"
-    p: float = Field(3.0, gt=0.0, le=64.0)
+    p: float = Field(3.0, ge=1e-2, le=64.0)
 
 
 class RmacConfig(StrictModel):

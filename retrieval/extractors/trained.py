@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -18,11 +17,17 @@ from retrieval.extractors.base import Photograph, StrictModel, VectorExtractor, 
 from retrieval.extractors.cnn import MIN_SIDE, CnnConfig, CnnExtractor, fast_bfloat16, on_the_way
 from retrieval.extractors.network import Embedder, NetworkConfig, digest
 from retrieval.extractors.trunks import NONE
-from retrieval.index.store import read_json
+from retrieval.index.store import checksum, read_sealed, reading
 
 RECORD: Final = "training.json"
 NETWORK: Final = "network.safetensors"
 HEAD: Final = "head."
+TRAIN: Final = "train again (landmarks train)"
+FILES: Final = "files"
+"""The key of a training's record below which the checksums of its files stand."""
+RECORD_KEYS: Final = (
+    "fingerprint", "config", "network", "landmarks", "none", "photographs", "best", "gap", "epochs",
+)  # fmt: skip
 
 
 class TrainedConfig(StrictModel):
@@ -40,7 +45,9 @@ class TrainedConfig(StrictModel):
     kind: Literal["trained"] = "trained"
     network: str | None = None
     size: int | None = Field(None, ge=MIN_SIDE, le=4096)
-    scales: tuple[float, ...] = Field((1.0,), min_length=1, strict=False)
+    scales: tuple[Annotated[float, Field(ge=1e-2, le=4.0)], ...] = Field(
+        (1.0,), min_length=1, max_length=16, strict=False
+    )
     flip: bool = False
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     batch: int = Field(8, ge=1, le=1024)
@@ -168,7 +175,7 @@ def build(config: TrainedConfig, device: str) -> TrainedExtractor:
     record = read_record(folder)
     tensors = read_network(folder)
     state = {k: v for k, v in tensors.items() if not k.startswith(HEAD)}
-    try:
+    with reading(folder / NETWORK, TRAIN):
         # The file has every parameter: none is looked for elsewhere.
         form = NetworkConfig.model_validate({**record["config"]["network"], "weights": NONE})
         network = Embedder(form, 0)
@@ -183,16 +190,13 @@ def build(config: TrainedConfig, device: str) -> TrainedExtractor:
             std=tuple(first["std"]),
             interpolation=first["interpolation"],
         )
-    except (KeyError, TypeError, RuntimeError, ValidationError) as error:
-        raise RunError(
-            f"{folder} is damaged ({str(error).splitlines()[0]}): train again (landmarks train)"
-        ) from None
+        size = int(record["config"]["size"])
     # The head's too: what judges the embeddings belongs to them.
     weights = digest(tensors)
     network.eval().fold()
     settle(network, torch.device(device), config.precision)
     network.trunk.to(dtype=network.precision)
-    return extractor_around(network, config, int(record["config"]["size"]), weights)
+    return extractor_around(network, config, size, weights)
 
 
 def settle(network: Embedder, device: torch.device, precision: str) -> None:
@@ -206,12 +210,24 @@ def read_record(folder: Path) -> dict[str, Any]:
     """What a finished training says of itself.
 
     Raises:
-        RunError: it is missing, or was not finished.
+        RunError: it is missing, damaged, or was not finished.
     """
     if not (folder / RECORD).is_file():
         raise RunError(f"{folder} holds no finished training: train first (landmarks train)")
-    record: dict[str, Any] = read_json(folder / RECORD)
-    return record
+    return read_sealed(folder / RECORD, TRAIN, RECORD_KEYS)
+
+
+def check_file(folder: Path, name: str) -> None:
+    """Compare a finished training's file with its checksum in the record.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    # A training by a version that kept no checksums has none to compare.
+    told = read_record(folder).get(FILES)
+    with reading(folder / name, TRAIN):
+        if told is not None and checksum(folder / name) != told[name]:
+            raise ValueError("another checksum")
 
 
 def read_network(folder: Path) -> dict[str, torch.Tensor]:
@@ -220,9 +236,6 @@ def read_network(folder: Path) -> dict[str, torch.Tensor]:
     Raises:
         RunError: missing or damaged.
     """
-    try:
+    check_file(folder, NETWORK)
+    with reading(folder / NETWORK, TRAIN):
         return load_file(folder / NETWORK)
-    except (OSError, SafetensorError) as error:
-        raise RunError(
-            f"{folder / NETWORK} is missing or damaged ({error}): train again (landmarks train)"
-        ) from None

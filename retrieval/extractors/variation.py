@@ -16,7 +16,7 @@ from pydantic import Field
 from retrieval.extractors.base import Photograph, StrictModel
 from retrieval.photographs.decoding import read_photograph
 
-Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=1e-3, le=1.0)]
 
 
 class AugmentationConfig(StrictModel):

@@ -56,7 +56,7 @@ class WhiteningConfig(StrictModel):
             count as much as the landmarks' pairs where both teach; 0: none.
     """
 
-    dimension: int = Field(256, ge=1)
+    dimension: int = Field(256, ge=1, le=65_536)
     power: float = Field(-0.5, ge=-1.0, le=0.0)
     shrinkage: float = Field(0.0, ge=0.0, le=1.0)
     learnt_on: Literal["all", "pairs"] = "all"

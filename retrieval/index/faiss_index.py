@@ -29,6 +29,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from retrieval.errors import ConfigError, DeviceError, RunError
 from retrieval.index.store import atomic_write, checksum
@@ -49,6 +51,7 @@ GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 
 _GPU_TEMPORARY_BYTES = 512 << 20
 _ROWS_PER_BLOCK = 65_536
+_CODES = 2048  # searched at a time for codes like them
 _CACHED_BYTES = 1 << 22  # of the gallery, in an exact search
 _TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
 _LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
@@ -102,8 +105,8 @@ class IndexConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     factory: str = "Flat"
-    nprobe: int = Field(default=32, ge=1)
-    batch: int = Field(default=1024, ge=1)
+    nprobe: int = Field(default=32, ge=1, le=2**20)
+    batch: int = Field(default=1024, ge=1, le=2**20)
 
     @field_validator("factory")
     @classmethod
@@ -668,6 +671,43 @@ def _exact_search(
             similarities = np.take_along_axis(similarities, first, 1)
             rows = np.take_along_axis(rows, first, 1)
     return similarities[:count], rows[:count]
+
+
+def groups_within(codes: NDArray[np.uint8], differing: int) -> NDArray[np.int64]:
+    """Group codes that differ in few bits; memory does not grow with how many are alike.
+
+    By multi-index hashing (Norouzi, Punjani and Fleet, CVPR 2012): codes that differ in fewer
+    bits than there are blocks of 16 agree in one of the blocks, so every pair is found.
+
+    Args:
+        codes: (n, bytes) an even number of bytes each.
+        differing: the bits in which two of a group may differ, fewer than there are blocks.
+
+    Returns:
+        (n,) a number for each code, the same for those that a chain of such pairs joins.
+    """
+    blocks = codes.shape[1] // 2
+    if differing >= blocks:
+        raise ValueError(f"{differing} bits: fewer than {blocks} are found for sure")
+    # Equal codes join first: a thousand of them would find a million pairs.
+    distinct, place = np.unique(codes, axis=0, return_inverse=True)
+    # Neighbouring bits tend to agree, and a block of them would tell few codes apart.
+    order = np.random.default_rng(0).permutation(8 * codes.shape[1])
+    distinct = np.packbits(np.unpackbits(distinct, axis=1)[:, order], axis=1)
+    index = faiss.IndexBinaryMultiHash(8 * codes.shape[1], blocks, 16)
+    index.add(distinct)
+    group = np.arange(len(distinct))
+    for start in range(0, len(distinct), _CODES):
+        asked = distinct[start : start + _CODES]
+        limits, _, found = index.range_search(asked, differing + 1)  # FAISS takes less
+        of = np.repeat(np.arange(start, start + len(asked)), np.diff(limits.astype(np.int64)))
+        # What is joined so far (each code and the first of its group), and what this block joins.
+        first = np.unique(group, return_index=True)[1][group]
+        ends = np.concatenate([np.arange(len(distinct)), of]), np.concatenate([first, found])
+        edges = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(len(distinct),) * 2)
+        group = connected_components(edges, directed=False)[1]
+    joined: NDArray[np.int64] = group[place.reshape(-1)].astype(np.int64)
+    return joined
 
 
 @contextmanager

@@ -5,28 +5,39 @@ one slice of an image table: whatever arrays the rows that went well produced, a
 status and reason. A shard is written to a temporary file, fsynced and renamed before the manifest
 names it, so a run killed at any moment goes on with the first shard that is missing. The manifest
 carries the fingerprint of what the shards were made from; a store never mixes two.
+
+A disk that flips a bit changes answers in silence, so whatever a run is read from has its SHA-256
+somewhere: shards in their manifest, ``index.faiss`` in ``index.json``, the rest in ``run.json``,
+and each of these records its own (:func:`write_sealed`). SHA-256 rather than a faster sum: with the
+instructions that processors have for it it reads 1.8 GB a second and core, as fast as most disks,
+anybody can compare it (``sha256sum``), and files are summed side by side (:func:`checksums`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as pack
 
-from retrieval.errors import RunError
+from retrieval.errors import LandmarksError, RunError, WriteError
+from retrieval.photographs.table import STRING
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +47,58 @@ MANIFEST: Final = "manifest.json"
 OK: Final = "ok"
 MAPPED: Final = 1 << 16
 """Arrays of more bytes are mapped rather than read; an empty one cannot be mapped."""
+SEAL: Final = "sha256"
+"""The key below which a sealed JSON file keeps the checksum of all its others."""
+AGAIN: Final = "run landmarks index again"
+BUFFER: Final = 1 << 13
+"""Bytes that are written at a time."""
+FULL: Final = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room in your share of that disk",
+    errno.EFBIG: "raise the limit on a file's size, or take another disk",
+}
+"""What helps where nothing more can be written."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file, and what to do, where writing it fails.
+
+    Raises:
+        WriteError: in place of the operating system's error.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = "make the folder writable, or choose another"
+        if error.errno in FULL:
+            remedy = (
+                f"{FULL[error.errno]}, and give the same command again: it goes on where it was"
+            )
+        raise WriteError(f"{path} cannot be written ({reason}): {remedy}") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path, remedy: str = AGAIN) -> Iterator[None]:
+    """Name the file, and what to do, where what it holds cannot be taken for what it should be.
+
+    Damaged bytes make libraries raise whatever they stumble over.
+
+    Raises:
+        RunError: in place of any error but one that explains itself, and of too little memory.
+    """
+    try:
+        yield
+    except (LandmarksError, MemoryError):
+        raise
+    except PermissionError:
+        raise RunError(f"{path} cannot be read (Permission denied): make it readable") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        raise RunError(f"{path} is missing or damaged ({reason}): {remedy}") from None
 
 
 def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
@@ -45,22 +108,51 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
         path: where it goes; its folder is made where it is missing.
         data: the bytes, or a function that writes them to the open file.
     """
+    with writing(path), _temporary(path) as (file, name):
+        if callable(data):
+            data(file)
+        else:
+            file.write(data)
+        _settle(file, name, path)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """A file beside another, open for writing and gone afterwards unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    told = _Told(handle, "wb")
     try:
-        with os.fdopen(handle, "wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
+        with io.BufferedWriter(told, BUFFER) as file:
+            yield file, name
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        # Libraries that write through a callback lose the reason on the way.
+        if told.error is not None and isinstance(error, Exception):
+            raise told.error from None
         raise
+
+
+class _Told(io.FileIO):
+    """A file that remembers why it could not be written."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _settle(file: BinaryIO, temporary: str, path: Path) -> None:
+    """Give a file that is written its name, once its bytes are on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,18 +161,49 @@ def write_json(path: Path, value: Any) -> None:
     atomic_write(path, text.encode() + b"\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = AGAIN) -> Any:
     """Read a JSON file of a run.
 
     Raises:
         RunError: it is missing or damaged.
     """
-    try:
+    with reading(path, remedy):
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing: build the run first (landmarks index)") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read ({error}): build the run again") from None
+
+
+def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
+    """:func:`write_json` of an object, with its own checksum in it."""
+    write_json(path, {**value, SEAL: seal(value)})
+
+
+def read_sealed(path: Path, remedy: str = AGAIN, unsealed: Collection[str] = ()) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote, without the checksum.
+
+    Args:
+        path: of the file.
+        remedy: what to do where it is damaged.
+        unsealed: the keys of a file by a version that did not seal it yet, which is taken as well.
+
+    Raises:
+        RunError: it is missing, damaged or changed by hand.
+    """
+    found = read_json(path, remedy)
+    with reading(path, remedy):
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        # One flipped bit does not take a key away whole: it makes another one of it.
+        if SEAL not in found and unsealed and found.keys() <= set(unsealed):
+            return found
+        told = found.pop(SEAL, None)
+        if told != seal(found):
+            raise ValueError("changed since it was written")
+    return found
+
+
+def seal(value: Any) -> str:
+    """The SHA-256 of a JSON value, however it is indented."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_tensors(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -89,13 +212,20 @@ def read_tensors(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises:
         RunError: the file is missing or damaged, or lacks one of them.
     """
-    try:
+    with reading(path):
         arrays = load_file(path)
         return {name: arrays[name] for name in names}
-    except (OSError, SafetensorError, KeyError) as error:
-        raise RunError(
-            f"{path} is missing or damaged ({error}): run landmarks index again"
-        ) from None
+
+
+def read_table(path: Path, columns: Sequence[str], remedy: str = AGAIN) -> pd.DataFrame:
+    """Read columns of a run's Parquet file: ``row`` are numbers, all others text.
+
+    Raises:
+        RunError: the file is missing or damaged, or lacks one of them.
+    """
+    with reading(path, remedy):
+        frame = pd.read_parquet(path, columns=list(columns))
+        return frame.astype({name: "int64" if name == "row" else STRING for name in columns})
 
 
 def write_arrays(
@@ -110,12 +240,12 @@ def write_arrays(
         forms: each array's type and whole shape.
         blocks: each with the next rows of every array.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         files = {}
         for name, (dtype, shape) in forms.items():
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".tmp", dir=folder)
-            files[name] = stack.enter_context(os.fdopen(handle, "wb")), temporary
+            path = folder / f"{name}.npy"
+            stack.enter_context(writing(path))
+            files[name] = stack.enter_context(_temporary(path))
             header = {"fortran_order": False, "shape": shape}
             header["descr"] = np.lib.format.dtype_to_descr(dtype)
             np.lib.format.write_array_header_1_0(files[name][0], header)
@@ -123,10 +253,7 @@ def write_arrays(
             for name, (file, _) in files.items():
                 file.write(np.ascontiguousarray(block[name], dtype=forms[name][0]).tobytes())
         for name, (file, temporary) in files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, folder / f"{name}.npy")
+            _settle(file, temporary, folder / f"{name}.npy")
 
 
 def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
@@ -140,13 +267,11 @@ def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
     if not paths:
         raise RunError(f"{folder} is missing or empty: run landmarks index again")
     for path in paths:
-        try:
+        with reading(path):
             mode: Literal["r"] | None = "r" if path.stat().st_size > MAPPED else None
             found[path.name.removesuffix(".npy")] = np.load(
                 path, mmap_mode=mode, allow_pickle=False
             )
-        except (OSError, EOFError, ValueError) as error:
-            raise RunError(f"{path} is damaged ({error}): run landmarks index again") from None
     return found
 
 
@@ -160,6 +285,19 @@ def checksum(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(paths: Sequence[Path]) -> list[str | None]:
+    """The :func:`checksum` of each file, several at a time; ``None`` for one that is not there."""
+
+    def one(path: Path) -> str | None:
+        try:
+            return checksum(path)
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(one, paths))
 
 
 @dataclass(frozen=True)
@@ -193,7 +331,12 @@ class ShardStore:
         self.clock = clock
         wanted = json.loads(json.dumps(made_from))
         path = folder / MANIFEST
-        found = read_json(path) if path.exists() else None
+        found = None
+        if path.exists():
+            try:
+                found = _read_manifest(folder)
+            except RunError as error:
+                log.warning("%s, so what it names is made anew", str(error).rpartition(":")[0])
         changed = first_difference(found["made_from"], wanted) if found else None
         if changed is not None:
             log.info("%s: %s changed, so it is made anew", folder, changed)
@@ -202,8 +345,9 @@ class ShardStore:
             self._manifest = found
         else:
             # The manifest goes first: one that names shards which are gone would be damage.
-            path.unlink(missing_ok=True)
-            _remove_shards(folder)
+            with writing(path):
+                path.unlink(missing_ok=True)
+                _remove_shards(folder)
             self._note_times({})
             self._write_manifest()
 
@@ -212,15 +356,30 @@ class ShardStore:
         """A store that is there, whatever it was made from.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it is damaged.
         """
-        return cls(folder, read_json(folder / MANIFEST)["made_from"], clock)
+        return cls(folder, _read_manifest(folder)["made_from"], clock)
 
     def __contains__(self, number: int) -> bool:
         return shard_name(number) in self._manifest["shards"]
 
     def __len__(self) -> int:
         return len(self._manifest["shards"])
+
+    def mend(self) -> None:
+        """Forget the shards that are missing or damaged, so that they are made again."""
+        names = sorted(self._manifest["shards"])
+        found = checksums([self.folder / name for name in names])
+        damaged = [
+            name
+            for name, told in zip(names, found, strict=True)
+            if told != self._manifest["shards"][name]["sha256"]
+        ]
+        for name in damaged:
+            log.warning("%s is missing or damaged: made anew", self.folder / name)
+            del self._manifest["shards"][name]
+        if damaged:
+            self._write_manifest()
 
     def counts(self, number: int) -> tuple[int, int]:
         """Rows and failed rows of a shard that is there."""
@@ -259,17 +418,14 @@ class ShardStore:
     def _read(self, number: int, with_arrays: bool) -> Shard:
         name = shard_name(number)
         path = self.folder / name
-        remedy = f"delete {self.folder} and run again"
-        try:
+        with reading(path):
             if with_arrays and checksum(path) != self._manifest["shards"][name]["sha256"]:
                 raise ValueError("another checksum")
             with safe_open(path, framework="numpy") as file:
                 notes = json.loads(file.metadata()["rows"])
                 names = sorted(file.keys()) if with_arrays else []
                 arrays = {name: file.get_tensor(name) for name in names}
-        except (FileNotFoundError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is missing or damaged ({error}): {remedy}") from None
-        return Shard(arrays, notes["statuses"], notes["reasons"])
+            return Shard(arrays, notes["statuses"], notes["reasons"])
 
     def shards(self) -> Iterator[Shard]:
         """Every shard in order."""
@@ -298,16 +454,41 @@ class ShardStore:
 
     def _times(self) -> dict[str, float]:
         """Seconds by shard, of this store."""
-        known = read_json(self.clock) if self.clock is not None and self.clock.exists() else {}
-        return dict(known.get(self.folder.name, {}))
+        return dict(read_times(self.clock).get(self.folder.name, {}))
 
     def _note_times(self, times: Mapping[str, float]) -> None:
         if self.clock is not None:
-            known = read_json(self.clock) if self.clock.exists() else {}
-            write_json(self.clock, {**known, self.folder.name: times})
+            write_json(self.clock, {**read_times(self.clock), self.folder.name: times})
 
     def _write_manifest(self) -> None:
-        write_json(self.folder / MANIFEST, self._manifest)
+        write_sealed(self.folder / MANIFEST, self._manifest)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    found = read_sealed(folder / MANIFEST, unsealed=("made_from", "shards"))
+    with reading(folder / MANIFEST):
+        for name, entry in found["shards"].items():
+            if not {"sha256", "rows", "failed"} <= entry.keys():
+                raise ValueError(f"{name} is not told of whole")
+        return {"made_from": found["made_from"], "shards": found["shards"]}
+
+
+def read_times(path: Path | None) -> dict[str, dict[str, float]]:
+    """How long each shard of each store took; nothing of a file that is missing or damaged.
+
+    Times are told, and decide nothing: no work stops for them.
+    """
+    try:
+        known = json.loads(path.read_bytes()) if path is not None else {}
+        return {
+            str(store): {str(name): float(seconds) for name, seconds in shards.items()}
+            for store, shards in known.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("%s is damaged (%s): times begin anew", path, error)
+        return {}
 
 
 def shard_name(number: int) -> str:

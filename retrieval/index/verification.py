@@ -74,13 +74,13 @@ class VerificationConfig(StrictModel):
 
     top: int = Field(50, ge=1, le=2048)
     matching: Literal["mutual", "ratio", "both"] = "both"
-    ratio: float = Field(0.95, gt=0.0, le=1.0)
+    ratio: float = Field(0.95, ge=1e-2, le=1.0)
     estimator: Literal["affine", "magsac", "poselib"] = "affine"
-    tolerance: float = Field(8.0, gt=0.0, le=1000.0)
+    tolerance: float = Field(8.0, ge=1e-3, le=1000.0)
     iterations: int = Field(1000, ge=1, le=100_000)
-    min_inliers: int = Field(5, ge=4)
-    weight: float = Field(0.5, ge=0.0)
-    half: float = Field(4.0, gt=0.0)
+    min_inliers: int = Field(5, ge=4, le=100_000)
+    weight: float = Field(0.5, ge=0.0, le=1e3)
+    half: float = Field(4.0, ge=1e-3, le=1e6)
 
 
 @dataclass(frozen=True)

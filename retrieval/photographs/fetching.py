@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import queue
+import re
 import socket
 import threading
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,13 +32,16 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final, TypeVar
+from urllib.parse import quote, urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from yarl import URL
 
 from retrieval.errors import FetchError
+from retrieval.photographs.addresses import is_public
+from retrieval.photographs.connections import MAX_HEAD, Connection
 
 T = TypeVar("T")
 Lookup = Callable[[str, int], list[str]]
@@ -49,7 +52,30 @@ BLOCK: Final = 64 * 1024
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 # Idle connections are kept only this long: a million hosts must not use up the file descriptors.
 KEEP_ALIVE_SECONDS: Final = 2.0
-NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+# Encodings that leave the bytes as they are, and those that are unpacked.
+AS_IT_IS: Final = ("", "identity", "none", "binary", "utf-8", "aws-chunked")
+PACKED: Final = ("gzip", "x-gzip", "deflate")
+MAX_PACKINGS: Final = 3
+GZIP: Final = b"\x1f\x8b"
+# Statuses that a further try may change.
+PASSING: Final = (408, 425, 429)
+WHOLE_RANGE: Final = re.compile(r"bytes 0-(\d+)/(\d+)")
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
+OWN_HEADERS: Final = {
+    "user-agent": "give --user-agent (user_agent)",
+    **dict.fromkeys(
+        ("host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
+         "expect", "range", "if-range", "accept-encoding"),
+        "is decided for each request",
+    ),
+}  # fmt: skip
+"""Headers that would break a request, or make another answer of it than a whole photograph."""
+PLAIN: Final = 'give "Name: value", of plain characters'
+# What may stand in a URL as it is sent; whatever is already escaped stays so.
+UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
+PARTS: Final = re.compile(r"(?:([^:/?#]*):)?(?://([^/?#]*))?(.*)", re.DOTALL)
+URL_CHARACTERS: Final = "".join(map(chr, range(0x21, 0x7F)))
 NO_SUCH_NAME: Final = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
 
@@ -63,7 +89,7 @@ class FetchConfig(BaseModel):
         read_seconds: cap on silence between two pieces of an answer.
         total_seconds: cap on one try, from connecting to the last byte; waiting for a free slot
             is not counted. A try that takes longer is not repeated.
-        retries: further tries after a 5xx or 429 answer or a broken connection.
+        retries: further tries after a 5xx, 408, 425 or 429 answer or a broken connection.
         backoff_seconds: pause before the first further try; it doubles each time.
         backoff_cap_seconds: cap on that pause, and on what a Retry-After header may ask for.
         max_bytes: cap on one photograph.
@@ -72,24 +98,44 @@ class FetchConfig(BaseModel):
         max_redirects: redirects followed for one URL.
         allow_private: fetch from loopback, private and other addresses that are not public.
         user_agent: what the servers are told; some (Wikimedia) ask for a way to reach you in it.
+        headers: sent with every request; not to another server that one redirects to, since they
+            may hold credentials.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     concurrency: int = Field(default=64, ge=1, le=1024)
     per_host: int = Field(default=8, ge=1, le=1024)
-    connect_seconds: float = Field(default=5.0, gt=0)
-    read_seconds: float = Field(default=15.0, gt=0)
-    total_seconds: float = Field(default=60.0, gt=0)
+    connect_seconds: float = Field(default=5.0, ge=1e-3, le=86_400.0)
+    read_seconds: float = Field(default=15.0, ge=1e-3, le=86_400.0)
+    total_seconds: float = Field(default=60.0, ge=1e-3, le=86_400.0)
     retries: int = Field(default=2, ge=0, le=20)
-    backoff_seconds: float = Field(default=0.5, ge=0)
-    backoff_cap_seconds: float = Field(default=30.0, ge=0)
-    max_bytes: int = Field(default=32 * MIB, ge=1)
-    bytes_in_flight: int = Field(default=256 * MIB, ge=1)
-    look_ahead: int = Field(default=256, ge=1)
+    backoff_seconds: float = Field(default=0.5, ge=0, le=86_400.0)
+    backoff_cap_seconds: float = Field(default=30.0, ge=0, le=86_400.0)
+    max_bytes: int = Field(default=32 * MIB, ge=1, le=2**34)
+    bytes_in_flight: int = Field(default=256 * MIB, ge=1, le=2**40)
+    look_ahead: int = Field(default=256, ge=1, le=1_000_000)
     max_redirects: int = Field(default=5, ge=0, le=20)
     allow_private: bool = False
     user_agent: str = Field(default="landmarks (photograph fetcher)", min_length=1)
+    headers: Mapping[str, str] = Field(default_factory=dict)
+
+    @field_validator("user_agent")
+    @classmethod
+    def _agent_is_sendable(cls, value: str) -> str:
+        if not HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"{value!r}: give plain characters")
+        return value
+
+    @field_validator("headers")
+    @classmethod
+    def _headers_are_sendable(cls, headers: Mapping[str, str]) -> Mapping[str, str]:
+        for name, value in headers.items():
+            if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+                raise ValueError(f"{name!r}: {PLAIN}")
+            if name.lower() in OWN_HEADERS:
+                raise ValueError(f"{name}: {OWN_HEADERS[name.lower()]}")
+        return headers
 
     @model_validator(mode="after")
     def _one_photograph_fits(self) -> FetchConfig:
@@ -260,33 +306,6 @@ def fetch_all(
             begun += begin()
 
 
-def is_public(address: str) -> bool:
-    """Whether a numeric address is one of the public internet.
-
-    Loopback, private, link-local, shared (CGNAT), multicast, reserved and unspecified addresses
-    are not, nor are IPv6 addresses that stand for such an IPv4 address.
-    """
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = _inner_ipv4(ip)
-        if inner is not None:
-            return is_public(str(inner))
-        if ip.is_site_local:
-            return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
-
-
-def _inner_ipv4(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that a mapped, 6to4, Teredo or NAT64 address leads to."""
-    if ip in NAT64:
-        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-    teredo = ip.teredo
-    return ip.ipv4_mapped or ip.sixtofour or (teredo[1] if teredo else None)
-
-
 class _AgainError(Exception):
     """A failure that a further try may mend; ``pause`` is what the server asked for."""
 
@@ -419,11 +438,16 @@ class _Client:
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             socket_factory=make_socket,
         )
+        make = partial(Connection, loop=asyncio.get_running_loop())
+        connector._factory = make  # type: ignore[assignment]
         session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
+            max_headers=MAX_HEAD,
             headers={"User-Agent": config.user_agent, "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(
                 total=None, connect=config.connect_seconds, sock_read=config.read_seconds
@@ -482,12 +506,19 @@ class _Client:
         clock = _Clock(self.config.total_seconds)
         with _reasons():
             async with self._answer(url, {}, clock) as response:
-                _check_status(response, (200,))
+                _check_status(response, (200, 203, 206))
+                whole = _check_range(response)
+                packings = _packings(response)
                 share = self._expected(response, self.config.max_bytes)
+                if packings:
+                    share = self.config.max_bytes  # what is announced is the packed size
                 await self.budget.reserve(share)
                 size = 0
                 try:
-                    data = await clock.run(_body(response, share, self.config.max_bytes))
+                    body = _body(response, share, self.config.max_bytes, packings)
+                    data = await clock.run(body)
+                    if whole is not None and not packings and len(data) != whole:
+                        raise _AgainError("connection broken off")
                     size = len(data)
                     return data
                 finally:
@@ -502,7 +533,9 @@ class _Client:
                 content_range = response.headers.get("Content-Range", "")
                 if start and response.status == 416 and content_range == f"bytes */{start}":
                     return
-                _check_status(response, (200, 206, 416) if start else (200,))
+                _check_status(response, (200, 203, 206, 416) if start else (200, 203))
+                if _packings(response):
+                    raise FetchError("compressed answer, though none was asked for")
                 if response.status != 206 or not content_range.startswith(f"bytes {start}-"):
                     _empty(file)  # the server does not resume, or not from here
                     start = 0
@@ -519,15 +552,18 @@ class _Client:
         self, url: str, headers: dict[str, str], clock: _Clock
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The first answer that is not a redirect, while a slot of its host is held."""
-        target = _checked_url(URL(url))
+        target = first = _as_written(url)
+        cookies: dict[str, dict[str, str]] = {}
         for _ in range(self.config.max_redirects + 1):
+            sent = _headers_for(target, first, self.config.headers, cookies) | headers
             async with self._hosts.hold(target.host or ""), self._all:
-                request = self._session.get(target, headers=headers, allow_redirects=False)
+                request = self._session.get(target, headers=sent, allow_redirects=False)
                 response = await clock.run(request)
                 try:
                     if response.status not in REDIRECTS:
                         yield response
                         return
+                    _take_cookies(cookies.setdefault(target.host or "", {}), response)
                     target = _redirected(target, response)
                 finally:
                     response.release()
@@ -535,10 +571,6 @@ class _Client:
 
     def _expected(self, response: aiohttp.ClientResponse, max_bytes: int) -> int:
         """How many bytes may come: the announced size where there is one, else the cap."""
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            # Asked for as it is; unpacking unasked-for compression invites decompression bombs.
-            raise FetchError("compressed answer, though none was asked for")
         size = response.content_length
         if size is not None and size > max_bytes:
             raise FetchError(f"larger than {max_bytes} bytes")
@@ -550,15 +582,102 @@ def _empty(file: BinaryIO) -> None:
     file.truncate()
 
 
-async def _body(response: aiohttp.ClientResponse, share: int, max_bytes: int) -> bytes:
+def _packings(response: aiohttp.ClientResponse) -> list[str]:
+    """How the answer is compressed, the last step first.
+
+    It is asked for as it is, but some servers keep files compressed and send them so to everyone.
+    """
+    said = ",".join(response.headers.getall("Content-Encoding", ()))
+    steps = [step.strip().lower() for step in said.split(",")]
+    packings = [step for step in reversed(steps) if step not in AS_IT_IS]
+    for step in packings:
+        if step not in PACKED:
+            name = step if HEADER_NAME.fullmatch(step) and len(step) < 20 else "something unknown"
+            raise FetchError(f"compressed by {name}, which is not read")
+    if len(packings) > MAX_PACKINGS:
+        raise FetchError("compressed many times over")
+    return packings
+
+
+class _Unpacker:
+    """Unpacks gzip or deflate, with or without zlib's frame, and never much more than may come."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._start = b""
+        self._unpack: Any = None
+
+    def feed(self, data: bytes) -> bytes:
+        """Unpack what has come.
+
+        Raises:
+            FetchError: it is not compressed as the server says, or larger than may be.
+        """
+        if self._unpack is None:
+            data = self._start = self._start + data
+            if len(data) < 2:
+                return b""
+            self._unpack = zlib.decompressobj(_window_bits(data))
+        out = bytearray()
+        try:
+            while data:
+                if self._unpack.eof:
+                    if not data.startswith(GZIP):
+                        break  # gzip comes in several members, and some servers pad it
+                    self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                out += self._unpack.decompress(data, self._max_bytes + 1 - len(out))
+                if len(out) > self._max_bytes:
+                    raise FetchError(f"larger than {self._max_bytes} bytes")
+                data = self._unpack.unconsumed_tail or self._unpack.unused_data
+        except zlib.error:
+            raise FetchError("compressed answer that cannot be unpacked") from None
+        return bytes(out)
+
+    @property
+    def ended(self) -> bool:
+        return self._unpack is not None and bool(self._unpack.eof)
+
+
+def _window_bits(start: bytes) -> int:
+    """What zlib calls the frame: gzip's, its own, or none, which servers call deflate too."""
+    own = start[0] & 15 == zlib.DEFLATED and int.from_bytes(start[:2]) % 31 == 0
+    return zlib.MAX_WBITS | 32 if own or start.startswith(GZIP) else -zlib.MAX_WBITS
+
+
+async def _body(
+    response: aiohttp.ClientResponse, share: int, max_bytes: int, packings: Iterable[str]
+) -> bytes:
     data = bytearray()
+    unpackers = [_Unpacker(max_bytes) for _ in packings]
     async for block in response.content.iter_chunked(BLOCK):
+        for unpacker in unpackers:
+            block = unpacker.feed(block)
         data += block
         if len(data) > share:
             raise FetchError(f"larger than {max_bytes} bytes")
     if not data:
         raise FetchError("empty answer")
+    if not all(unpacker.ended for unpacker in unpackers):
+        raise FetchError("compressed answer that is cut off")
     return bytes(data)
+
+
+def _as_written(url: str) -> URL:
+    """A URL whose path and query are sent as they stand; only what no request can hold is escaped.
+
+    yarl would turn escapes into characters where it can, which makes signed addresses void.
+
+    Raises:
+        FetchError: not an http or https address, or without a host.
+    """
+    scheme, authority, rest = PARTS.fullmatch(url.strip()).groups("")  # type: ignore[union-attr]
+    if UNPRINTABLE.search(authority):
+        raise FetchError("not a usable address")
+    server = _checked_url(URL(f"{scheme}://{authority}"))
+    # Bytes that were no UTF-8 came in as lone surrogates and go out as they were.
+    sent = quote(rest.partition("#")[0], safe=URL_CHARACTERS, errors="surrogateescape")
+    slash = "" if sent.startswith("/") else "/"
+    return URL(f"{server.scheme}://{server.raw_authority}{slash}{sent}", encoded=True)
 
 
 def _checked_url(url: URL) -> URL:
@@ -573,15 +692,52 @@ def _redirected(url: URL, response: aiohttp.ClientResponse) -> URL:
     location = response.headers.get("Location")
     if not location:
         raise FetchError("redirect to nowhere")
-    target = url.join(URL(location))
-    return _checked_url(target)
+    return _as_written(urljoin(str(url), location.strip()))
+
+
+def _headers_for(
+    target: URL, first: URL, headers: Mapping[str, str], cookies: Mapping[str, Mapping[str, str]]
+) -> dict[str, str]:
+    """The user's headers, to the server that they are meant for, and a host's own cookies."""
+    safer = (first.scheme, target.scheme) == ("http", "https")
+    same = target.origin() == first.origin()
+    upgraded = safer and first.host == target.host and first.is_default_port()
+    sent = dict(headers) if same or (upgraded and target.is_default_port()) else {}
+    if pairs := cookies.get(target.host or ""):
+        given = [value for name, value in sent.items() if name.lower() == "cookie"]
+        sent = {name: value for name, value in sent.items() if name.lower() != "cookie"}
+        sent["Cookie"] = "; ".join([*given, *(f"{name}={value}" for name, value in pairs.items())])
+    return sent
+
+
+def _take_cookies(cookies: dict[str, str], response: aiohttp.ClientResponse) -> None:
+    """Keep the cookies that a redirect sets, for the rest of its chain."""
+    for name, morsel in response.cookies.items():
+        if morsel["max-age"] == "0" or (morsel["secure"] and response.url.scheme != "https"):
+            cookies.pop(name, None)
+        else:
+            cookies[name] = morsel.coded_value
+
+
+def _check_range(response: aiohttp.ClientResponse) -> int | None:
+    """The size of the whole that a partial answer gives.
+
+    Raises:
+        FetchError: it is a part only; none was asked for.
+    """
+    if response.status != 206:
+        return None
+    said = WHOLE_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if said is None or int(said[1]) + 1 != int(said[2]):
+        raise FetchError("HTTP 206, a part of the file alone")
+    return int(said[2])
 
 
 def _check_status(response: aiohttp.ClientResponse, welcome: tuple[int, ...]) -> None:
     status = response.status
     if status in welcome:
         return
-    if status == 429 or status >= 500:
+    if status in PASSING or status >= 500:
         raise _AgainError(f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
     raise FetchError(f"HTTP {status}")
 

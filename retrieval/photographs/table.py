@@ -5,7 +5,8 @@ A table is a pandas frame with the columns ``id``, ``source`` (a path or a URL),
 0 for a folder), strings held by pyarrow: a million Python strings would cost ten times the memory.
 It is checked once, on entry; everything behind trusts it.
 
-Forms that are read:
+Forms that are read (a CSV is whatever :mod:`retrieval.photographs.delimited` reads, its columns
+in any order and case):
 
 - a landmarks CSV, ``id,url,landmark_id``, as in the 2018 challenge and Google Landmarks v2, whose
   photographs lie under ``a/b/c/<id>.jpg`` (the first three characters of the id) beside the CSV or
@@ -13,15 +14,18 @@ Forms that are read:
 - ``index_image_to_landmark.csv`` of Google Landmarks v2, ``id,landmark_id``, likewise;
 - a CSV with ``path`` (relative to the CSV's folder) in place of ``url``;
 - a folder with one folder of photographs for each landmark, and one named ``none`` for
-  photographs of no landmark.
+  photographs of no landmark; for a data set also ``train`` and ``test`` folders of such folders
+  (:mod:`retrieval.photographs.folders`).
 """
 
 from __future__ import annotations
 
-import csv
 import logging
-from collections.abc import Iterable, Sequence
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -30,19 +34,30 @@ import numpy as np
 import pandas as pd
 
 from retrieval.errors import TableError
+from retrieval.photographs.delimited import DelimitedTable, listing, open_table
+from retrieval.photographs.folders import FolderScan, scan_data_set, scan_folder
+from retrieval.photographs.labels import landmark_label, looks, shown
 
 log = logging.getLogger(__name__)
 
 COLUMNS: Final = ("id", "source", "landmark", "row")
-PHOTOGRAPH_SUFFIXES: Final = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
-)
 NESTED_ROOTS: Final = (".", "photos", "images", "train", "index", "test")
-NONE_FOLDERS: Final = ("none", "no-landmark")
 GALLERY: Final = "index.csv"
 TEST: Final = "test.csv"
 BANK: Final = "none.csv"
 STRING: Final = "string[pyarrow]"
+CELLS: Final = ("id", "path", "url", "landmark_id")
+"""Columns that are read; others are passed over."""
+LIKE_ID: Final = frozenset("imageid photoid photographid pictureid imgid fileid name key".split())
+LIKE_PATH: Final = frozenset(
+    "file filename filepath imagepath photopath image photo photograph picture img".split()
+)
+LIKE_LANDMARK: Final = frozenset(
+    "landmark landmarks landmarkid landmarkids landmarkname label labels labelid labelname class"
+    " classes classid classname category categories categoryid target targets groundtruth place"
+    " placeid monument".split()
+)
+"""What columns of landmarks are called elsewhere, without what stands between the words."""
 PIECE: Final = 50_000
 """Rows of a CSV held as Python strings at a time."""
 
@@ -66,15 +81,19 @@ class DataSet:
     names: dict[str, str]
 
 
-def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
+def load_data_set(
+    folder: Path, gallery: Path | None = None, *, say: Callable[[str], None] = log.warning
+) -> DataSet:
     """Read a data set: a folder with ``index.csv``, or with one folder for each landmark.
 
     Args:
         folder: the data set. Beside ``index.csv`` it may hold ``test.csv``, ``none.csv`` and
             ``landmarks.csv`` (``landmark_id,name``). Without ``index.csv`` each folder in it is a
-            landmark, and a folder named ``none`` is the bank.
+            landmark, and a folder named ``none`` is the bank; or ``train`` and ``test`` hold such
+            folders.
         gallery: another gallery CSV in place of ``index.csv`` (looked for as given, then in
             ``folder``).
+        say: told what was left out of folders, a line each.
 
     Raises:
         TableError: nothing to read, or one of the tables is bad.
@@ -82,7 +101,7 @@ def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
     if not folder.is_dir():
         raise TableError(f"{folder} is not a folder: give a data set's folder (--data)")
     if gallery is None and not (folder / GALLERY).exists():
-        return _folder_data_set(folder)
+        return _folder_data_set(folder, say)
     found = _find_gallery(folder, gallery)
     rows = read_table(found)
     unlabelled = rows[rows["landmark"].isna()]
@@ -91,7 +110,7 @@ def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
             f"{found}, row {unlabelled['row'].iloc[0]}: a gallery photograph needs a landmark_id"
             f" ({len(unlabelled)} rows have none); photographs of no landmark belong in {BANK}"
         )
-    bank = read_table(folder / BANK) if (folder / BANK).exists() else empty_table()
+    bank = read_table(folder / BANK, bank=True) if (folder / BANK).exists() else empty_table()
     labelled = bank[bank["landmark"].notna()]
     if len(labelled):
         raise TableError(
@@ -99,12 +118,19 @@ def load_data_set(folder: Path, gallery: Path | None = None) -> DataSet:
             f" landmark_id {labelled['landmark'].iloc[0]!r}; leave the cell empty or move the row"
         )
     _refuse_shared_ids(found, rows, folder / BANK, bank)
-    test = read_table(folder / TEST) if (folder / TEST).exists() else None
+    test = read_table(folder / TEST, bank=True) if (folder / TEST).exists() else None
     return DataSet(folder, rows, bank, test, read_names(folder))
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(
+    path: Path, bank: bool = False, *, say: Callable[[str], None] = log.warning
+) -> pd.DataFrame:
     """Read and check an image table from a CSV, or from a folder with a folder a landmark.
+
+    Args:
+        path: of the CSV or folder.
+        bank: whether a table none of whose photographs shows a landmark is meant so.
+        say: told what was left out of a folder, a line each.
 
     Returns:
         the frame that the module describes; ids unique, every local photograph there.
@@ -112,15 +138,24 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         TableError: naming the file and the row.
     """
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.exists():
-        raise TableError(f"{path}: no such file")
-    frame = _without_unfetched(path, _read_csv(path))
-    frame["source"] = _sources(path, frame)
-    table = make_table(frame["id"], frame["source"], frame["landmark"], frame["row"])
-    check_table(table, path)
+    table = _read_folder(path, say) if path.is_dir() else _read_rows(path)
+    if not bank and bool(table["landmark"].isna().all()):
+        remedy = (
+            "put them into a folder for each" if path.is_dir()
+            else "label them (no column landmark_id, or nothing in it)"
+        )  # fmt: skip
+        raise TableError(
+            f"{path}: no photograph shows a landmark: {remedy}; if they are meant as photographs of"
+            " no landmark, say so: --bank"
+        )
     return table
+
+
+def local_path(folder: Path, text: str) -> Path:
+    """A path as a table says it: relative to the table's folder, or to the home folder (``~/``)."""
+    if text == "~" or text.startswith("~/"):
+        return Path(os.path.expanduser(text))
+    return folder / text
 
 
 def make_table(
@@ -146,35 +181,78 @@ def empty_table() -> pd.DataFrame:
     return make_table((), (), ())
 
 
-def check_table(table: pd.DataFrame, path: Path) -> None:
-    """Refuse empty and duplicate ids and local photographs that are not there.
-
-    Raises:
-        TableError: naming the first such row.
-    """
-    blank = table[table["id"].isna() | (table["id"].str.strip() == "")]
+def _check_ids(table: pd.DataFrame, path: Path) -> None:
+    """Refuse ids that are empty, have blanks around them, stand twice or look the same."""
+    bare = table["id"].str.strip()
+    blank = table[table["id"].isna() | (bare == "")]
     if len(blank):
         raise TableError(f"{path}, row {blank['row'].iloc[0]}: the id is empty")
-    twice = table[table["id"].duplicated()]
-    if len(twice):
-        again = twice.iloc[0]
-        first = table.loc[table["id"] == again["id"], "row"].iloc[0]
+    around = table[bare != table["id"]]
+    if len(around):
+        row = around.iloc[0]
         raise TableError(
-            f"{path}, row {again['row']}: id {again['id']!r} stands in row {first} already"
-            f" ({len(twice)} duplicate ids in all)"
+            f"{path}, row {row['row']}: a blank stands before or behind the id {shown(row['id'])}"
+            f" ({len(around)} such rows): take it out"
         )
+    _refuse_twice(table, path)
+
+
+def _check_photographs(table: pd.DataFrame, path: Path) -> None:
+    """Refuse local photographs that are not there."""
     local = table[~is_url(table["source"])]
     missing = [
         (row, source)
         for row, source in zip(local["row"], local["source"], strict=True)
-        if not Path(source).is_file()
+        if not os.path.isfile(source)
     ]
     if missing:
         row, source = missing[0]
         raise TableError(
-            f"{path}, row {row}: no photograph at {source} ({len(missing)} of {len(table)} are"
-            " missing); mend the path, take the rows out, or fetch them: landmarks data fetch"
+            f"{path}, row {row}: no photograph at {_shown_path(source)}"
+            f"{_composed_otherwise(source)} ({len(missing)} of {len(table)} are missing); mend the"
+            " path, take the rows out, or fetch them: landmarks data fetch"
         )
+
+
+def _refuse_twice(table: pd.DataFrame, path: Path) -> None:
+    """Refuse an id that stands twice, or looks as another does."""
+    seen = seen_ids(table)
+    twice = table[seen.duplicated()]
+    if len(twice):
+        again = twice.iloc[0]
+        first = table[seen == looks(again["id"])].iloc[0]
+        same = (
+            "stands in" if first["id"] == again["id"] else "looks the same as, but is not, that of"
+        )
+        raise TableError(
+            f"{path}, row {again['row']}: id {shown(again['id'])} {same} row {first['row']}"
+            f"{' already' if first['id'] == again['id'] else ''}"
+            f" ({len(twice)} duplicate ids in all)"
+        )
+
+
+def seen_ids(table: pd.DataFrame) -> pd.Series:
+    """The ids as a reader sees them, which differ where the ids do, or there is a mistake."""
+    odd = ~table["id"].str.isascii()
+    if not odd.any():
+        return table["id"]
+    seen = table["id"].copy()
+    seen[odd] = [looks(one) for one in seen[odd]]
+    return seen
+
+
+def _shown_path(source: str) -> str:
+    """A path as it stands, where a message of one line can hold it."""
+    return source if source.isprintable() and len(source) <= 1000 else shown(source)
+
+
+def _composed_otherwise(source: str) -> str:
+    """A hint where the photograph lies under the same name in other characters."""
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, source)
+        if other != source and os.path.isfile(other):
+            return f", but at the same name composed otherwise ({form}: rename one)"
+    return ""
 
 
 def labels_of(table: pd.DataFrame) -> list[str | None]:
@@ -203,26 +281,42 @@ def read_names(folder: Path) -> dict[str, str]:
     The latter hold a Wikimedia address for each landmark, whose last part is the name.
 
     Raises:
-        TableError: the file is no CSV, or lacks a column.
+        TableError: naming file and row: a column is missing, a row has too many cells, or a
+            landmark stands twice.
     """
     candidates = [folder / "landmarks.csv", *sorted(folder.glob("*label_to_category.csv"))]
-    for path in candidates:
-        if not path.exists():
-            continue
-        try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except ValueError as error:  # pandas's own are of this kind too
-            raise TableError(
-                f"{path}: not a CSV in UTF-8 ({' '.join(str(error).split())})"
-            ) from None
-        column = "name" if "name" in frame else "category"
-        if "landmark_id" not in frame or column not in frame:
-            raise TableError(f"{path}: needs the columns landmark_id and name (or category)")
-        return {
-            landmark: text.rsplit("Category:", 1)[-1].replace("_", " ")
-            for landmark, text in zip(frame["landmark_id"], frame[column], strict=True)
-        }
-    return {}
+    path = next((one for one in candidates if one.exists()), None)
+    return {} if path is None else _read_names(path)
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    table = open_table(path, lambda name: name.lower() in ("landmark_id", "name", "category"))
+    lower = [name.lower() for name in table.header]
+    column = "name" if "name" in lower else "category"
+    if "landmark_id" not in lower or column not in lower:
+        raise TableError(
+            f"{path}: needs the columns landmark_id and name (or category), found"
+            f" {listing(table.header)}"
+        )
+    names: dict[str, str] = {}
+    rows: dict[str, int] = {}
+    for row, (text, name) in table.rows([lower.index("landmark_id"), lower.index(column)]):
+        landmark = _label(path, row, text)
+        if landmark is None:
+            raise TableError(f"{path}, row {row}: no landmark_id: say which landmark is called so")
+        first = rows.setdefault(looks(landmark), row)
+        if first != row:
+            raise TableError(f"{path}, row {row}: the landmark {shown(landmark)} has a name in row"
+                             f" {first} already")  # fmt: skip
+        names[landmark] = name.strip().rsplit("Category:", 1)[-1].replace("_", " ")
+    return names
+
+
+def _label(path: Path, row: int, text: str) -> str | None:
+    try:
+        return landmark_label(text)
+    except TableError as error:
+        raise TableError(f"{path}, row {row}: {error}") from None
 
 
 def _find_gallery(folder: Path, gallery: Path | None) -> Path:
@@ -234,8 +328,9 @@ def _find_gallery(folder: Path, gallery: Path | None) -> Path:
     raise TableError(f"{gallery}: no such file, neither here nor in {folder} (--gallery)")
 
 
-def _folder_data_set(folder: Path) -> DataSet:
-    table = _read_folder(folder)
+def _folder_data_set(folder: Path, say: Callable[[str], None]) -> DataSet:
+    scan, asked = scan_data_set(folder)
+    table = _scanned(scan, say)
     none = table["landmark"].isna()
     gallery = table[~none].reset_index(drop=True)
     bank = table[none].reset_index(drop=True)
@@ -243,65 +338,84 @@ def _folder_data_set(folder: Path) -> DataSet:
         raise TableError(
             f"{folder} has neither {GALLERY} nor a folder of photographs for each landmark"
         )
-    test = read_table(folder / TEST) if (folder / TEST).exists() else None
+    test = _scanned(asked, say) if asked is not None else None
+    if (folder / TEST).exists():
+        if test is not None:
+            raise TableError(
+                f"{folder} holds {TEST} and a folder of test photographs: leave one of them in"
+            )
+        test = read_table(folder / TEST, bank=True)
     return DataSet(folder, gallery, bank, test, read_names(folder))
 
 
-def _read_folder(folder: Path) -> pd.DataFrame:
-    """A folder with a folder for each landmark; those of :data:`NONE_FOLDERS` are the bank's."""
-    relative = sorted(
-        path.relative_to(folder)
-        for path in folder.glob("*/**/*")
-        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file()
-    )
-    # Thumbnails and the like, which programs and other systems leave in hidden places.
-    shown = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
-    if not shown:
-        raise TableError(f"{folder}: no photographs in folders (expected LANDMARK/PHOTOGRAPH.jpg)")
-    return make_table(
-        (path.as_posix() for path in shown),
-        (str(folder / path) for path in shown),
-        (None if path.parts[0] in NONE_FOLDERS else path.parts[0] for path in shown),
-        [0] * len(shown),
-    )
+def _read_folder(folder: Path, say: Callable[[str], None]) -> pd.DataFrame:
+    """A folder with a folder for each landmark; ``none`` and its like are the bank's."""
+    if (folder / GALLERY).exists():
+        raise TableError(f"{folder} holds {GALLERY}: give the table itself, {folder / GALLERY}")
+    return _scanned(scan_folder(folder), say)
+
+
+def _scanned(scan: FolderScan, say: Callable[[str], None]) -> pd.DataFrame:
+    for note in scan.notes:
+        say(f"{scan.folder}: {note}")
+    sources = (str(scan.folder / path) for path in scan.paths)
+    return make_table(scan.paths, sources, scan.landmarks, [0] * len(scan.paths))
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
+    frame = _without_unfetched(path, _read_csv(path))
+    _check_ids(frame, path)
+    frame["source"] = _sources(path, frame)
+    table = make_table(frame["id"], frame["source"], frame["landmark"], frame["row"])
+    _check_photographs(table, path)
+    return table
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
-    """The raw columns as strings, with ``row``; all lines must have as many cells as the header."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [cell.strip() for cell in next(reader, [])]
-            _check_header(path, header)
-            # Piece by piece into pyarrow's strings: Python's own would take ten times the memory.
-            rows = ((reader.line_num, _checked_cells(path, reader.line_num, header, cells))
-                    for cells in reader if cells)  # fmt: skip
-            pieces = [
-                _piece(header, piece) for piece in iter(lambda: list(islice(rows, PIECE)), [])
-            ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{path}: not a CSV in UTF-8 ({error})") from None
+    """Those of :data:`CELLS` that there are as strings, with ``row`` and ``landmark``."""
+    table = open_table(path, lambda name: name.lower() in CELLS)
+    _check_header(table)
+    lower = [name.lower() for name in table.header]
+    names = [name for name in CELLS if name in lower]
+    # Piece by piece into pyarrow's strings: Python's own would take ten times the memory.
+    rows = table.rows([lower.index(name) for name in names])
+    pieces = [_piece(names, piece) for piece in iter(lambda: list(islice(rows, PIECE)), [])]
     if not pieces:
         raise TableError(f"{path}: no rows below the header")
     frame = pd.concat(pieces, ignore_index=True)
-    landmark = frame["landmark_id"].str.strip() if "landmark_id" in frame else None
-    frame["landmark"] = pd.NA if landmark is None else landmark.replace({"": pd.NA, "None": pd.NA})
+    frame["landmark"] = _landmarks(path, frame) if "landmark_id" in frame else pd.NA
     return frame
 
 
-def _checked_cells(path: Path, row: int, header: list[str], cells: list[str]) -> list[str]:
-    if len(cells) != len(header):
-        raise TableError(
-            f"{path}, row {row}: {len(cells)} cells where the header has {len(header)}"
-            f" ({','.join(header)})"
-        )
-    return cells
-
-
-def _piece(header: list[str], rows: list[tuple[int, list[str]]]) -> pd.DataFrame:
-    frame = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=STRING)
+def _piece(names: Sequence[str], rows: list[tuple[int, list[str]]]) -> pd.DataFrame:
+    frame = pd.DataFrame([cells for _, cells in rows], columns=list(names), dtype=STRING)
     frame["row"] = np.array([number for number, _ in rows], dtype=np.int64)
     return frame
+
+
+def _landmarks(path: Path, frame: pd.DataFrame) -> pd.Series:
+    """The landmark of each row, missing where there is none; each label is looked at once."""
+    codes, texts = pd.factorize(frame["landmark_id"])
+    first = frame["row"].to_numpy()[pd.Series(codes).drop_duplicates().index]
+    labels: list[str | None] = []
+    seen: dict[str, tuple[str, int]] = {}
+    composed = 0
+    for text, row in zip(texts, first.tolist(), strict=True):
+        label = _label(path, row, text)
+        labels.append(label)
+        if label is None:
+            continue
+        composed += label != text
+        other, where = seen.setdefault(looks(label), (label, row))
+        if other != label:
+            raise TableError(
+                f"{path}, row {row}: the landmark {shown(label)} looks the same as, but is not,"
+                f" {shown(other)} in row {where}: write both alike"
+            )
+    if composed:
+        log.warning("%s: %d landmarks hold characters in two parts (NFD); they are taken in one"
+                    " (NFC)", path, composed)  # fmt: skip
+    return pd.Series(pd.array(labels, dtype=STRING)).take(codes).set_axis(frame.index)
 
 
 def fetched_name(table: Path) -> str:
@@ -314,8 +428,12 @@ def _without_unfetched(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     note = path.with_name(fetched_name(path))
     if "path" in frame or not note.exists():
         return frame
-    fetched = pd.read_csv(note, dtype=STRING, keep_default_na=False)
-    failed = frame["id"].isin(fetched.loc[fetched["status"] != "ok", "id"])
+    fetched = open_table(note, lambda name: name in ("id", "status"))
+    columns = [fetched.header.index(name) for name in ("id", "status") if name in fetched.header]
+    if len(columns) < 2:
+        raise TableError(f"{note}: no columns id and status: fetch the photographs anew")
+    unfetched = [name for _, (name, status) in fetched.rows(columns) if status != "ok"]
+    failed = frame["id"].isin(unfetched)
     if failed.any():
         log.warning("%s: %d rows are left out, whose photographs could not be fetched (see %s)",
                     path, failed.sum(), note.name)  # fmt: skip
@@ -324,16 +442,32 @@ def _without_unfetched(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~failed].reset_index(drop=True)
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    if not header:
-        raise TableError(f"{path}: empty file (expected id,path,landmark_id or id,url,landmark_id)")
-    if "id" not in header:
+def _check_header(table: DelimitedTable) -> None:
+    """Refuse a table without ids, or whose landmarks stand in a column of another name."""
+    lower = [name.lower() for name in table.header]
+    where = f"{table.path}, row {table.skipped + 1}"
+    if "id" not in lower:
         raise TableError(
-            f"{path}, row 1: no column id among {','.join(header)}"
+            f"{where}: no column id among {listing(table.header)}"
+            f"{_did_you_mean(table.header, 'id', LIKE_ID)}"
             " (expected id,path,landmark_id or id,url,landmark_id)"
         )
-    if len(set(header)) < len(header):
-        raise TableError(f"{path}, row 1: a column name stands twice: {','.join(header)}")
+    meant = _did_you_mean(table.header, "landmark_id", LIKE_LANDMARK)
+    if "landmark_id" not in lower and meant:
+        raise TableError(
+            f"{where}: no column landmark_id among {listing(table.header)}{meant} (a column that"
+            " means something else needs another name)"
+        )
+
+
+def _did_you_mean(header: Sequence[str], wanted: str, like: frozenset[str]) -> str:
+    """A question after a column that seems to be the wanted one; empty where none does."""
+    plain = {"".join(filter(str.isalnum, name.lower())): name for name in header}
+    alike = next((name for key, name in plain.items() if key in like), None)
+    if alike is None and len(wanted) > 4:
+        close = get_close_matches(wanted, [name.lower() for name in header], n=1, cutoff=0.8)
+        alike = next((name for name in header if close == [name.lower()]), None)
+    return "" if alike is None else f"; did you mean {listing([alike])}? Name it {wanted}"
 
 
 def _sources(path: Path, frame: pd.DataFrame) -> pd.Series:
@@ -343,35 +477,43 @@ def _sources(path: Path, frame: pd.DataFrame) -> pd.Series:
         empty = frame[frame["path"].isna() | (frame["path"].str.strip() == "")]
         if len(empty):
             raise TableError(f"{path}, row {empty['row'].iloc[0]}: the path is empty")
-        return frame["path"].map(lambda name: str(folder / name)).astype(STRING)
+        return frame["path"].map(lambda name: str(local_path(folder, name))).astype(STRING)
     short = frame[frame["id"].str.len() < 3]
     if len(short):
         row = short.iloc[0]
         raise TableError(
-            f"{path}, row {row['row']}: id {row['id']!r} is too short to name a photograph under"
-            " a/b/c/<id>.jpg"
+            f"{path}, row {row['row']}: id {shown(row['id'])} is too short to name a photograph"
+            f" under a/b/c/<id>.jpg{_path_column_meant(path)}"
         )
     roots = [folder / name for name in NESTED_ROOTS]
     first = str(frame["id"].iloc[0])
-    present = (root for root in roots if any(nested_path(root, i).exists() for i in frame["id"]))
-    root = next((root for root in roots if nested_path(root, first).exists()), None)
+    present = (root for root in roots if any(_is_nested(root, i) for i in frame["id"]))
+    root = next((root for root in roots if _is_nested(root, first)), None)
     root = root or next(present, None)
     if root is not None:
         return frame["id"].map(lambda name: str(nested_path(root, name))).astype(STRING)
     hint = f"fetch them first: landmarks data fetch {path}" if "url" in frame else "unpack them"
     raise TableError(
-        f"{path}, row {frame['row'].iloc[0]}: no photograph of id {first!r} under a/b/c/<id>.jpg in"
-        f" {folder} or its photos folder; {hint}"
+        f"{path}, row {frame['row'].iloc[0]}: no photograph of id {shown(first)} under"
+        f" a/b/c/<id>.jpg in {folder} or its photos folder; {hint}{_path_column_meant(path)}"
     )
+
+
+def _is_nested(root: Path, photograph_id: str) -> bool:
+    return os.path.exists(nested_path(root, photograph_id))
+
+
+def _path_column_meant(path: Path) -> str:
+    return _did_you_mean(open_table(path, CELLS.__contains__).header, "path", LIKE_PATH)
 
 
 def _refuse_shared_ids(
     gallery_path: Path, gallery: pd.DataFrame, bank_path: Path, bank: pd.DataFrame
 ) -> None:
-    shared = bank[bank["id"].isin(gallery["id"])]
+    shared = bank[seen_ids(bank).isin(seen_ids(gallery))]
     if len(shared):
         row = shared.iloc[0]
         raise TableError(
-            f"{bank_path}, row {row['row']}: id {row['id']!r} is in {gallery_path} too; a"
+            f"{bank_path}, row {row['row']}: id {shown(row['id'])} is in {gallery_path} too; a"
             " photograph is in the gallery or shows no landmark, not both"
         )

@@ -55,11 +55,11 @@ class AttentionConfig(StrictModel):
 
     hidden: int = Field(512, ge=1, le=8192)
     size: int = Field(384, ge=80, le=4096)
-    epochs: int = Field(20, ge=1)
-    batch: int = Field(32, ge=1)
-    columns: int = Field(100, ge=1)
-    rate: float = Field(1e-3, gt=0.0)
-    validation: float = Field(0.1, gt=0.0, lt=1.0)
+    epochs: int = Field(20, ge=1, le=10_000)
+    batch: int = Field(32, ge=1, le=65_536)
+    columns: int = Field(100, ge=1, le=65_536)
+    rate: float = Field(1e-3, ge=1e-12, le=1e6)
+    validation: float = Field(0.1, ge=1e-4, lt=1.0)
 
 
 @dataclass(frozen=True)

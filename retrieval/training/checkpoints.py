@@ -6,6 +6,7 @@ all. ``network.safetensors`` and ``training.json`` are there once the training i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -17,14 +18,22 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from retrieval.classifiers.base import Flags
 from retrieval.errors import RunError
-from retrieval.extractors.trained import NETWORK, RECORD
-from retrieval.index.store import atomic_write, first_difference, read_json, write_json
+from retrieval.extractors.trained import FILES, NETWORK, RECORD, TRAIN, check_file
+from retrieval.index.store import (
+    atomic_write,
+    checksum,
+    first_difference,
+    read_json,
+    read_sealed,
+    reading,
+    write_json,
+    write_sealed,
+)
 from retrieval.photographs.table import STRING
 from retrieval.training.watching import Epoch
 
@@ -55,7 +64,12 @@ class Checkpoint:
 
 def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
     """Make the folder one of this training; what another left there goes, and the log says why."""
-    before = read_json(folder / STARTED) if (folder / STARTED).exists() else None
+    before: dict[str, Any] | None = None
+    if (folder / STARTED).exists():
+        try:
+            before = read_json(folder / STARTED)
+        except RunError as error:
+            log.warning("%s, so it is trained anew", str(error).rpartition(":")[0])
     wanted = json.loads(json.dumps(made_from))
     changed = first_difference(before, wanted) if before is not None else None
     if changed is not None:
@@ -71,14 +85,15 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Write a checkpoint, and drop all but the best and the last few."""
     path = _path(folder, len(checkpoint.history))
     tensors = {key: value.cpu().contiguous() for key, value in checkpoint.tensors.items()}
-    atomic_write(path.with_suffix(".safetensors"), save(tensors))
+    data = save(tensors)
+    atomic_write(path.with_suffix(".safetensors"), data)
     history = [_without_mistakes(one) for one in checkpoint.history]
-    write_json(path, {"history": history, "scaler": dict(checkpoint.scaler)})
+    sums = {"tensors": hashlib.sha256(data).hexdigest()}
+    write_sealed(path, {"history": history, "scaler": dict(checkpoint.scaler), FILES: sums})
     kept = {best(checkpoint.history), *_numbers(folder)[-keep:]}
     for number in _numbers(folder):
         if number not in kept:
-            _path(folder, number).unlink()
-            _path(folder, number).with_suffix(".safetensors").unlink()
+            _drop(folder, number)
 
 
 def latest(folder: Path) -> Checkpoint | None:
@@ -98,12 +113,43 @@ def read_checkpoint(folder: Path, number: int) -> Checkpoint:
         RunError: it is damaged.
     """
     path = _path(folder, number)
-    try:
-        notes = read_json(path)
+    notes = read_sealed(path, TRAIN, ("history", "scaler"))
+    with reading(path, TRAIN):
         history = tuple(Epoch(**one) for one in notes["history"])
-        return Checkpoint(history, load_file(path.with_suffix(".safetensors")), notes["scaler"])
-    except (OSError, SafetensorError, KeyError, TypeError) as error:
-        raise RunError(f"{path} is damaged ({error}): delete it, and train again") from None
+        best(history)
+        data = path.with_suffix(".safetensors")
+        if FILES in notes and checksum(data) != notes[FILES]["tensors"]:
+            raise ValueError(f"another checksum of {data.name}")
+        return Checkpoint(history, load_file(data), notes["scaler"])
+
+
+def mend(folder: Path) -> None:
+    """Take away what is damaged of a training, so that training goes on before it."""
+    try:
+        if (folder / RECORD).exists():
+            for name in (NETWORK, PHOTOGRAPHS):
+                check_file(folder, name)
+            return
+    except RunError as error:
+        log.warning("%s: made anew", str(error).rpartition(":")[0])
+        (folder / RECORD).unlink()
+    best_so_far = {}
+    for number in _numbers(folder):
+        try:
+            best_so_far[number] = best(read_checkpoint(folder, number).history)
+        except RunError as error:
+            log.warning("%s: training goes on before it", str(error).rpartition(":")[0])
+            _drop(folder, number)
+    # The network is made of the best: training goes on where that is still there.
+    while best_so_far and best_so_far[max(best_so_far)] not in best_so_far:
+        number = max(best_so_far)
+        del best_so_far[number]
+        _drop(folder, number)
+
+
+def _drop(folder: Path, number: int) -> None:
+    _path(folder, number).unlink()
+    _path(folder, number).with_suffix(".safetensors").unlink(missing_ok=True)
 
 
 def finish(folder: Path, record: Mapping[str, Any], history: Sequence[Epoch]) -> dict[str, Any]:
@@ -113,8 +159,11 @@ def finish(folder: Path, record: Mapping[str, Any], history: Sequence[Epoch]) ->
     network = {k: v for k, v in tensors.items() if not k.startswith(OPTIMISER)}
     atomic_write(folder / NETWORK, save(network))
     epochs = [_without_mistakes(one) for one in history]
-    whole = {**record, "best": number, "gap": history[number - 1].gap, "epochs": epochs}
-    write_json(folder / RECORD, whole)
+    sums = {name: checksum(folder / name) for name in (NETWORK, PHOTOGRAPHS)}
+    whole = {
+        **record, "best": number, "gap": history[number - 1].gap, "epochs": epochs, FILES: sums,
+    }  # fmt: skip
+    write_sealed(folder / RECORD, whole)
     return whole
 
 
@@ -124,13 +173,10 @@ def seen_photographs(folder: Path) -> list[str]:
     Raises:
         RunError: missing or damaged.
     """
-    try:
+    check_file(folder, PHOTOGRAPHS)
+    with reading(folder / PHOTOGRAPHS, TRAIN):
         frame = pd.read_parquet(folder / PHOTOGRAPHS)
         return [str(one) for one in frame.loc[frame["part"] == TAUGHT, "id"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{folder / PHOTOGRAPHS} is missing or damaged ({error}): train again"
-        ) from None
 
 
 def write_photographs(folder: Path, table: pd.DataFrame, validation: Flags) -> None:

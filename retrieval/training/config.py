@@ -16,20 +16,20 @@ class AdamConfig(StrictModel):
     """AdamW. A rate each for head, neck and trunk; ``None`` is the head's for the neck."""
 
     kind: Literal["adam"] = "adam"
-    rate: float = Field(0.01, gt=0.0)
-    neck_rate: float | None = Field(None, ge=0.0)
-    trunk_rate: float = Field(1e-4, ge=0.0)
-    weight_decay: float = Field(0.0, ge=0.0)
+    rate: float = Field(0.01, ge=1e-12, le=1e6)
+    neck_rate: float | None = Field(None, ge=0.0, le=1e6)
+    trunk_rate: float = Field(1e-4, ge=0.0, le=1e6)
+    weight_decay: float = Field(0.0, ge=0.0, le=100.0)
 
 
 class SgdConfig(StrictModel):
     """Stochastic gradient descent with Nesterov's momentum; rates as for Adam."""
 
     kind: Literal["sgd"] = "sgd"
-    rate: float = Field(0.5, gt=0.0)
-    neck_rate: float | None = Field(None, ge=0.0)
-    trunk_rate: float = Field(1e-2, ge=0.0)
-    weight_decay: float = Field(1e-4, ge=0.0)
+    rate: float = Field(0.5, ge=1e-12, le=1e6)
+    neck_rate: float | None = Field(None, ge=0.0, le=1e6)
+    trunk_rate: float = Field(1e-2, ge=0.0, le=1e6)
+    weight_decay: float = Field(1e-4, ge=0.0, le=100.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
 
 
@@ -46,10 +46,10 @@ class ScheduleConfig(StrictModel):
     """
 
     kind: Literal["cosine", "step", "constant"] = "cosine"
-    warm_up: float = Field(0.0, ge=0.0)
+    warm_up: float = Field(0.0, ge=0.0, le=10_000.0)
     least: float = Field(0.01, ge=0.0, le=1.0)
-    every: int = Field(10, ge=1)
-    factor: float = Field(0.1, gt=0.0, le=1.0)
+    every: int = Field(10, ge=1, le=10_000)
+    factor: float = Field(0.1, ge=1e-6, le=1.0)
 
 
 class SamplingConfig(StrictModel):
@@ -103,23 +103,23 @@ class TrainingConfig(StrictModel):
     size: int = Field(448, ge=32, le=4096)
     crop: int = Field(320, ge=32, le=4096)
     views: int | None = Field(None, ge=0, le=1000)
-    epochs: int = Field(20, ge=1)
-    batch: int = Field(64, ge=2)
+    epochs: int = Field(20, ge=1, le=10_000)
+    batch: int = Field(64, ge=2, le=65_536)
     optimiser: OptimiserConfig = Field(default_factory=AdamConfig)
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
-    clip: float | None = Field(1.0, gt=0.0)
+    clip: float | None = Field(1.0, ge=1e-6, le=1e6)
     smoothing: float = Field(0.0, ge=0.0, lt=1.0)
     augmentation: AugmentationConfig = Field(default_factory=AugmentationConfig)
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
-    sampled: int | None = Field(None, ge=2)
-    validation: float = Field(0.1, gt=0.0, lt=1.0)
+    sampled: int | None = Field(None, ge=2, le=10_000_000)
+    validation: float = Field(0.1, ge=1e-4, lt=1.0)
     subset: Share = 1.0
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    checkpoint_every: int = Field(5, ge=1)
-    keep: int = Field(2, ge=1)
-    patience: int | None = Field(None, ge=1)
-    memory: int = Field(1024, ge=0)
-    sanity_steps: int = Field(200, ge=1)
+    checkpoint_every: int = Field(5, ge=1, le=10_000)
+    keep: int = Field(2, ge=1, le=10_000)
+    patience: int | None = Field(None, ge=1, le=10_000)
+    memory: int = Field(1024, ge=0, le=2**24)
+    sanity_steps: int = Field(200, ge=1, le=1_000_000)
     search: dict[str, list[Any] | dict[str, Any]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

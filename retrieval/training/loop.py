@@ -32,14 +32,16 @@ from retrieval.extractors.trained import (
     TrainedConfig,
     TrainedExtractor,
     extractor_around,
+    read_record,
     settle,
 )
-from retrieval.index.store import fingerprint, read_json
+from retrieval.index.store import fingerprint
 from retrieval.training.checkpoints import (
     Checkpoint,
     begin,
     finish,
     latest,
+    mend,
     optimiser_state,
     restore_optimiser,
     write_checkpoint,
@@ -139,10 +141,11 @@ def fit(
         made_from = recipe(config, network, table_mark, seed)
         if world.first:
             begin(folder, made_from)
+            mend(folder)
         world.wait()
         if (folder / RECORD).exists():
             log.info("%s: trained already, nothing to do", folder)
-            return dict(read_json(folder / RECORD))
+            return read_record(folder)
         collection = split(table, config.validation, config.subset, seed)
         where = place(device)
         learner = make_learner(network, config, collection, seed)
@@ -167,7 +170,7 @@ def fit(
             write_photographs(folder, collection.table, collection.validation)
             finish(folder, _record(training, made_from), history)
         world.wait()
-        return dict(read_json(folder / RECORD))
+        return read_record(folder)
 
 
 def recipe(config: TrainingConfig, network: Embedder, table_mark: str, seed: int) -> dict[str, Any]:

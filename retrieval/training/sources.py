@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,13 +17,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval.classifiers.base import Flags, Integers
-from retrieval.errors import PhotographError
+from retrieval.errors import PhotographError, RunError
 from retrieval.extractors.base import Photograph, Vectors
 from retrieval.extractors.extraction import WINDOW, Outcome, extract, worker_pool
 from retrieval.extractors.network import at_rest
 from retrieval.extractors.trained import TrainedExtractor
 from retrieval.extractors.variation import AugmentationConfig, draw, varied
-from retrieval.index.store import read_arrays, write_arrays
+from retrieval.index.store import (
+    SEAL,
+    checksum,
+    checksums,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+)
 from retrieval.training.photographs import Photographs
 from retrieval.training.watching import Watcher
 
@@ -192,13 +201,19 @@ class Views:
         Returns:
             a row a photograph each, memory-mapped; zeros for one that cannot be read.
         """
-        missing = [view for view in range(count) if not (folder / f"{_name(view)}.npy").exists()]
+        paths = [folder / f"{_name(view)}.npy" for view in range(count)]
+        missing = [
+            view
+            for view, found in enumerate(checksums(paths))
+            if found is None or found != _noted(folder, view)
+        ]
         watcher.begin("describing views", len(missing) * len(self.sources))
         if missing:
             dtype, shape = self._form()
             form = dtype, (len(self.sources), *shape)
             for view in missing:
                 write_arrays(folder, {_name(view): form}, self._blocks(view, shape, watcher))
+                write_json(folder / f"{_name(view)}.json", {SEAL: checksum(paths[view])})
         arrays = read_arrays(folder)
         return [arrays[_name(view)] for view in range(count)]
 
@@ -261,3 +276,10 @@ def described(extractor: TrainedExtractor, sources: Sequence[str]) -> tuple[Vect
     with at_rest(extractor.network):
         outcomes = [one for window in extract(windows, extractor) for one in window]
     return _rows(outcomes, (extractor.dimension,))
+
+
+def _noted(folder: Path, view: int) -> str | None:
+    """The checksum that a view was written with, if that was noted."""
+    with contextlib.suppress(RunError, AttributeError):
+        return str(read_json(folder / f"{_name(view)}.json").get(SEAL))
+    return None

@@ -46,21 +46,36 @@ class FakeSystem:
         self.fingerprint = fingerprint
         self.describer = FakeDescriber()
 
-    def predictions(self, ids: Sequence[str], descriptors: Descriptors) -> pd.DataFrame:
+    def predictions(
+        self, ids: Sequence[str], descriptors: Descriptors, top: int = 0, near: int = 1
+    ) -> pd.DataFrame:
         vectors = descriptors.vectors
         best = vectors[:, :3].argmax(axis=1)
         bright = vectors[:, :3].max(axis=1) > 0.3
-        landmark = np.where(bright, np.array(["r", "g", "b"])[best], "")
-        return pd.DataFrame(
-            {
-                "id": list(ids),
-                "landmark": landmark,
-                "name": [f"{one}, the channel" if one else "" for one in landmark],
-                "probability": vectors.sum(axis=1) / 4,
-                "status": "ok",
-                "reason": "",
-            }
-        )
+        candidate = np.array(["r", "g", "b"])[best]
+        landmark = np.where(bright, candidate, "")
+        ranked = np.argsort(-vectors[:, :3], axis=1, kind="stable")
+        columns: dict[str, object] = {
+            "id": list(ids),
+            "landmark": landmark,
+            "name": [f"{one}, the channel" if one else "" for one in landmark],
+            "probability": vectors.sum(axis=1) / 4,
+            "status": "ok",
+            "reason": "",
+            "candidate": candidate,
+            "candidate_name": [f"{one}, the channel" for one in candidate],
+            "confidence": vectors[:, :3].max(axis=1),
+        }
+        for i in range(1, near + 1):
+            suffix = f"_{i}" if i > 1 else ""
+            columns |= {f"nearest{suffix}": f"g{i}", f"similarity{suffix}": 1 / i}
+        for i in range(1, top + 1):  # there are three; a fourth is none
+            there = i <= 3
+            place = ranked[:, min(i, 3) - 1]
+            values = np.take_along_axis(vectors, place[:, None], axis=1)[:, 0]
+            columns[f"candidate_{i}"] = np.array(["r", "g", "b"])[place] if there else ""
+            columns[f"score_{i}"] = values if there else np.nan
+        return pd.DataFrame(columns)
 
 
 def photographs(many: int) -> dict[str, bytes]:

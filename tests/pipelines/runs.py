@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from retrieval.index.record import write_record
+
 CLOCKS = (".lock", "timings.json")
 """Files that tell of the time of day."""
 LOCAL: dict[str, Any] = {
@@ -23,6 +25,14 @@ LOCAL: dict[str, Any] = {
 """A small system that searches by words too, and verifies."""
 
 
+def sealed_anew(run: Path, **changes: Any) -> None:
+    """Write run.json as a build would that left the run's files as they are now."""
+    record = json.loads((run / "run.json").read_text())
+    for key in ("files", "sha256"):
+        record.pop(key, None)
+    write_record(run, {**record, **changes})
+
+
 def contents(run: Path) -> dict[str, Any]:
     """Every file of a run by its path, but for what tells of the time of day."""
     found: dict[str, Any] = {}
@@ -30,5 +40,6 @@ def contents(run: Path) -> dict[str, Any]:
         if path.is_file() and path.name not in CLOCKS:
             found[str(path.relative_to(run))] = path.read_bytes()
     record = json.loads(found.pop("run.json"))
-    del record["timings"]
+    for key in ("timings", "sha256"):
+        del record[key]
     return {**found, "run.json": record}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from pipelines import cli, config
 from pipelines.config import config_names
 from retrieval.errors import LandmarksError
+from retrieval.predictions import ANSWER, prediction_columns
 from tests.photographs import view, write_csv, write_photograph
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -59,6 +61,31 @@ def commands(
 COMMANDS = dict(commands())
 
 
+def leaves() -> list[tuple[str, ...]]:
+    return sorted(path for path, command in COMMANDS.items() if not hasattr(command, "commands"))
+
+
+@pytest.mark.parametrize("path", leaves(), ids=" ".join)
+def test_help_ends_with_an_example_that_the_command_takes(
+    path: tuple[str, ...], landmarks: Run
+) -> None:
+    _, out, _ = landmarks(*path, "--help")
+    example = COMMANDS[path].epilog
+    assert example.startswith("Example: ")
+    assert " ".join(out.split()).endswith(example)
+    words = shlex.split(example.removeprefix("Example: ").partition(" > ")[0])
+    assert words[: len(path) + 1] == ["landmarks", *path]
+    context = COMMANDS[path].make_context("landmarks", words[len(path) + 1 :])
+    assert not context.args
+
+
+def test_help_shows_the_columns_of_the_output(landmarks: Run) -> None:
+    _, out, _ = landmarks("classify", "--help")
+    before_options = out.partition("Arguments")[0]
+    for column in prediction_columns(top=1):
+        assert re.search(rf"\b{column}\b", before_options), column
+
+
 def test_every_stage_is_a_command() -> None:
     wanted = "demo index evaluate classify add remove config doctor data".split()
     assert {path[0] for path in COMMANDS} >= set(wanted)
@@ -95,7 +122,11 @@ def test_without_arguments_there_is_help(landmarks: Run) -> None:
         (["index", "--config", "mobilenet_v2-gem", "--weights", "absent.safetensors"],
          "absent.safetensors: no such weights file"),
         (["evaluate", "--run", "absent"], "absent/run.json is missing: build the run first"),
-        (["classify", "absent.csv", "--run", "absent"], "absent/run.json is missing"),
+        (["classify", "absent.csv", "--run", "absent"],
+         "absent.csv: cannot be read (No such file or directory)"),
+        (["classify", "http://a.example/b.jpg", "--run", "absent"], "absent/run.json is missing"),
+        (["rethreshold", "absent.csv", "--min-probability", "0.5", "--run", "absent"],
+         "absent.csv: cannot be read"),
         (["vote", "absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
         (["add", "absent.csv", "--run", "absent"], "absent.csv: no such file"),
         (["remove", "x", "--run", "absent"], "absent/run.json is missing"),
@@ -210,7 +241,23 @@ def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:
     code, _, err = landmarks("vote", out, out, "--out", merged)
     assert code == 0, err
     assert "3 rows: 2 show a landmark, 0 none, 1 failed" in err
-    assert merged.read_bytes() == out.read_bytes() == answered
+    assert out.read_bytes() == answered
+    with merged.open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{key: row[key] for key in ANSWER} for row in written]
+
+    code, out_, err = landmarks("classify", new[4][1], "http://127.0.0.1/a.jpg", *on_cpu)
+    assert code == 1, "one failed"
+    told = [line.split(maxsplit=1) for line in out_.splitlines()]
+    assert [line[0] for line in told] == [
+        str(new[4][1]), "answer", "probability", "candidates",
+        *[line[0] for line in told[4:6]], "nearest", *[line[0] for line in told[7:9]],
+        "http://127.0.0.1/a.jpg", "fetch", "--allow-private",
+    ]  # fmt: skip
+    assert told[1][1].strip() == "L77"
+    assert told[3][1].startswith("L77 ")
+    assert all(one.startswith("new") for one in (told[6][1], *(line[0] for line in told[7:9])))
+    assert "the address is not a public one" in told[-2][1]
+    assert sorted(path.name for path in tmp_path.iterdir() if "predictions" in path.name) == []
 
     code, _, err = landmarks("remove", "new0", "new1", "new2", "new3", *on_cpu)
     assert code == 0, err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pipelines import cli
 from pipelines.index import build_run
 from retrieval.errors import ConfigError
 from retrieval.photographs.table import load_data_set
+from tests.photographs import blank, write_csv, write_photograph
 from tests.pipelines.test_index import config_of
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -50,14 +53,14 @@ def test_files_in_the_way(mistake: Say, run: Path, data: Path, tmp_path: Path) -
     said = mistake("index", "--config", "hog", "--data", data, "--run", tmp_path / "file")
     assert f"{tmp_path / 'file'} is a file" in said
     said = mistake("evaluate", "--run", run, "--data", data, "--out", tmp_path / "file")
-    assert said.rstrip().endswith(": Not a directory")
+    assert "cannot be written (Not a directory): make the folder writable" in said
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path) -> list[str]:
+    def broken(path: Path, **options: object) -> None:
         raise ConnectionError("not of the user's making")
 
-    monkeypatch.setattr("pipelines.data.describe_data_set", broken)
+    monkeypatch.setattr("pipelines.checking.check_data_set", broken)
     monkeypatch.setattr(sys, "argv", ["landmarks", "data", "check", "x"])
     with pytest.raises(ConnectionError):
         cli.main()
@@ -81,7 +84,7 @@ def test_predictions_go_to_a_file_of_their_own(
 def test_what_is_no_list(mistake: Say, run: Path, tmp_path: Path) -> None:
     (tmp_path / "long").write_text("a" * 200_000)
     said = mistake("classify", tmp_path / "long", "--run", run, "--out", tmp_path / "out.csv")
-    assert "row 1: not a list of photographs (field larger than" in said
+    assert "row 1: no list of photographs: 'aaaa" in said
 
 
 @pytest.mark.parametrize(
@@ -113,3 +116,129 @@ def test_names_are_shown_as_they_are(
         cli.main()
     assert leaving.value.code == 0
     assert f"report: {run}/evaluation/report.html" in capsys.readouterr().err
+
+
+def test_labels_in_another_column_do_not_go_into_the_bank(mistake: Say, tmp_path: Path) -> None:
+    photograph = write_photograph(tmp_path / "a.jpg", blank(8, 8))
+    table = write_csv(tmp_path / "t.csv", [("a", photograph, "L1")], ("id", "path", "Label"))
+    said = mistake("add", table, "--run", tmp_path / "run")
+    assert "did you mean Label? Name it landmark_id" in said
+    write_csv(table, [("a", photograph)], ("id", "path"))
+    assert "no photograph shows a landmark" in mistake("add", table, "--run", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"PK\x03\x04 xl/workbook.xml", "it looks like a workbook or document (XLSX, DOCX)"),
+        (b"%PDF-1.4", "it looks like a PDF"),
+        (b"id,url\n1,http://a/\n2,caf\xe9\n", "row 3: not in UTF-8"),
+        (b'id,url\n1,"http://a/\n2,http://b/\n', "row 2: a quote opens here that nothing closes"),
+        (b"id,landmark\n1,2\n", "no column url or path among id,landmark"),
+    ],
+)
+def test_lists_that_are_none(
+    mistake: Say, run: Path, tmp_path: Path, text: bytes, message: str
+) -> None:
+    (tmp_path / "list.csv").write_bytes(text)
+    out = tmp_path / "out.csv"
+    assert message in mistake("classify", tmp_path / "list.csv", "--run", run, "--out", out)
+    assert not out.exists()
+
+
+def test_a_solution_with_a_column_twice(mistake: Say, tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("id,landmarks,landmarks,Usage\na,1,1,Public\n")
+    said = mistake("score", tmp_path / "s.csv", tmp_path / "s.csv")
+    assert "row 1: the column landmarks stands twice" in said
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("Accept", 'give "Name: value"'),
+        ("Bad name: x", 'give "Name: value"'),
+        (": x", 'give "Name: value"'),
+        ("A: x\r\nB: y", 'give "Name: value"'),
+        ("A: \u00e9", 'give "Name: value"'),
+        ("Host: a.example", "Host: is decided for each request"),
+        ("content-length: 3", "content-length: is decided for each request"),
+        ("Range: bytes=0-9", "Range: is decided for each request"),
+        ("User-Agent: me", "User-Agent: give --user-agent"),
+    ],
+)
+@pytest.mark.parametrize("command", [("classify",), ("data", "fetch")], ids=" ".join)
+def test_headers_that_are_none(
+    mistake: Say, command: tuple[str, ...], header: str, message: str
+) -> None:
+    assert message in mistake(*command, "list.csv", "--header", header)
+
+
+def test_a_header_stands_once_and_a_user_agent_is_plain(mistake: Say) -> None:
+    said = mistake("classify", "list.csv", "--header", "A: 1", "--header", "a: 2")
+    assert "--header a: is given twice" in said
+    assert "--user-agent: 'a\\nb': give plain" in mistake("classify", "x", "--user-agent", "a\nb")
+    assert "--user-agent" in mistake("data", "fetch", "x", "--user-agent", "")
+    assert cli._headers(["A:1", "B: x: y "]) == {"A": "1", "B": "x: y"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--format", "csv"), ("--guard",), ("--frequency-ban", "1"), ("--retry-failed",),
+        ("--restart",),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_options_of_a_file_need_one(mistake: Say, data: Path, options: tuple[str, ...]) -> None:
+    said = mistake("classify", data / "photos" / "m1v0.jpg", *options)
+    assert f"{options[0]}: give --out too" in said
+
+
+def test_forms_that_cannot_be_written(mistake: Say, data: Path, tmp_path: Path) -> None:
+    listed = data / "index.csv"
+    assert "no format has the ending .xlsx" in mistake("classify", listed, "--out", "out.xlsx")
+    assert "--format json: choose csv, parquet or jsonl" in mistake(
+        "classify", listed, "--format", "json"
+    )
+    assert "--guard: is for CSVs" in mistake("classify", listed, "--guard", "--format", "jsonl")
+    assert "--out -: give a file" in mistake("classify", listed, "--out", "-")
+    for one in ("predictions", "out.xlsx"):
+        assert not (tmp_path / one).exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "No space left on device): make room there, and give the same"),
+        (errno.EDQUOT, "quota exceeded): make room in your share of that disk, and give the same"),
+        (errno.EFBIG, "File too large): raise the limit on a file's size"),
+    ],
+)
+def test_a_full_disk_names_file_and_remedy(
+    mistake: Say, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: int, remedy: str,
+) -> None:  # fmt: skip
+    def full(handle: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out.parquet"
+    said = mistake("classify", data / "photos", "--run", run, "--device", "cpu", "--out", out)
+    last = said.splitlines()[-1]
+    assert f"landmarks: {out}" in last
+    assert remedy in last
+
+
+def test_a_damaged_photograph_by_name_is_told_and_the_code_is_one(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "half.jpg").write_bytes((data / "photos" / "m1v0.jpg").read_bytes()[:900])
+    given = ["classify", str(tmp_path / "half.jpg"), "--run", str(run), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["landmarks", *given])
+    with pytest.raises(SystemExit) as leaving:
+        cli.main()
+    assert leaving.value.code == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == str(tmp_path / "half.jpg")
+    assert second.split()[:2] == ["decode", "failed"]

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel, ValidationError
 
+from pipelines.compare import Budget
 from pipelines.config import CONFIGS, config_names, dump_config, load_config
 from retrieval.errors import ConfigError
+from retrieval.photographs.fetching import FetchConfig
 from retrieval.system import SystemConfig
+from retrieval.training.attention import AttentionConfig
 
 PATHS = sorted(CONFIGS.glob("*.yaml"))
 
@@ -140,3 +146,197 @@ def test_a_file_that_is_no_config(text: bytes, message: str, tmp_path: Path) -> 
     path = tmp_path / "mine.yaml"
     path.write_bytes(text)
     assert refused(name=str(path)).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 2001-99-99", "seed: Input should be a valid integer, found '2001-99-99'"),
+        ("seed: 2001-01-01", "seed: Input should be a valid integer, found '2001-01-01'"),
+        ("seed: 1:30", "seed: Input should be a valid integer, found '1:30'"),
+        ("seed: 010", "seed: Input should be a valid integer, found '010'"),
+        ("seed: yes", "seed: Input should be a valid integer, found 'yes'"),
+        (f"seed: {'9' * 5000}", "line 1, column 7: a number of 5000 digits"),
+        (f"seed: 0x{'f' * 5000}", "line 1, column 7: a number of 5002 digits"),
+        (f"seed: 1{'0' * 30}", "seed: Input should be less than 2147483648, found 1000"),
+        (f"seed: {'[' * 5000}", "line 1, column 38: more than 32 levels"),
+        (f"seed: {'{a: ' * 5000}", "more than 32 levels"),
+        ("- " * 5000 + "a", "more than 32 levels"),
+        (f"seed: [{'1, ' * 5000}]", "more than 32 levels or 4096 values"),
+        ("a: &a [1]\nseed: [*a, *a]", "line 1, column 4: anchors and aliases are not taken"),
+        ("seed: *a", "line 1, column 7: anchors and aliases are not taken"),
+        ("seed: &a 3", "anchors and aliases are not taken"),
+        ("a: {b: 1}\nseed: 1\nseed: 2", "line 3, column 1: seed stands there twice"),
+        ("whitening: {power: -0.5, power: 0}", "line 1, column 26: power stands there twice"),
+        ("3: x", "line 1, column 1: a key that is no text: put it in quotes"),
+        ("null: x", "a key that is no text"),
+        ("[1, 2]: x", "a key that is no text"),
+        ("? {a: 1}\n: x", "a key that is no text"),
+        ("seed: !!python/name:os.system", "tags (tag:yaml.org,2002:python/name:os.system) are not"),
+        ("seed: !!binary AAAA", "tags (tag:yaml.org,2002:binary) are not"),
+        ("seed: !x 3", "tags (!x) are not"),
+        ("seed: 1\n---\nseed: 2", "line 2, column 1: but found another document"),
+        ("seed: \x07", "special characters are not allowed"),
+        ("seed: [1", "expected ',' or ']'"),
+        ("\tseed: 1", "found character '\\t' that cannot start any token"),
+        (f"description: {'x' * 70_000}", "more than 64 kB are no config"),
+        ('"a\\e[2J": 1', "?[2J: no such key"),
+        (f"{'a' * 900}: 1", "…: no such key"),
+        (f"seed: {'a' * 5000}", "…"),
+        (f"answer: [{'a, ' * 900}]", "…"),
+        (f"answer: {'a' * 9000}", "…"),
+        ("just text", "expected keys and values"),
+        ("", "expected keys and values"),
+        ("<<: {seed: 1}", "<<: no such key"),
+    ],
+    ids=lambda text: text[:20].encode("unicode_escape").decode(),
+)  # fmt: skip
+def test_yaml_that_is_no_config_is_one_short_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "own.yaml"
+    whole = (CONFIGS / "hog.yaml").read_text()
+    path.write_text(text if ":" not in text or "- -" in text else f"{text}\n")
+    if "no such key" in said or said.startswith("seed: Input") or said == "…":
+        path.write_text(f"{whole}\n{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(path))
+    message = str(caught.value).removeprefix(f"{path}: ")
+    assert said in message
+    assert len(message) < 500
+    assert message.isprintable()
+
+
+def test_files_that_cannot_be_read_as_text_are_one_line(tmp_path: Path) -> None:
+    for name, data in (
+        ("utf16.yaml", "seed: 1".encode("utf-16")),
+        ("photograph.yaml", b"\xff\xd8\xff\xe0"),
+        ("x" * 300 + ".yaml", None),
+        ("folder.yaml", None),
+    ):
+        path = tmp_path / name
+        if name == "folder.yaml":
+            path.mkdir()
+        elif data is not None:
+            path.write_bytes(data)
+        with pytest.raises(ConfigError):
+            load_config(str(path))
+    (tmp_path / "marked.yaml").write_bytes(b"\xef\xbb\xbf" + (CONFIGS / "hog.yaml").read_bytes())
+    assert load_config(str(tmp_path / "marked.yaml")) == load_config("hog")
+    with pytest.raises(ConfigError, match="no config"):
+        load_config("../configs/hog")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("1.e-3", 1e-3), ("+.1e-2", 1e-3), ("1.0e-3", 1e-3), ("1", 1)],
+)
+def test_numbers_without_a_dot_are_numbers(text: str, value: float) -> None:
+    config = load_config("hog", [f"classifiers.svm.penalty={text}"])
+    assert config.classifiers["svm"].model_dump()["penalty"] == value
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=2001-99-99", f"seed={'9' * 5000}", f"seed={'[' * 5000}", "seed=*a", "seed=!!int 3",
+     f"{'a.' * 5000}a=1", f"seed={'a' * 5000}", "seed={a: 1, a: 2}", "seed={1: 2}",
+     "seed=.nan", "seed=.inf", "seed=1e400", "classifiers.svm.penalty=1e400"],
+    ids=lambda text: text[:20],
+)  # fmt: skip
+def test_overrides_are_bounded_as_files_are(override: str) -> None:
+    message = refused(override, name="hog")
+    assert len(message) < 700
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "", " ", "a b", "-a", "a" * 61, "a\x00b",
+     "a\n", ".hidden"],
+)  # fmt: skip
+def test_names_that_become_folders_stay_within(name: str) -> None:
+    values = yaml.safe_load((CONFIGS / "hog.yaml").read_text())
+    for change in (
+        {"name": name},
+        {"classifiers": {name: {"kind": "knn"}}},
+        {"classifiers": {"one": {"kind": "ensemble", "members": {name: {"kind": "knn"}}}}},
+    ):
+        with pytest.raises(ValidationError, match=r"becomes a folder's"):
+            SystemConfig.model_validate({**values, **change})
+    with pytest.raises(ValidationError, match=r"becomes a folder's"):
+        SystemConfig.model_validate({**values, "classifiers": {"knn.safetensors": {"kind": "knn"}}})
+
+
+def test_what_looks_like_a_number_stays_the_text_that_it_is(tmp_path: Path) -> None:
+    for text in ("1e-3", "2001-01-01", "010", "yes", "null", "~", "0x10", ".inf", "1_000", "a: b"):
+        config = load_config("hog", [f"description='{text}'"])
+        (tmp_path / "printed.yaml").write_text(dump_config(config))
+        assert load_config(str(tmp_path / "printed.yaml")).description == text
+
+
+TAME = 2.0**41
+"""No bound of a number lies further out."""
+
+
+def numbers(schema: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every number of a JSON schema, by its place."""
+    if isinstance(schema, list):
+        for i, one in enumerate(schema):
+            yield from numbers(one, f"{place}.{i}")
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number") and not {"const", "enum"} & schema.keys():
+            yield place, schema
+        for key, one in schema.items():
+            if key not in ("default", "required", "enum", "const"):
+                yield from numbers(one, f"{place}.{key}")
+
+
+@pytest.mark.parametrize(
+    "model", [SystemConfig, AttentionConfig, FetchConfig, Budget], ids=lambda one: one.__name__
+)
+def test_every_number_of_every_config_has_both_bounds(model: type[BaseModel]) -> None:
+    found = dict(numbers(model.model_json_schema(), model.__name__))
+    assert found
+    for place, schema in found.items():
+        low = schema.get("minimum", schema.get("exclusiveMinimum"))
+        high = schema.get("maximum", schema.get("exclusiveMaximum"))
+        assert low is not None, place
+        assert high is not None, place
+        assert -TAME <= low < high <= TAME, place
+        # What lies just above zero overflows where it divides.
+        assert schema.get("exclusiveMinimum") != 0, place
+    assert model.model_config.get("allow_inf_nan") is False
+
+
+@pytest.mark.parametrize("value", [1e300, -1e300, 1e-300, 10**30, float("nan"), float("inf")])
+def test_no_number_of_a_shipped_config_may_be_extreme(value: float) -> None:
+    tried = 0
+    for name in config_names():
+        values = load_config(name).model_dump(mode="json")
+        for place, key in number_places(values):
+            kept, place[key] = place[key], value
+            tried += 1
+            try:
+                config = SystemConfig.model_validate(values)
+            except ValidationError:
+                pass
+            else:
+                # A number may be as good as nothing where nothing is one of its values.
+                assert value == 1e-300, (name, key)
+                assert SystemConfig.model_validate({**values, **nothing(place, key)}), config
+            place[key] = kept
+    assert tried > 500
+
+
+def nothing(place: Any, key: Any) -> dict[str, Any]:
+    """Put a zero there."""
+    place[key] = 0.0
+    return {}
+
+
+def number_places(values: Any) -> Iterator[tuple[Any, Any]]:
+    """Every number of a config, as its container and its key there."""
+    items = values.items() if isinstance(values, dict) else enumerate(values)
+    for key, one in list(items):
+        if isinstance(one, dict | list):
+            yield from number_places(one)
+        elif isinstance(one, int | float) and not isinstance(one, bool):
+            yield values, key

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipelines.classify import classify_csv
 from pipelines.config import load_config
+from pipelines.evaluate import evaluate_run
 from pipelines.index import add_photographs, build_run, remove_photographs
 from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.registry import held_out_scores
@@ -28,12 +30,15 @@ from retrieval.errors import RunError, TableError
 from retrieval.extractors import describer as describing
 from retrieval.extractors.cross_fit import PARTS, part_of
 from retrieval.extractors.whitening import Whitening
+from retrieval.index.record import write_record
+from retrieval.index.store import read_sealed, write_sealed
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
+from retrieval.predictions import prediction_columns
 from retrieval.system import System, SystemConfig
 from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
-from tests.pipelines.runs import contents
+from tests.pipelines.runs import contents, sealed_anew
 
 ROOT = Path(__file__).parents[2]
 # By name of the shipped config: what makes it small.
@@ -110,7 +115,7 @@ def test_a_finished_run_says_what_it_is(built: dict[str, Path], data: Path, name
 def test_a_run_answers(built: dict[str, Path], data: Path, name: str) -> None:
     found = answers_of(built[name], data)
     expected = read_table(data / "test.csv")["landmark"].fillna("")
-    assert found.columns.tolist() == ["id", "landmark", "name", "probability", "status", "reason"]
+    assert tuple(found.columns) == prediction_columns()
     assert (found["status"] == "ok").all()
     assert found["probability"].between(0, 1).all()
     shown = expected != ""
@@ -450,9 +455,105 @@ def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> Non
     with pytest.raises(TableError, match=r"id 'absent' is not in .* \(1 such ids\)"):
         remove_photographs(run, ["m1v0", "absent"], "cpu")
     assert contents(run) == before
+
+
+def test_what_was_removed_comes_back(
+    run: Path, data: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photographs of the build into a part of their own, those of an addition into theirs."""
+    add_photographs(run, more, "cpu")
+    whole = contents(run)
+    first = read_table(data / "index.csv").iloc[:1]
+    record = remove_photographs(run, ["m1v0", "new3"], "cpu")
+    assert record["gallery"] == 31 - 2
+    assert add_photographs(run, more, "cpu")["gallery"] == 31 - 1
+    for _ in range(2):  # the same again is nothing to do
+        assert add_photographs(run, first, "cpu")["gallery"] == 31
+    assert System.load(run, "cpu").rows["id"].tolist().count("m1v0") == 1
+    # The build goes on with both, and nothing votes twice.
+    caplog.set_level(logging.INFO)
+    assert build("hog", data, run)["gallery"] == 31
+    assert f"{run}: what was taken out stays out of it: 1 photographs" in caplog.text
+    # Out and in, as often as you like.
     remove_photographs(run, ["m1v0"], "cpu")
-    with pytest.raises(TableError, match=r"'m1v0' was taken out of .* cannot come back"):
-        add_photographs(run, read_table(data / "index.csv").iloc[:1], "cpu")
+    assert "m1v0" not in set(System.load(run, "cpu").rows["id"])
+    assert add_photographs(run, first, "cpu")["gallery"] == 31
+    assert set(contents(run)) > set(whole)
+
+
+def test_a_list_of_removed_ids_of_before_is_understood(run: Path, data: Path) -> None:
+    remove_photographs(run, ["m1v0"], "cpu")
+    noted = run / "descriptors" / "removed.json"
+    assert read_sealed(noted) == {"000": ["m1v0"]}
+    noted.write_text('["m1v0", "m2v0"]')
+    assert build("hog", data, run)["gallery"] == 22
+    assert remove_photographs(run, ["m3v0"], "cpu")["gallery"] == 21
+    assert read_sealed(noted) == {"000": ["m1v0", "m2v0", "m3v0"]}
+
+
+def test_a_second_folder_with_the_same_names(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for place, seed in (("one", 81), ("two", 82), ("deeper/two", 83)):
+        for i in range(2):
+            write_photograph(tmp_path / place / "Tower" / f"{i}.jpg", view(seed, i))
+
+    def add(place: str) -> dict[str, Any]:
+        folder = tmp_path / place
+        return add_photographs(run, read_table(folder), "cpu", folder=folder)
+
+    assert add("one")["gallery"] == 26
+    assert "begin with" not in caplog.text
+    assert add("two")["gallery"] == 28
+    assert "2 of the ids are in the run already, for other photographs" in caplog.text
+    assert "the ids of these begin with two/" in caplog.text
+    record = add("deeper/two")
+    assert record["gallery"] == 30
+    assert System.load(run, "cpu").rows["id"].tolist()[24:] == [
+        "Tower/0.jpg", "Tower/1.jpg", "two/Tower/0.jpg", "two/Tower/1.jpg",
+        "deeper/two/Tower/0.jpg", "deeper/two/Tower/1.jpg",
+    ]  # fmt: skip
+    for place in ("one", "two", "deeper/two"):  # the same again is nothing to do
+        assert add(place)["fingerprint"] == record["fingerprint"]
+    # One photograph more, and the rest is there already.
+    write_photograph(tmp_path / "one" / "Tower" / "9.jpg", view(81, 9))
+    with pytest.raises(TableError, match=r"^id 'Tower/0.jpg' is in .* already \(2 such ids\)"):
+        add("one")
+
+
+def test_a_change_of_the_answer_is_said(
+    run: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = json.loads((run / "run.json").read_text())
+    other = next(name for name in before["config"]["classifiers"] if name != before["answer"])
+    monkeypatch.setattr("pipelines.index.choose_answer", lambda held: other)
+    add_photographs(run, more, "cpu")
+    assert f"{other} answers now, {before['answer']} did before" in caplog.messages
+    assert any(one.startswith("thresholds changed: ") and "→" in one for one in caplog.messages)
+    caplog.clear()
+    remove_photographs(run, more["id"].tolist(), "cpu")
+    assert "answers now" not in caplog.text
+    assert "thresholds changed: " in caplog.text
+    caplog.clear()
+    remove_photographs(run, more["id"].tolist(), "cpu")
+    assert "changed: " not in caplog.text
+
+
+def test_a_landmark_all_of_whose_photographs_fail_is_in_the_record(
+    data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    for i in range(4):
+        (folder / "photos" / f"m2v{i}.jpg").write_bytes(b"")
+    (folder / "photos" / "m3v0.jpg").write_bytes(b"")
+    record = build("hog", folder, tmp_path / "run")
+    assert record["lost"] == ["L2"]
+    assert record["landmarks"] == 5
+    # What was taken out is not lost.
+    ids = [f"m2v{i}" for i in range(4)]
+    assert remove_photographs(tmp_path / "run", ids, "cpu")["lost"] == []
 
 
 def test_what_was_added_is_not_built_in_as_well(
@@ -475,6 +576,7 @@ def test_photographs_can_be_added_a_thousand_times(run: Path, more: pd.DataFrame
     add_photographs(run, more.iloc[:2], "cpu")
     parts = run / "descriptors"
     (parts / "001").rename(parts / "999")
+    sealed_anew(run)
     add_photographs(run, more.iloc[2:4], "cpu")
     record = add_photographs(run, more.iloc[4:6], "cpu")
     assert {path.name for path in parts.iterdir()} == {"000", "999", "1000", "1001"}
@@ -496,9 +598,9 @@ def test_an_addition_cut_short_is_finished_first(
             add_photographs(run, more.iloc[:7], "cpu")
     if left == "shards":  # one of two is there
         note = run / "descriptors" / "001" / "manifest.json"
-        manifest = json.loads(note.read_text())
+        manifest = read_sealed(note)
         del manifest["shards"]["shard-00001.safetensors"]
-        note.write_text(json.dumps(manifest))
+        write_sealed(note, manifest)
     for change in (
         lambda: add_photographs(run, more.iloc[7:], "cpu"),
         lambda: remove_photographs(run, ["m1v0"], "cpu"),
@@ -545,6 +647,7 @@ def test_an_index_belongs_to_its_descriptors(run: Path, more: pd.DataFrame, tmp_
     add_photographs(other, more, "cpu")
     for name in ("index.faiss", "index.json"):
         shutil.copy(other / "index" / name, run / "index" / name)
+    sealed_anew(run)
     with pytest.raises(RunError, match="made from other inputs"):
         System.load(run, "cpu")
 
@@ -552,16 +655,37 @@ def test_an_index_belongs_to_its_descriptors(run: Path, more: pd.DataFrame, tmp_
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "is not finished"),
-        ("{", "cannot be read"),
-        ('{"finished": true, "config": {"name": "x", "colour": 1}}', "does not know"),
+        ("[]", r"no object"),
+        ("{", "Expecting property name"),
+        ("[" * 100_000, "recursion"),
+        (
+            '{"finished": true, "config": {"name": "x", "colour": 1}}',
+            "changed since it was written",
+        ),
     ],
+    ids=("list", "cut", "deep", "edited"),
 )
-def test_a_record_that_makes_no_sense_is_one_line(run: Path, text: str, said: str) -> None:
+def test_a_record_that_makes_no_sense_is_one_line_and_built_anew(
+    run: Path, data: Path, text: str, said: str
+) -> None:
+    before = contents(run)
     (run / "run.json").write_text(text)
     for use in (lambda: System.load(run, "cpu"), lambda: remove_photographs(run, ["m1v0"], "cpu")):
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(
+            RunError, match=rf"run\.json is missing or damaged \(.*{said}.*index again"
+        ):
             use()
+    build("hog", data, run)
+    assert contents(run) == before
+
+
+def test_a_config_of_another_version_is_one_line(run: Path) -> None:
+    sealed_anew(run, config={"name": "x", "colour": 1})
+    with pytest.raises(RunError, match=r"holds a config that this version does not know .*index"):
+        System.load(run, "cpu")
+    sealed_anew(run, machine=None)
+    with pytest.raises(RunError, match=r"run\.json is missing or damaged .*index again"):
+        System.load(run, "cpu")
 
 
 def test_a_file_is_no_run(data: Path, tmp_path: Path) -> None:
@@ -571,7 +695,7 @@ def test_a_file_is_no_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_answers_nothing(run: Path, data: Path, more: pd.DataFrame) -> None:
-    (run / "run.json").write_text('{"finished": false}')
+    write_record(run, {"finished": False})
     for use in (
         lambda: System.load(run, "cpu"),
         lambda: add_photographs(run, more, "cpu"),
@@ -621,6 +745,46 @@ def test_arrays_are_classified_as_their_files_are(built: dict[str, Path], data: 
     assert system.classify([]).columns.tolist() == by_path.columns.tolist()
 
 
+def test_one_photograph_or_any_mixture(built: dict[str, Path], data: Path) -> None:
+    system = System.load(built["hog"], "cpu")
+    sources = read_table(data / "test.csv")["source"].tolist()[:4]
+    several = system.classify(sources, top=2)
+    pd.testing.assert_frame_equal(system.classify(sources[0], top=2), several[:1])
+    with Image.open(sources[1]) as image:
+        mixed = system.classify(
+            (one for one in (sources[0], image, Path(sources[2]), read_photograph(sources[3]))),
+            top=2,
+        )
+    assert mixed["id"].tolist() == [sources[0], "1", sources[2], "3"]
+    for column in ("landmark", "candidate", "nearest", "candidate_1", "candidate_2", "status"):
+        assert mixed[column].tolist() == several[column].tolist(), column
+    assert tuple(mixed.columns) == prediction_columns(top=2)
+
+
+@pytest.mark.parametrize("answer", ["knn", "svm"])
+def test_the_best_candidate_and_the_nearest_photograph_are_told(
+    built: dict[str, Path], data: Path, answer: str
+) -> None:
+    """By a classifier that looks at neighbours, and by one that does not."""
+    system = replace(System.load(built["hog"], "cpu"), answer=answer)
+    rows, many = system.rows, len(system.landmarks)
+    found = system.predictions(list(rows["id"]), system.gallery.descriptors, many + 1, 3)
+    assert found["nearest"].tolist() == rows["id"].tolist()
+    np.testing.assert_allclose(found["similarity"], 1.0, atol=1e-5)
+    assert (found["similarity_2"] >= found["similarity_3"]).all()
+    assert (found["nearest_2"] != found["nearest"]).all()
+    assert (found["candidate"] == found["candidate_1"]).all()
+    assert (found["confidence"] == found["score_1"]).all()
+    assert found[f"candidate_{many + 1}"].tolist() == [""] * len(found)
+    assert found[f"score_{many + 1}"].isna().all()
+    never = replace(system.rejections[answer], threshold=np.inf)
+    strict = replace(system, rejections={**system.rejections, answer: never})
+    none = strict.predictions(list(rows["id"]), system.gallery.descriptors)
+    assert (none["landmark"] == "").all()
+    assert none["candidate"].tolist() == found["candidate"].tolist()
+    assert none["candidate_name"].tolist() == [system.name(one) for one in found["candidate"]]
+
+
 @systems
 def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> None:
     system = System.load(built[name], "cpu")
@@ -629,8 +793,17 @@ def test_arrays_that_are_no_photographs(built: dict[str, Path], name: str) -> No
         view(1, 0).astype(np.float32),
         np.zeros((8, 8, 4), np.uint8),
     ):
-        with pytest.raises(ValueError, match=r"photograph 1 is .* give \(h, w, 3\) uint8 RGB"):
+        with pytest.raises(TypeError, match=r"photograph 1 is .* of shape .*\(h, w, 3\) uint8 RGB"):
             system.classify([view(1, 0), wrong])
     found = system.classify([view(1, 0), np.zeros((1, 9, 3), np.uint8)])
     assert found["status"].tolist() == ["ok", "decode_failed"]
     assert found["reason"].tolist() == ["", "9 x 1 pixels are too few"]
+
+
+def test_a_table_of_no_landmark_is_said_to_measure_false_accepts_alone(
+    run: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    system = System.load(run, "cpu")
+    figures = evaluate_run(system, data / "none.csv", tmp_path / "out")
+    assert figures["conditions"]["config"] == "hog"
+    assert "no photograph shows a landmark" in caplog.text

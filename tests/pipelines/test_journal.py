@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import errno
+import io
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.journal import Item, Journal, chunks, csv_line
-from pipelines.rows import Row
-from retrieval.errors import RunError
+from pipelines.formats import FORMATS, csv_line, read_records
+from pipelines.journal import Item, Journal, chunks
+from pipelines.rows import Row, read_rows
+from retrieval.errors import RunError, WriteError
 from tests.crashes import killed_at
 
 COLUMNS = ("id", "status", "reason")
@@ -26,10 +31,10 @@ def run(folder: Path, fails: Callable[[int], bool], **options: object) -> Journa
     """The output has a row for each of the input's; ``fails`` says which ones fail."""
     settings = {"retry_failed": False, "restart": False, "limit": 1, **options}
     limit = settings.pop("limit")
-    out = folder / "out.csv"
+    out = folder / f"out.{settings.get('form', 'csv')}"
     with Journal(out, COLUMNS, {"input": "x"}, {"limit": limit}, **settings) as journal:  # type: ignore[arg-type]
         if not journal.done_before:
-            for chunk in chunks(journal.pending(folder / "list.csv"), 3):
+            for chunk in chunks(journal.pending(read_rows(folder / "list.csv")), 3):
                 records = [item.kept or record(item.row, fails) for item in chunk]
                 journal.append(records, Counter(r[-2] for r in records))
             journal.finish()
@@ -49,7 +54,7 @@ def never(row: int) -> bool:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def sweep(folder: Path, prepare: Callable[[Path], None], work: Callable[[Path], object]) -> None:
@@ -70,21 +75,94 @@ def sweep(folder: Path, prepare: Callable[[Path], None], work: Callable[[Path], 
         assert call > 10
 
 
-def test_kill_anywhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_kill_anywhere(tmp_path: Path, form: str) -> None:
     def prepare(folder: Path) -> None:
         folder.mkdir()
         write_list(folder)
 
-    sweep(tmp_path, prepare, lambda folder: run(folder, odd))
+    sweep(tmp_path, prepare, lambda folder: run(folder, odd, form=form))
 
 
-def test_kill_anywhere_in_a_retry(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMATS)
+def test_kill_anywhere_in_a_retry(tmp_path: Path, form: str) -> None:
     def prepare(folder: Path) -> None:
         folder.mkdir()
         write_list(folder)
-        run(folder, odd)
+        run(folder, odd, form=form)
 
-    sweep(tmp_path, prepare, lambda folder: run(folder, never, retry_failed=True))
+    sweep(tmp_path, prepare, lambda folder: run(folder, never, retry_failed=True, form=form))
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_nothing_but_the_table_and_its_state_is_left(tmp_path: Path, form: str) -> None:
+    write_list(tmp_path)
+    run(tmp_path, odd, form=form)
+    run(tmp_path, never, retry_failed=True, form=form)
+    assert sorted(content(tmp_path)) == ["list.csv", f"out.{form}", f"out.{form}.state.json"]
+    assert run(tmp_path, odd, form=form).done_before
+    columns, records = read_records(tmp_path / f"out.{form}")
+    assert tuple(columns) == COLUMNS
+    assert [record for _, record in records] == [[str(i), "ok", ""] for i in range(10)]
+
+
+@pytest.mark.parametrize("name", ["out.csv.part", "out.parquet.part", "out.parquet.converted"])
+@pytest.mark.parametrize("make", ["symlink", "dangling", "hardlink", "pipe", "folder"])
+def test_what_lies_in_the_place_of_a_part_is_not_followed(
+    tmp_path: Path, name: str, make: str
+) -> None:
+    write_list(tmp_path)
+    other, part = tmp_path / "other.txt", tmp_path / name
+    other.write_text("another's\n")
+    if make == "symlink":
+        part.symlink_to(other)
+    elif make == "dangling":
+        part.symlink_to(tmp_path / "made.txt")
+    elif make == "hardlink":
+        part.hardlink_to(other)
+    elif make == "pipe":
+        os.mkfifo(part)
+    else:
+        part.mkdir()
+    with pytest.raises(RunError, match=rf"{name} is a link, or no regular file"):
+        run(tmp_path, odd, form=name.split(".")[1])
+    assert other.read_text() == "another's\n"
+    assert not (tmp_path / "made.txt").exists()
+
+
+def test_out_has_to_be_a_regular_file(tmp_path: Path) -> None:
+    write_list(tmp_path)
+    os.mkfifo(tmp_path / "out.csv")
+    with pytest.raises(RunError, match=r"out.csv is no regular file"):
+        run(tmp_path, odd)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("failing", range(4))
+def test_a_full_disk_names_the_file_and_the_same_again_goes_on(
+    tmp_path: Path, form: str, failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_list(tmp_path)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write_list(whole)
+    run(whole, odd, form=form)
+    calls = 0
+
+    def full(handle: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > failing * 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match="No space left") as caught:
+            run(tmp_path, odd, form=form)
+    assert str(caught.value).startswith(str(tmp_path / f"out.{form}"))
+    assert ".tmp" not in str(caught.value)
+    run(tmp_path, odd, form=form)
+    assert content(tmp_path) == content(whole)
 
 
 def test_every_row_once_in_order(tmp_path: Path) -> None:
@@ -184,3 +262,11 @@ def test_chunks_hang_on_the_rows_alone() -> None:
 
 def test_lines_keep_odd_characters() -> None:
     assert csv_line(['a"b', "c,d", "é\nf", ""]) == '"a""b","c,d","é\nf",\n'.encode()
+
+
+@pytest.mark.parametrize("cell", ["a\rb", "a\nb", "a\r\nb", "\r", 'a"b', "a,b", " a", "=1"])
+def test_a_line_reads_back_as_it_was_written(cell: str) -> None:
+    line = csv_line(["x", cell, 7])
+    assert line.endswith(b"\n")
+    assert not line.endswith(b"\r\n")
+    assert list(csv.reader(io.StringIO(line.decode(), newline=""))) == [["x", cell, "7"]]

@@ -39,7 +39,7 @@ class AsmkConfig(StrictModel):
     kind: Literal["asmk"] = "asmk"
     words: int = Field(8192, ge=1, le=1_000_000)
     assignments: int = Field(2, ge=1, le=64)
-    alpha: float = Field(3.0, gt=0.0, le=10.0)
+    alpha: float = Field(3.0, ge=1e-3, le=10.0)
     threshold: float = Field(0.0, ge=-1.0, lt=1.0)
     idf: bool = True
 

@@ -35,7 +35,7 @@ class BowConfig(StrictModel):
     kind: Literal["bow"] = "bow"
     words: int = Field(8192, ge=1, le=1_000_000)
     assignments: int = Field(1, ge=1, le=64)
-    power: float = Field(0.5, gt=0.0, le=1.0)
+    power: float = Field(0.5, ge=1e-3, le=1.0)
     idf: bool = True
 
 

@@ -55,7 +55,7 @@ class FisherConfig(StrictModel):
     words: int = Field(64, ge=1, le=4096)
     projected: int = Field(64, ge=1, le=1024)
     deviations: bool = True
-    power: float = Field(0.5, gt=0.0, le=1.0)
+    power: float = Field(0.5, ge=1e-3, le=1.0)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class VladConfig(StrictModel):
     codebooks: int = Field(1, ge=1, le=64)
     residual: bool = False
     intra: bool = True
-    power: float = Field(0.5, gt=0.0, le=1.0)
+    power: float = Field(0.5, ge=1e-3, le=1.0)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class DelfConfig(StrictModel):
     )
     keypoints: int = Field(500, ge=1, le=20_000)
     attention: str | None = None
-    threshold: float = Field(0.0, ge=0.0)
+    threshold: float = Field(0.0, ge=0.0, le=1e6)
     overlap: float = Field(0.9, ge=0.0, le=1.0)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
 

@@ -51,7 +51,7 @@ class AlikedConfig(StrictModel):
     weights: str | None = None
     size: int = Field(512, ge=MIN_SIDE, le=4096)
     keypoints: int = Field(800, ge=1, le=20_000)
-    threshold: float = Field(0.2, gt=0.0, lt=1.0)
+    threshold: float = Field(0.2, ge=1e-6, lt=1.0)
 
 
 @dataclass(frozen=True)

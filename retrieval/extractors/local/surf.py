@@ -42,7 +42,7 @@ class SurfConfig(StrictModel):
     kind: Literal["surf"] = "surf"
     size: int = Field(512, ge=MIN_SIDE, le=8192)
     keypoints: int = Field(800, ge=1, le=100_000)
-    threshold: float = Field(10.0, gt=0.0)
+    threshold: float = Field(10.0, ge=1e-6, le=1e9)
 
 
 class SurfDetector(ClassicalDetector[SurfConfig]):

@@ -137,6 +137,104 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path, protocol: int) -> None:
     assert kept.exists()
 
 
+def forged(*steps: bytes) -> bytes:
+    """A pickle of protocol 2 by its steps."""
+    return b"\x80\x02" + b"".join(steps) + b"."
+
+
+NDARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01bt R".replace(
+    b" ", b""
+)
+OBJECTS = b"cnumpy\ndtype\nU\x02O8K\x00K\x01\x87R"
+INTEGERS = (
+    b"cnumpy\ndtype\nU\x02i8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+)
+
+
+def filled(shape: bytes, kind: bytes, data: bytes) -> bytes:
+    """An array, and the step that fills it."""
+    return NDARRAY + b"(K\x01" + shape + kind + b"\x89" + data + b"tb"
+
+
+@pytest.mark.parametrize(
+    ("pickled", "said"),
+    [
+        (forged(filled(b"K\x02\x85", OBJECTS, b"]")), "array of O8"),
+        (forged(filled(b"K\x01\x85", OBJECTS, b"U\x08AAAAAAAA")), "array of O8"),
+        (forged(b"cnumpy\ndtype\n](U\x01aU\x02i8\x86e\x85R"), "array of objects"),
+        (forged(filled(b"J\xff\xff\xff\x7f\x85", INTEGERS, b"U\x08AAAAAAAA")), "no such shape"),
+        (forged(filled(b"J\xff\xff\xff\xff\x85", INTEGERS, b"U\x08AAAAAAAA")), "no such shape"),
+        (forged(filled(b"K\x02\x85", INTEGERS, b"U\x08AAAAAAAA")), "another size than its bytes"),
+        (forged(filled(b"K\x01\x85", INTEGERS, b"K\x05")), "array of something else"),
+        (forged(b"cnumpy\nndarray\nK\x01\x85\x85R"), "KeyError: 'class'"),
+        (forged(b"cnumpy\nndarray\n}U\x01aK\x01sb"), "dict out of place"),
+        (forged(b"Pname\n"), "a step PERSID"),
+        (forged(b"U\x01aQ"), "a step BINPERSID"),
+        (forged(b"cnumpy\nndarray\n)\x81"), "a step NEWOBJ"),
+        (forged(b"\x82\x01"), "a step EXT1"),
+        (forged(b"\x97"), "a step NEXT_BUFFER"),
+        (forged(b"K\x012"), "a step DUP"),
+        (forged(b"}", b")" + b"\x85" * 200_000, b"K\x01s"), "tuple as a key"),
+        (forged(b"]", b"]q\x00h\x00a" * 50, b"0" * 90), "no ground truth"),
+        (forged(b"]" * 500_000 + b"a" * 499_999), "no ground truth"),
+        (forged(b"0" * 1_100_000), "no ground truth"),
+        (forged(b"N0" * 600_000), "more than 1,000,000 steps"),
+        (forged(b"r\xff\xff\xff\x7f"), "no ground truth"),
+        (forged(b"Nr\xff\xff\xff\x7f"), "no ground truth"),
+        (forged(b"\x8b\xff\xff\xff\x7fA"), "no ground truth"),
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7fN.", "no ground truth"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fN.", "no ground truth"),
+        (b"I" + b"9" * 5000 + b"\n.", "no ground truth"),
+        (b"", "no ground truth"),
+        (b"\xff\xd8\xff", "no ground truth"),
+        (b"(" * 9_000_000, "more than 8 MB"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else f"{len(one)} bytes",
+)  # fmt: skip
+def test_forged_pickles_are_one_line(tmp_path: Path, pickled: bytes, said: str) -> None:
+    path = tmp_path / "gnd.pkl"
+    path.write_bytes(pickled)
+    with pytest.raises(TableError, match=said) as caught:
+        read_revisited(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_bytes_that_are_taken_up_over_and_over_fill_no_memory(tmp_path: Path) -> None:
+    big = b"T" + (6_000_000).to_bytes(4, "little") + b"a" * 6_000_000 + b"q\x00"
+    copy = b"c_codecs\nencode\nh\x00U\x06latin1\x86R"
+    (tmp_path / "gnd.pkl").write_bytes(forged(big, copy * 10_000))
+    with pytest.raises(TableError, match="the same bytes over and over"):
+        read_revisited(tmp_path / "gnd.pkl")
+    many = {**PLAIN["gnd"][0], "easy": [0] * 100_000}
+    shared = {"imlist": ["a"], "qimlist": ["q"] * 1000, "gnd": [many] * 1000}
+    (tmp_path / "gnd.pkl").write_bytes(pickle.dumps(shared, protocol=2))
+    with pytest.raises(TableError, match="more than 5,000,000 places"):
+        read_revisited(tmp_path / "gnd.pkl")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_pickle_is_read_or_one_line(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (query,) = PLAIN["gnd"]
+    arrays = {key: np.array(value, dtype=float if key == "bbx" else int)
+              for key, value in query.items()}  # fmt: skip
+    path = tmp_path / "gnd.pkl"
+    said = []
+    for protocol in (0, 2, 5):
+        whole = pickle.dumps({**PLAIN, "gnd": [arrays]}, protocol=protocol)
+        for _ in range(300):
+            data = bytearray(whole)
+            for place in rng.integers(0, len(data), rng.integers(1, 4)):
+                data[place] = rng.integers(0, 256)
+            path.write_bytes(bytes(data))
+            try:
+                read_revisited(path)
+            except TableError as error:
+                said.append(str(error))
+    assert said
+    assert not any("\n" in one for one in said)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

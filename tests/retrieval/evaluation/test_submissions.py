@@ -113,7 +113,12 @@ def test_retrieval_looks_at_a_hundred_answers(tmp_path: Path) -> None:
         (["a,1_.9,Public"], "row 2: 3 cells where the header has 2"),
         (["a"], "row 2: 1 cells where the header has 2"),
         ([",1_.9"], "row 2: the id is empty"),
-        (['"a', "b,2_.5"], "submission.csv"),
+        (['"a', "b,2_.5"], "submission.csv, row 2: a quote opens here that nothing closes"),
+        (["b,2_.5", 'a,"1_.9'], "submission.csv, row 3: a quote opens here that nothing closes"),
+        (["a_,1_.9"], "row 2: a blank stands before or behind the id 'a '"),
+        (["a,None_.9"], "row 2: 'None' says that there is no landmark"),
+        (["b,2_.5", "a,nan_.9"], "row 3: the landmark 'nan' seems to say that there is none"),
+        (["a,Big_Ben_.9"], "a landmark with a space in its id cannot be submitted"),
     ],
 )
 def test_a_malformed_submission_is_refused(
@@ -134,7 +139,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="no solution: needs id,landmarks,Usage"):
         score_submission(retrieval, neither)
     (tmp_path / "latin.csv").write_bytes(b"id,landmarks,Usage\n\xe9,1,Public\n")
-    with pytest.raises(TableError, match="not a CSV in UTF-8"):
+    with pytest.raises(TableError, match=r"latin\.csv, row 2: not in UTF-8"):
         score_submission(retrieval, tmp_path / "latin.csv")
 
 
@@ -187,3 +192,41 @@ def test_a_file_of_official_size_against_the_definition(tmp_path: Path) -> None:
         [set(map(int, known[one].split())) if one in known else set() for one in asked],
     )
     assert scored(answers) == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("column", ["landmarks", "images"])
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path, column: str) -> None:
+    solution = write(tmp_path / "solution.csv", column, RECOGNITION, usage=True)
+    twice = tmp_path / "submission.csv"
+    twice.write_text(f"id,{column},{column}\na,1,1\n")
+    with pytest.raises(TableError, match=f"submission.csv, row 1: the column {column} stands twi"):
+        score_submission(twice, solution)
+    twice.write_text(f"id,id,{column},Usage\na,a,1,Public\n")
+    with pytest.raises(TableError, match="row 1: the column id stands twice"):
+        score_submission(solution, twice)
+
+
+@pytest.mark.parametrize("none", ["none", "NONE", "None", "_None_", ""])
+def test_none_in_any_case(tmp_path: Path, none: str) -> None:
+    found = score(tmp_path, [f"a,{none}", "b,1_.5"], [f"a,{none},Public", "b,1,Public"])["all"]
+    assert (found["with_landmark"], found["answered"]) == (1, 1)
+    found = score(tmp_path, ["a,none"], [f"a,{none},Public", "b,x,Public"], "images")["all"]
+    assert found["map100"] == 0.5
+
+
+def test_what_is_meant_as_none_in_a_solution_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"solution\.csv, row 3: the landmark 'NaN' seems to say"):
+        score(tmp_path, [], ["a,1,Public", "b,NaN,Public"])
+
+
+def test_landmarks_composed_in_two_ways_are_the_same(tmp_path: Path) -> None:
+    found = score(tmp_path, ["a,Cafe\u0301_.9"], ["a,Caf\u00e9,Public"])["all"]
+    assert found["top1"] == 1.0
+
+
+def test_files_are_read_as_tables_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(
+        "Landmarks;id\n".lower().encode("utf-16") + "1 .5;a\n".encode("utf-16-le")
+    )
+    (tmp_path / "b.csv").write_text("Usage\tlandmarks\trow\tid\nPublic\t1 2\tx\ta\n")
+    assert score_submission(tmp_path / "a.csv", tmp_path / "b.csv").figures["all"]["top1"] == 1.0

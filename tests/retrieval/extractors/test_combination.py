@@ -136,7 +136,7 @@ def test_a_part_that_was_lost_is_named(tmp_path: Path) -> None:
     ("parts", "said"),
     [
         ([], "at least 1 item"),
-        ([part(HOG, 0.0)], "greater than 0"),
+        ([part(HOG, 0.0)], "greater than or equal to 0.001"),
         ([part(HOG, float("inf"))], "finite"),
         ([part({"kind": "combination", "parts": [part(HOG)]})], "does not match any"),
     ],

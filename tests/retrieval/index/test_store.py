@@ -94,10 +94,14 @@ def test_json_has_one_form(tmp_path: Path) -> None:
 
 
 def test_json_that_is_not_there_or_damaged_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"run\.json is missing: build the run first"):
+    with pytest.raises(
+        RunError, match=r"run\.json is missing or damaged \(No such file.*run landmarks index again"
+    ):
         read_json(tmp_path / "run.json")
     (tmp_path / "run.json").write_text('{"finished": tr')
-    with pytest.raises(RunError, match=r"run\.json cannot be read .*: build the run again"):
+    with pytest.raises(
+        RunError, match=r"run\.json is missing or damaged .*: run landmarks index again"
+    ):
         read_json(tmp_path / "run.json")
 
 
@@ -158,7 +162,9 @@ def test_damaged_arrays_are_named(tmp_path: Path, damage: str) -> None:
     else:
         left = {"cut": path.read_bytes()[:100_000], "foreign": b"x" * 100_000, "empty": b""}
         path.write_bytes(left[damage])
-    with pytest.raises(RunError, match=r"rows\.npy is damaged .*: run landmarks index again"):
+    with pytest.raises(
+        RunError, match=r"rows\.npy is missing or damaged .*: run landmarks index again"
+    ):
         read_arrays(tmp_path)
 
 

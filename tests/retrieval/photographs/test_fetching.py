@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import socket
 import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -22,12 +25,18 @@ from retrieval.photographs.fetching import FetchConfig, Fetched, Fetcher, fetch_
 from tests.servers import BadServer, bad_server
 
 PHOTO = bytes(range(256)) * 40
+BOMB = gzip.compress(bytes(40_000_000))
 PRIVATE = "the address is not a public one (private, loopback or reserved)"
 
 
 @pytest.fixture
 def server() -> Iterator[BadServer]:
-    with bad_server({"a.jpg": PHOTO, "b.jpg": b"b" * 500, "empty.jpg": b""}) as server:
+    files = {"a.jpg": PHOTO, "b.jpg": b"b" * 500, "empty.jpg": b""}
+    files |= {"a.gz": gzip.compress(PHOTO), "cut.gz": gzip.compress(PHOTO)[:-9]}
+    files |= {"bomb.gz": BOMB, "bomb.gz.gz": gzip.compress(BOMB)}
+    files |= {"two.gz": gzip.compress(PHOTO[:99]) + gzip.compress(PHOTO[99:]) + bytes(9)}
+    files |= {"a.zlib": zlib.compress(PHOTO), "a.raw": zlib.compress(PHOTO, wbits=-15)}
+    with bad_server(files) as server:
         yield server
 
 
@@ -79,7 +88,17 @@ def test_bytes_arrive_as_they_were_sent(server: BadServer) -> None:
         ("/status/204", "HTTP 204"),
         ("/status/500", "HTTP 500"),
         ("/ok/empty.jpg", "empty answer"),
-        ("/gzip", "compressed answer, though none was asked for"),
+        ("/coded/br/a.jpg", "compressed by br, which is not read"),
+        ("/coded/gzip,zstd/a.jpg", "compressed by zstd, which is not read"),
+        ("/coded/gzip/a.jpg", "compressed answer that cannot be unpacked"),
+        ("/coded/gzip/cut.gz", "compressed answer that is cut off"),
+        ("/coded/gzip/bomb.gz", "larger than 33554432 bytes"),
+        ("/coded/gzip,gzip/bomb.gz.gz", "larger than 33554432 bytes"),
+        ("/partial/0-9/20/b.jpg", "HTTP 206, a part of the file alone"),
+        ("/partial/1-499/500/b.jpg", "HTTP 206, a part of the file alone"),
+        ("/lengths/500/501", "not an HTTP answer"),
+        ("/informational/33/b.jpg", "not an HTTP answer"),
+        ("/long/70000/b.jpg", "not an HTTP answer"),
         ("/garbage", "not an HTTP answer"),
         ("/announced/20", "connection broken off"),
         ("/redirect/6/a.jpg", "more than 5 redirects"),
@@ -101,6 +120,10 @@ def test_reasons(server: BadServer, path: str, expected: str) -> None:
         ("", "not an http or https address"),
         ("http://", "the address names no host"),
         ("http://[::1", "not a usable address"),
+        ("http://a b.example/", "not a usable address"),
+        ("http://a.example\r\nX: y/", "not a usable address"),
+        ("http://a.example\\@b.example/", "not a usable address"),
+        ("http://a.example/\ud800", "not a usable address"),
         ("http://a.example:99999/", "not a usable address"),
         ("http://" + "a" * 70 + ".example/", "not a usable address"),
     ],
@@ -114,6 +137,164 @@ def test_redirects_are_followed(server: BadServer) -> None:
     assert fetch(f"{server.url}/to?{server.url}/ok/b.jpg").data == b"b" * 500
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "/ok/a.jpg?sig=a%2Fb%2fc%3D&x=%7E~%41+%20",
+        "/ok/%61.jpg",
+        "/ok/./../ok/a.jpg",
+        "/ok//a.jpg?a?b=/",
+        "/ok/a.jpg?100%&q='(x)!*;:@,[]|{}^",
+    ],
+)
+def test_a_url_is_asked_for_as_it_was_written(server: BadServer, written: str) -> None:
+    fetch(server.url + written)
+    location = server.url + written
+    fetch(f"{server.url}/to?{quote(location)}")
+    assert server.requests[0] == server.requests[-1] == written
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("/ok/a b.jpg?c d", "/ok/a%20b.jpg?c%20d"),
+        ("/ok/\u00e9.jpg?\u00e9", "/ok/%C3%A9.jpg?%C3%A9"),
+        ("/ok/\udce9.jpg", "/ok/%E9.jpg"),
+        ("/ok/a\r\nX: y.jpg#part", "/ok/a%0D%0AX:%20y.jpg"),
+        ("?x", "/?x"),
+        ("", "/"),
+    ],
+)
+def test_what_no_request_can_hold_is_escaped(server: BadServer, written: str, asked: str) -> None:
+    fetch(server.url + written)
+    assert server.requests == [asked]
+
+
+def test_a_redirect_keeps_its_bytes(server: BadServer) -> None:
+    server.files["caf\udce9.jpg"] = PHOTO
+    assert fetch(f"{server.url}/to?/ok/caf%E9.jpg").data == PHOTO
+    assert server.requests[-1] == "/ok/caf%E9.jpg"
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("b.jpg", "/to/b.jpg"),
+        ("../ok/b.jpg?c%2Fd", "/ok/b.jpg?c%2Fd"),
+        ("/ok/b.jpg#part", "/ok/b.jpg"),
+        ("//{host}/ok/b%41", "/ok/b%41"),
+    ],
+)
+def test_redirects_may_be_relative(server: BadServer, location: str, asked: str) -> None:
+    host = server.url.removeprefix("http://")
+    fetch(f"{server.url}/to/a.jpg?{quote(location.format(host=host))}")
+    assert server.requests[1] == asked
+
+
+@pytest.mark.parametrize("coding", ["identity", "none", "Binary", "UTF-8", "aws-chunked", ""])
+def test_codings_that_change_nothing_pass(server: BadServer, coding: str) -> None:
+    assert fetch(f"{server.url}/coded/{coding}/a.jpg").data == PHOTO
+
+
+@pytest.mark.parametrize(
+    ("coding", "name"),
+    [
+        ("gzip", "a.gz"),
+        ("x-gzip, identity", "a.gz"),
+        ("gzip", "two.gz"),
+        ("deflate", "a.zlib"),
+        ("deflate", "a.raw"),
+    ],
+)
+def test_compressed_answers_are_unpacked(server: BadServer, coding: str, name: str) -> None:
+    assert fetch(f"{server.url}/coded/{coding}/{name}").data == PHOTO
+    drops = f"{server.url}/coded/{coding}/{name}?drops"
+    assert fetch(drops).data == PHOTO, "whatever the pieces that it comes in"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/partial/0-499/500/b.jpg",
+        "/status/203",
+        "/lengths/500/500",
+        "/lengths/500, 500",
+        "/informational/32/b.jpg",
+        "/long/60000/b.jpg",
+    ],
+)
+def test_odd_but_whole_answers_are_taken(server: BadServer, path: str) -> None:
+    assert fetch(server.url + path).data == b"b" * 500
+
+
+def test_a_part_that_breaks_off_is_tried_again(server: BadServer) -> None:
+    assert reason(f"{server.url}/partial/0-999/1000/b.jpg") == "connection broken off"
+    assert len(server.requests) == 3
+
+
+def test_endless_informational_answers_starve_nobody(server: BadServer) -> None:
+    urls = [(0, f"{server.url}/informational/0/b.jpg"), (1, f"{server.url}/ok/b.jpg")]
+    fetched = {f.row: f for f in fetch_all(urls, config(retries=0, per_host=1))}
+    assert str(fetched[0].error) == "not an HTTP answer"
+    assert fetched[1].data == b"b" * 500
+
+
+def test_headers_are_sent_with_every_request(server: BadServer) -> None:
+    told = {
+        "headers": {"Authorization": "secret", "X-Key": "1"},
+        "user_agent": "me (mail@a.example)",
+    }
+    assert fetch(f"{server.url}/redirect/2/a.jpg", **told).data == PHOTO
+    assert len(server.headers) == 3
+    for headers in server.headers:
+        assert headers["Authorization"] == "secret"
+        assert headers["X-Key"] == "1"
+        assert headers["User-Agent"] == "me (mail@a.example)"
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_headers_are_not_sent_to_another_server(server: BadServer, back: bool) -> None:
+    with bad_server({"a.jpg": PHOTO}) as other:
+        target = f"{other.url}/ok/a.jpg"
+        if back:
+            target = f"{other.url}/to?{server.url}/ok/a.jpg"
+        assert fetch(f"{server.url}/to?{target}", headers={"Authorization": "secret"}).data == PHOTO
+        assert "Authorization" not in other.headers[0]
+    assert all(headers["Authorization"] == "secret" for headers in server.headers)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"a b": "c"}, {"": "c"}, {"X": "a\r\nY: b"}, {"Range": "bytes=1-"}, {"content-length": "3"}],
+)
+def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=r"plain characters|decided for each request"):
+        FetchConfig(headers=headers)
+    with pytest.raises(ValidationError, match="plain characters"):
+        FetchConfig(user_agent="a\nb")
+
+
+def test_a_cookie_is_sent_back_to_its_host_within_the_chain(server: BadServer) -> None:
+    with bad_server({"a.jpg": PHOTO}) as other:
+        elsewhere = other.url.replace("127.0.0.1", "localhost")
+        steps = f"{server.url}/cookie/b=2?{elsewhere}/to?{server.url}/ok/a.jpg"
+        assert fetch(f"{server.url}/cookie/a=1?{steps}").data == PHOTO
+        assert "Cookie" not in other.headers[0]
+    asked = [headers.get("Cookie") for headers in server.headers]
+    assert asked == [None, "a=1", "a=1; b=2"]
+    assert fetch(f"{server.url}/ok/a.jpg").data == PHOTO
+    assert "Cookie" not in server.headers[-1]
+
+
+def test_a_cookie_joins_the_users_own(server: BadServer) -> None:
+    url = f"{server.url}/cookie/a=1?{server.url}/ok/a.jpg"
+    assert fetch(url, headers={"cookie": "mine=0"}).data == PHOTO
+    assert [headers.get("Cookie", headers.get("cookie")) for headers in server.headers] == [
+        "mine=0",
+        "mine=0; a=1",
+    ]
+
+
 @pytest.mark.parametrize(("path", "tries"), [("/flaky/2/a.jpg", 3), ("/broken/2/a.jpg", 3)])
 def test_what_may_pass_is_tried_again(server: BadServer, path: str, tries: int) -> None:
     assert fetch(server.url + path, retries=2).data == PHOTO
@@ -121,7 +302,8 @@ def test_what_may_pass_is_tried_again(server: BadServer, path: str, tries: int) 
 
 
 @pytest.mark.parametrize(
-    ("path", "tries"), [("/status/503", 4), ("/status/429", 4), ("/status/404", 1)]
+    ("path", "tries"),
+    [*((f"/status/{code}", 4) for code in (408, 425, 429, 500, 503, 599)), ("/status/404", 1)],
 )
 def test_tries_are_counted(server: BadServer, path: str, tries: int) -> None:
     reason(server.url + path, retries=3)
@@ -286,6 +468,21 @@ def test_ipv6_forms_of_an_ipv4_address_are_judged_alike(ip: ipaddress.IPv4Addres
     assert {is_public(str(form)) for form in forms} == {is_public(str(ip))}
 
 
+@pytest.mark.parametrize("block", ["192.0.0.9", "168.63.129.16", "192.88.99.1", "100.64.1.1"])
+def test_special_blocks_are_refused_in_every_form(block: str) -> None:
+    number = int(ipaddress.IPv4Address(block))
+    forms = [block, f"::ffff:{block}", f"64:ff9b::{block}", f"64:ff9b:1::{block}", f"::{block}"]
+    forms.append(str(ipaddress.IPv6Address((0x2002 << 112) | (number << 80))))
+    assert not any(map(is_public, forms))
+
+
+@given(st.ip_addresses())
+def test_what_is_public_is_so_for_the_interpreter_too(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    assert ip.is_global or not is_public(str(ip))
+
+
 @pytest.mark.parametrize("ip", ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808"])
 def test_public_addresses(ip: str) -> None:
     assert is_public(ip)
@@ -294,7 +491,8 @@ def test_public_addresses(ip: str) -> None:
 @pytest.mark.parametrize(
     "ip",
     "224.0.0.1 ff0e::1 240.0.0.1 255.255.255.255 192.0.0.1 198.18.0.1 fec0::1 :: fe80::1%eth0"
-    " 2001:0:a00:1:: ::7f00:1 2001:db8::1 nonsense".split(),
+    " 2001:0:a00:1:: ::7f00:1 2001:db8::1 nonsense 3fff::1 3fff:fff:: 5f00::1 100::1 4000::1"
+    " 64:ff9b:1::808:808 192.0.0.10 192.0.0.171 168.63.129.16 192.88.99.2".split(),
 )
 def test_other_addresses(ip: str) -> None:
     assert not is_public(ip)

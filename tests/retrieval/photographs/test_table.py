@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 
@@ -64,8 +65,10 @@ def test_a_path_csv(tmp_path: Path) -> None:
 
 def test_a_path_csv_without_landmarks(tmp_path: Path) -> None:
     photographs(tmp_path, "a.jpg")
-    table = read_table(write_csv(tmp_path / "t.csv", [("a", "a.jpg")], ("id", "path")))
-    assert columns(table) == [("a", None, 2)]
+    path = write_csv(tmp_path / "t.csv", [("a", "a.jpg")], ("id", "path"))
+    assert columns(read_table(path, bank=True)) == [("a", None, 2)]
+    assert "no photograph shows a landmark" in refused(path)
+    assert "--bank" in refused(write_csv(tmp_path / "none.csv", [("a", "a.jpg", "None")]))
 
 
 @pytest.mark.parametrize("root", [".", "photos", "images", "train", "index", "test"])
@@ -93,29 +96,11 @@ def test_the_first_photograph_may_be_the_missing_one(tmp_path: Path) -> None:
     assert "(1 of 3 are missing)" in refused(path)
 
 
-def test_a_folder_for_each_landmark(tmp_path: Path) -> None:
-    photographs(tmp_path, "Old Bridge/1.jpg", "Old Bridge/deep/2.PNG", "Tower/1.jpeg", "none/x.jpg")
-    # Litter: what is no photograph, lies in no folder, or is hidden.
-    (tmp_path / "Tower" / "notes.txt").write_text("")
-    photographs(tmp_path, "loose.jpg", "Tower/._1.jpeg", ".thumbnails/1.jpg")
-    table = read_table(tmp_path)
-    assert columns(table) == [
-        ("Old Bridge/1.jpg", "Old Bridge", 0),
-        ("Old Bridge/deep/2.PNG", "Old Bridge", 0),
-        ("Tower/1.jpeg", "Tower", 0),
-        ("none/x.jpg", None, 0),
-    ]
-    assert table["source"].iloc[0] == str(tmp_path / "Old Bridge/1.jpg")
-
-
 def test_a_mark_at_the_start_quotes_and_windows_lines_are_read(tmp_path: Path) -> None:
     photographs(tmp_path, "a, the first.jpg", "b.jpg")
     path = tmp_path / "t.csv"
     path.write_bytes(
-        b"\xef\xbb\xbfid, path ,landmark_id\r\n"
-        b'a,"a, the first.jpg","L ""1"""\r\n'
-        b"\r\n"
-        b"b,b.jpg, L2 \r\n"
+        b'\xef\xbb\xbfid, path ,landmark_id\r\na,"a, the first.jpg","L ""1"""\r\n\r\nb,b.jpg,L2\r\n'
     )
     assert columns(read_table(path)) == [("a", 'L "1"', 2), ("b", "L2", 4)]
 
@@ -133,7 +118,7 @@ def test_a_row_is_the_line_that_an_editor_shows(tmp_path: Path) -> None:
         ("", ": empty file"),
         ("id,path\n", ": no rows below the header"),
         ("name,path\na,a.jpg\n", ", row 1: no column id among name,path"),
-        ("id,path,path\na,a.jpg,b.jpg\n", ", row 1: a column name stands twice: id,path,path"),
+        ("id,path,path\na,a.jpg,b.jpg\n", ", row 1: the column path stands twice (id,path,path)"),
         ("id,path\na,a.jpg\nb\n", ", row 3: 1 cells where the header has 2 (id,path)"),
         ("id,path\na,a.jpg,L1\n", ", row 2: 3 cells where the header has 2 (id,path)"),
         ("id,path\na,a.jpg\n ,a.jpg\n", ", row 3: the id is empty"),
@@ -160,7 +145,7 @@ def test_urls_that_are_not_fetched_yet_say_how(tmp_path: Path) -> None:
 def test_what_is_no_table(tmp_path: Path) -> None:
     assert refused(tmp_path / "none.csv") == ": no such file"
     (tmp_path / "photo.csv").write_bytes(b"id,path\n\xff\xd8\xff\xe0")
-    assert refused(tmp_path / "photo.csv").startswith(": not a CSV in UTF-8")
+    assert refused(tmp_path / "photo.csv").startswith(", row 2: not in UTF-8 (the byte 0xff")
     (tmp_path / "empty").mkdir()
     assert refused(tmp_path / "empty").startswith(": no photographs in folders")
 
@@ -195,21 +180,6 @@ def test_another_gallery_is_looked_for_here_and_in_the_folder(tmp_path: Path) ->
         assert load_data_set(tmp_path, given).gallery["landmark"].tolist() == ["L9"]
     with pytest.raises(TableError, match=r"absent\.csv: no such file, neither here nor in"):
         load_data_set(tmp_path, Path("absent.csv"))
-
-
-def test_a_data_set_of_folders_has_its_bank_in_none(tmp_path: Path) -> None:
-    photographs(tmp_path, "A/1.jpg", "B/1.jpg", "none/1.jpg", "none/2.jpg")
-    data = load_data_set(tmp_path)
-    assert data.gallery["landmark"].tolist() == ["A", "B"]
-    assert data.bank["id"].tolist() == ["none/1.jpg", "none/2.jpg"]
-    assert data.bank["landmark"].isna().all()
-    assert data.bank.index.tolist() == [0, 1]
-
-
-def test_a_folder_with_a_bank_alone_is_no_data_set(tmp_path: Path) -> None:
-    photographs(tmp_path, "none/1.jpg")
-    with pytest.raises(TableError, match=r"neither index\.csv nor a folder of photographs"):
-        load_data_set(tmp_path)
 
 
 def test_an_unlabelled_row_is_not_for_the_gallery(tmp_path: Path) -> None:
@@ -248,10 +218,127 @@ def test_names_from_google_landmarks_v2(tmp_path: Path) -> None:
     (tmp_path / "landmarks.csv").write_text("id,title\n1,x\n")
     with pytest.raises(TableError, match=r"landmarks\.csv: needs the columns landmark_id and name"):
         read_names(tmp_path)
-    for nonsense in (b"", b"\xff\xfe,", b"landmark_id,name\n1,2,3\n1,2,3,4\n"):
-        (tmp_path / "landmarks.csv").write_bytes(nonsense)
-        with pytest.raises(TableError, match=r"landmarks\.csv: not a CSV in UTF-8"):
-            read_names(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ": empty file"),
+        ("1,Bridge,\n", ", row 2: 3 cells where the header has 2"),
+        ("1,Bridge\n2,Tower, old\n", ", row 3: 3 cells where the header has 2"),
+        ("1,Bridge\n\n1,Tower\n", ", row 4: the landmark '1' has a name in row 2 already"),
+        ("1 ,Bridge\n", ", row 2: a blank stands before or behind the landmark '1 '"),
+        ("1,Bridge\n,Tower\n", ", row 3: no landmark_id"),
+        ('1,"Bridge\n2,Tower\n', ", row 2: a quote opens here that nothing closes"),
+        ("Cafe\u0301,a\nCaf\u00e9,b\n", ", row 3: the landmark 'Caf\u00e9' has a name in row 2"),
+    ],
+)
+def test_names_that_would_be_lost_or_wrong_are_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "landmarks.csv"
+    path.write_text(f"landmark_id,name\n{text}" if text else "")
+    with pytest.raises(TableError) as caught:
+        read_names(tmp_path)
+    assert str(caught.value).startswith(f"{path}{message}")
+
+
+def test_names_are_read_as_tables_are(tmp_path: Path) -> None:
+    text = 'Name;Landmark_ID\n"Bridge; old";1\nTower, high;2\n'
+    (tmp_path / "landmarks.csv").write_bytes(text.encode("utf-16"))
+    assert read_names(tmp_path) == {"1": "Bridge; old", "2": "Tower, high"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "landmark",
+        "Label",
+        "CLASS",
+        "landmarks",
+        "Landmark ID",
+        "class_name",
+        "lanmark_id",
+        "labels",
+    ],
+)
+@pytest.mark.parametrize("bank", [False, True])
+def test_landmarks_in_a_column_of_another_name(tmp_path: Path, name: str, bank: bool) -> None:
+    photographs(tmp_path, "a.jpg")
+    path = write_csv(tmp_path / "t.csv", [("a", "a.jpg", "L1")], ("id", "path", name))
+    with pytest.raises(TableError, match=rf"row 1: .*did you mean {name}\? Name it landmark_id"):
+        read_table(path, bank)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("image_id,path,landmark_id", "did you mean image_id? Name it id"),
+        ("id,Filename,landmark_id", "did you mean Filename? Name it path"),
+    ],
+)
+def test_other_columns_of_another_name(tmp_path: Path, header: str, message: str) -> None:
+    photographs(tmp_path, "a.jpg")
+    path = write_csv(tmp_path / "t.csv", [("a", "a.jpg", "L1")], header.split(","))
+    assert message in refused(path)
+
+
+def test_columns_in_any_case_order_and_form(tmp_path: Path) -> None:
+    photographs(tmp_path, "a, b.jpg")
+    path = tmp_path / "t.csv"
+    path.write_bytes(
+        gzip.compress("\ufeffsep=;\nLandmark_ID;note;Path;ID\nL1;;a, b.jpg;a\n".encode())
+    )
+    assert columns(read_table(path)) == [("a", "L1", 3)]
+
+
+def test_a_table_in_parquet(tmp_path: Path) -> None:
+    photographs(tmp_path, "a.jpg", "b.jpg")
+    path = tmp_path / "t.parquet"
+    frame = {
+        "id": ["a", "b"],
+        "path": ["a.jpg", "b.jpg"],
+        "landmark_id": [17.0, None],
+        "x": [[], []],
+    }
+    pd.DataFrame(frame).to_parquet(path)
+    assert columns(read_table(path)) == [("a", "17", 1), ("b", None, 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,a.jpg,nan\n", ", row 2: the landmark 'nan' seems to say that there is none"),
+        ("a,a.jpg,L1\n\nb,a.jpg, L1\n", ", row 4: a blank stands before or behind the landmark"),
+        (" a,a.jpg,L1\n", ", row 2: a blank stands before or behind the id ' a'"),
+        ("a,a.jpg,L1\n,,\n", ", row 3: the id is empty"),
+        ('a,a.jpg,"L1\nb,a.jpg,L1\n', ", row 2: a quote opens here that nothing closes"),
+        ("Caf\u00e9,a.jpg,L1\nCafe\u0301,a.jpg,L1\n",
+         ", row 3: id 'Cafe\u0301' looks the same as, but is not, that of row 2"),
+        ("a,a.jpg,L1\nb,a.jpg,L1\u200b\n", ", row 3: the landmark 'L1\\u200b' looks the same"),
+    ],
+)  # fmt: skip
+def test_labels_and_ids_that_mislead_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    photographs(tmp_path, "a.jpg")
+    path = tmp_path / "t.csv"
+    path.write_text(f"id,path,landmark_id\n{text}")
+    assert refused(path).startswith(message)
+
+
+def test_landmarks_composed_in_two_ways_are_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photographs(tmp_path, "a.jpg")
+    rows = [("a", "a.jpg", "Caf\u00e9"), ("b", "a.jpg", "Cafe\u0301"), ("c", "a.jpg", "NONE")]
+    table = read_table(write_csv(tmp_path / "t.csv", rows))
+    assert columns(table) == [("a", "Caf\u00e9", 2), ("b", "Caf\u00e9", 3), ("c", None, 4)]
+    assert "1 landmarks hold characters in two parts" in caplog.text
+
+
+def test_a_path_composed_otherwise_is_told(tmp_path: Path) -> None:
+    photographs(tmp_path, "Cafe\u0301.jpg")
+    path = write_csv(tmp_path / "t.csv", [("a", "Caf\u00e9.jpg", "L1")])
+    assert "but at the same name composed otherwise (NFD: rename one)" in refused(path)
 
 
 def test_landmarks_that_nothing_can_answer() -> None:

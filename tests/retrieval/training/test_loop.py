@@ -230,7 +230,7 @@ def test_stages_that_do_not_begin_at_one_place_are_refused() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_a_training(table: pd.DataFrame, tmp_path: Path) -> None:
-    config = toy_config(**LAST, optimiser={"kind": "sgd", "rate": 1e30, "trunk_rate": 1e30})
+    config = toy_config(**LAST, optimiser={"kind": "sgd", "rate": 1e6, "trunk_rate": 1e6})
     with pytest.raises(TrainingError, match=r"lower training.optimiser.rate"):
         train(config, table, tmp_path)
 
