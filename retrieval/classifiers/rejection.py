@@ -13,7 +13,9 @@ nothing about what will be asked; ``landmark_share`` says otherwise. Without a b
 gallery photographs is maximised that are accepted where right and rejected where wrong; without
 held-out gallery photographs, all of the bank is rejected. The same balance weighs the examples that
 probabilities are learnt from. An operating point may be asked for instead: the lowest threshold at
-which so large a share of answers is right, or at which no more of the bank is accepted.
+which so large a share of answers is right, or at which no more of the bank is accepted. Where
+held-out photographs are too few to promise it, the threshold is the most careful one, and
+:attr:`Rejection.unkept` says so.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,14 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 
 from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
-from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
+from retrieval.classifiers.calibration import (
+    CalibrationConfig,
+    Curve,
+    Isotonic,
+    NoCurve,
+    Platt,
+    fit_curve,
+)
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
@@ -105,13 +114,35 @@ class SignalModel(StrictModel):
 
 
 class _Saved(StrictModel):
-    """What rejection.json holds; no threshold accepts whatever has a candidate."""
+    """What rejection.json holds; no threshold accepts whatever has a candidate, or nothing."""
 
     threshold: float | None
+    nothing: bool = False
+    unkept: str = ""
     slope: float | None = None
     offset: float | None = None
     isotonic: list[list[float]] | None = None
+    too_few: list[int] | None = None
     model: SignalModel | None = None
+
+    def curve(self) -> Curve:
+        """The curve of whichever form there is."""
+        if self.too_few is not None:
+            right, wrong = self.too_few
+            return NoCurve(right, wrong)
+        if self.isotonic is not None:
+            confidences, probabilities = map(tuple, self.isotonic)
+            return Isotonic(confidences, probabilities)
+        if self.slope is None or self.offset is None:
+            raise ValueError("no curve")
+        return Platt(self.slope, self.offset)
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold, and why what was asked of it cannot be promised; empty where it can."""
+
+    threshold: float
+    unkept: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,14 +150,17 @@ class Rejection:
     """A threshold on the confidence, and the curve that makes a probability of it.
 
     Attributes:
-        threshold: the least confidence that is accepted; -inf accepts every candidate.
+        threshold: the least confidence that is accepted; -inf accepts every candidate, inf none.
         curve: confidences to probabilities.
         model: what makes the confidence, or ``None`` where it is the classifier's own.
+        unkept: why the operating point that was asked for cannot be promised; empty where it is,
+            or where none was asked for.
     """
 
     threshold: float
-    curve: Platt | Isotonic
+    curve: Curve
     model: SignalModel | None = None
+    unkept: str = ""
 
     @classmethod
     def fit(
@@ -160,16 +194,22 @@ class Rejection:
         weights = _shares(held_out, config.landmark_share)
         curve = fit_curve(calibration, confidence, right, weights)
         if config.target_precision is not None:
-            threshold = precise_threshold(confidence, right, weights, config.target_precision)
+            point = precise_threshold(confidence, right, weights, config.target_precision)
         elif config.max_false_accepts is not None:
-            threshold = bounded_threshold(confidence, bank, config.max_false_accepts)
+            point = bounded_threshold(confidence, bank, config.max_false_accepts)
         else:
             # A wrong answer costs nothing beyond itself, unless only the gallery can speak.
             cost = np.where(right, 0.0, weights)
             if len(bank):
                 cost[: len(gallery)] = 0.0
-            threshold = best_threshold(confidence, np.where(right, weights, -cost))
-        return cls(threshold, curve)
+            point = OperatingPoint(best_threshold(confidence, np.where(right, weights, -cost)))
+        return cls(point.threshold, curve, unkept=point.unkept)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader of the answers has to know of threshold and probabilities, a line each."""
+        unkept = [f"promise not kept: {self.unkept}"] if self.unkept else []
+        return unkept + ([str(self.curve)] if isinstance(self.curve, NoCurve) else [])
 
     @property
     def needs_evidence(self) -> bool:
@@ -190,9 +230,13 @@ class Rejection:
     def save(self, folder: Path) -> None:
         """Write ``rejection.json``."""
         saved: dict[str, Any] = {
-            "threshold": self.threshold if np.isfinite(self.threshold) else None
+            "threshold": self.threshold if np.isfinite(self.threshold) else None,
+            "nothing": self.threshold == np.inf,
+            "unkept": self.unkept,
         }
-        if isinstance(self.curve, Platt):
+        if isinstance(self.curve, NoCurve):
+            saved["too_few"] = [self.curve.right, self.curve.wrong]
+        elif isinstance(self.curve, Platt):
             saved |= {"slope": self.curve.slope, "offset": self.curve.offset}
         else:
             knots = [self.curve.confidences, self.curve.probabilities]
@@ -210,13 +254,10 @@ class Rejection:
         """
         with reading(folder / FILE):
             saved = _Saved.model_validate(read_json(folder / FILE))
-            threshold = -np.inf if saved.threshold is None else saved.threshold
-            if saved.isotonic is not None:
-                confidences, probabilities = map(tuple, saved.isotonic)
-                return cls(threshold, Isotonic(confidences, probabilities), saved.model)
-            if saved.slope is None or saved.offset is None:
-                raise ValueError("no curve")
-            return cls(threshold, Platt(saved.slope, saved.offset), saved.model)
+            threshold = saved.threshold
+            if threshold is None:
+                threshold = np.inf if saved.nothing else -np.inf
+            return cls(threshold, saved.curve(), saved.model, saved.unkept)
 
 
 def fit_rejection(
@@ -287,12 +328,12 @@ def best_threshold(confidence: NDArray[Any], gain: NDArray[np.float64]) -> float
 
 def precise_threshold(
     confidence: NDArray[Any], right: Flags, weights: NDArray[np.float64], target: float
-) -> float:
+) -> OperatingPoint:
     """The lowest threshold at which so large a share of the accepted weight is right.
 
     One more example of the largest weight is counted as accepted and wrong, since the lowest of
-    many thresholds is one that luck favoured. Where none is that precise, the most precise one,
-    and a warning.
+    many thresholds is one that luck favoured. Where none is that precise, the highest of the most
+    precise ones; where no answer was right, nothing is accepted.
 
     Args:
         confidence: (n,) float32; -inf (no candidate) is never accepted.
@@ -302,29 +343,30 @@ def precise_threshold(
     """
     there = np.isfinite(confidence)
     scores, places = np.unique(confidence[there], return_inverse=True)
-    if not len(scores):
-        return -np.inf
     taken, good = (
         np.cumsum(np.bincount(places, part[there], len(scores))[::-1])[::-1]
         for part in (weights, np.where(right, weights, 0.0))
     )
-    precision = good / (taken + weights.max())
+    precision = good / (taken + weights.max(initial=0.0))
     enough = np.flatnonzero(precision >= target)
-    if not len(enough):
-        logger.warning(
-            "a precision of %g cannot be promised by so few photographs: %.3f is the most",
-            target, precision.max(),
-        )  # fmt: skip
-        enough = np.flatnonzero(precision == precision.max())
-    return _half_way(scores, int(enough[0]))
+    if len(enough):
+        return OperatingPoint(_half_way(scores, int(enough[0])))
+    unkept = f"a precision of {target:g} cannot be promised by so few photographs"
+    if not good.any():
+        return OperatingPoint(
+            np.inf, f"{unkept}: no held-out answer was right; nothing is accepted"
+        )
+    most = precision.max()
+    best = int(np.flatnonzero(precision >= most - 1e-12)[-1])
+    return OperatingPoint(_half_way(scores, best), f"{unkept}: {most:.3f} is the most")
 
 
-def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> float:
+def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> OperatingPoint:
     """The lowest threshold that accepts at most such a share of photographs like the bank's.
 
     Of b held-out ones it accepts a, with (a + 1) / (b + 1) at most the share: that is what a
     further one is accepted with (Vovk, Gammerman and Shafer, "Algorithmic learning in a random
-    world", 2005, chapter 2). A bank too small for any a has none accepted, and a warning.
+    world", 2005, chapter 2). A bank too small for any a has none accepted.
 
     Args:
         confidence: (n,) float32 of all examples; thresholds lie half-way between them.
@@ -332,14 +374,21 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
         most: the share.
     """
     allowed = int(most * (len(bank) + 1) + 1e-9) - 1
+    unkept = ""
     if allowed < 0:
-        logger.warning(
-            "%d photographs without a landmark are too few to bound false accepts by %g",
-            len(bank), most,
-        )  # fmt: skip
+        unkept = (
+            f"{len(bank):,} photographs without a landmark are too few to bound false accepts by"
+            f" {most:g}: {least_false_accepts(len(bank)):.2g} is the least"
+        )
     scores = np.unique(confidence[np.isfinite(confidence)])
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
-    return _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
+    threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
+    return OperatingPoint(threshold, unkept)
+
+
+def least_false_accepts(bank: int) -> float:
+    """The least share of false accepts that so many held-out photographs of none can promise."""
+    return 1.0 / (bank + 1)
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:
