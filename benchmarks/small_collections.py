@@ -157,6 +157,7 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
     right, none = (best == truth) & (truth >= 0), truth < 0
     accepted = judged.accepted
     bank = held.bank.confidence
+    told = ~np.isnan(judged.probability)  # none where too few were held out to learn them from
     sure = confidence >= asked.threshold
     ids = list(data.test["id"])
     return Figures(
@@ -172,7 +173,7 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
         right=float((accepted & right).sum() / (~none).sum()),
         false_accepts=float(accepted[none].mean()),
         expected=float(((bank >= rejection.threshold).sum() + 1) / (len(bank) + 1)),
-        calibration_error=reliability(judged.probability, right).error,
+        calibration_error=reliability(judged.probability[told], right[told]).error,
         precision=float((accepted & right).sum() / max(accepted.sum(), 1)),
         precise=float((sure & right).sum() / sure.sum()) if sure.any() else None,
         seconds=seconds,

@@ -213,6 +213,8 @@ def _fitted(
                 rejections[name], _ = fit_rejection(
                     held, gallery, one.rejection, one.calibration, seed
                 )
+    for unkept in sorted({one.unkept for one in rejections.values() if one.unkept}):
+        log.warning("promise not kept: %s", unkept)
     return classifiers, rejections, skipped
 
 

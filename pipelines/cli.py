@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -14,6 +15,7 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
+from pipelines.main import INTERRUPTED
 from pipelines.progress import console, progress_bar
 from retrieval.errors import ConfigError, LandmarksError, TableError
 from retrieval.photographs.fetching import PLAIN, FetchConfig
@@ -29,7 +31,6 @@ log = logging.getLogger(__name__)
 DEFAULT_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
-INTERRUPTED: Final = 130
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -392,7 +393,8 @@ def classify(
 
     id: of the row, or its URL or path.
     landmark, name: the answer; empty for none.
-    probability: that the best candidate is right, whether it is answered or not.
+    probability: that the best candidate is right, whether it is answered or not; empty where
+    held-out photographs were too few to learn it from.
     status, reason: ok, fetch_failed, decode_failed or describe_failed, and why.
     candidate, candidate_name: the best candidate, even where the answer is none.
     confidence: its score, which the answer hangs on.
@@ -426,7 +428,9 @@ def classify(
             )  # fmt: skip
             system = System.load(run, device, weights)
             shown = 3 if top is None else top
-            if show(system, given, fetch, shown, urls_only, name=system.name):
+            failed = show(system, given, fetch, shown, urls_only, name=system.name)
+            _say_caveats(system.caveats)
+            if failed:
                 raise typer.Exit(1)
             return
         system = System.load(run, device, weights)
@@ -439,6 +443,7 @@ def classify(
     if summary.nothing_to_do:
         console.print(f"{target}: finished already, nothing to do", highlight=False)
     _say_summary(summary)
+    _say_caveats(system.caveats)
     if frequency_ban is not None:
         kept = target.with_name(f"{target.stem}.banned{target.suffix}")
         banned = ban_frequent(target, kept, frequency_ban)
@@ -917,6 +922,11 @@ def _say_summary(summary: ClassifySummary) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
+def _say_caveats(caveats: Sequence[str]) -> None:
+    for line in caveats:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
     if test is not None:
         return test
@@ -932,6 +942,8 @@ def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
 
 
 def _say_built(run: Path, record: dict[str, Any]) -> None:
+    from retrieval.classifiers.rejection import Rejection
+
     table = Table.grid(padding=(0, 2))
     for what, value in (
         ("run", str(run)),
@@ -945,6 +957,7 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
+    _say_caveats(Rejection.load(run / "classifiers" / record["answer"]).caveats)
 
 
 def _lost(landmarks: list[str]) -> list[tuple[str, str]]:

@@ -101,6 +101,15 @@ class Labelled(Protocol):
     def index(self) -> Searched: ...
 
 
+class Rejects(Protocol):
+    """What is asked of a rejection."""
+
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def caveats(self) -> Sequence[str]: ...
+
+
 class Judge(Protocol):
     """What a loaded system offers to be measured."""
 
@@ -115,7 +124,7 @@ class Judge(Protocol):
     @property
     def classifiers(self) -> Mapping[str, Any]: ...
     @property
-    def rejections(self) -> Mapping[str, Any]: ...
+    def rejections(self) -> Mapping[str, Rejects]: ...
     @property
     def answer(self) -> str: ...
     def neighbours(self, descriptors: Descriptors, k: int | None = None) -> Neighbours: ...
@@ -217,10 +226,9 @@ def measure(
     rows = np.flatnonzero(ok)
     shown = truth_codes != NO_LANDMARK
     ranking = _ranking_figures(answers, rows, shown)
-    threshold_of = {name: float(one.threshold) for name, one in system.rejections.items()}
     results = [
-        _result(name, threshold_of[name], _everywhere(judged, rows, len(ids)), ids, truth_codes,
-                ranking, share)
+        _result(name, system.rejections[name], _everywhere(judged, rows, len(ids)), ids,
+                truth_codes, ranking, share)
         for name, judged in answers.judged.items()
     ]  # fmt: skip
     dimension = int(store.descriptors.vectors.shape[1])
@@ -264,11 +272,13 @@ def measure(
 
 def as_json(measured: Measured) -> dict[str, Any]:
     """The content of ``metrics.json``: NaN and infinities become ``None``."""
+    caveats = {one.name: list(one.caveats) for one in measured.results if one.caveats}
     return {
         **{result.name: figures_json(result) for result in measured.results},
         "seconds_per_image": _finite(measured.seconds_per_image),
         "bytes_per_image": _finite(measured.bytes_per_image),
         "answer": measured.answer,
+        **({"caveats": caveats} if caveats else {}),
         "conditions": dict(measured.conditions),
         **({"per_source": _per_source(measured)} if len(measured.origins) else {}),
         "paired": {
@@ -494,6 +504,7 @@ def figures_table(figures: Mapping[str, Any]) -> Table:
         + (f", {1000 * seconds:.1f} ms each to describe" if seconds else "")
         + ("" if at_share is None else
            f"; its precision were {share:.2%} landmark photographs: {at_share:.3f}")
+        + "".join(f"\n{one}" for one in figures.get("caveats", {}).get(figures["answer"], ()))
     )  # fmt: skip
     return table
 
@@ -648,7 +659,7 @@ def _everywhere(judged: _Judged, rows: NDArray[np.int64], n: int) -> _Judged:
 
 def _result(
     name: str,
-    threshold: float,
+    rejection: Rejects,
     judged: _Judged,
     ids: Sequence[str],
     truth_codes: NDArray[np.int64],
@@ -677,9 +688,10 @@ def _result(
         judged.confidence,
         judged.probability,
         judged.accepted,
-        threshold,
+        float(rejection.threshold),
         figures,
         intervals(outcomes),
+        caveats=rejection.caveats,
     )
 
 

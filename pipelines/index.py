@@ -105,7 +105,7 @@ from retrieval.system import (
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 5
+CODE: Final = 6
 """Version of the code that decides the bytes of a run: raised when they change."""
 FIRST: Final = "000"
 PART_ROWS: Final = "rows.parquet"

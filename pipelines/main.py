@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""What a command that was stopped by Ctrl-C exits with."""
 
 
 def main() -> None:
@@ -14,4 +19,12 @@ def main() -> None:
     else:
         from pipelines.cli import main as command
 
-        command()
+        try:
+            command()
+        except SystemExit as leaving:
+            if leaving.code == INTERRUPTED:
+                # At once: the interpreter would wait for every photograph that is being decoded.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(INTERRUPTED)
+            raise

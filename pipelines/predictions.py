@@ -11,6 +11,7 @@ decided by the others.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
@@ -27,6 +28,8 @@ from retrieval.errors import ConfigError, RunError, TableError
 from retrieval.index.record import check_files
 from retrieval.index.store import OK, atomic_write, checksum, read_json, read_table
 from retrieval.predictions import ANSWER, CANDIDATE, SCORE, STATUS, prediction_columns
+
+log = logging.getLogger(__name__)
 
 PROBABILITY: Final = ANSWER.index("probability")
 REASON: Final = ANSWER.index("reason")
@@ -237,6 +240,8 @@ def _confident_enough(
     gallery = held_out_gallery(system)
     held = held_out_scores(config.classifiers[system.answer], gallery, config.seed)
     fitted, _ = fit_rejection(held, gallery, rejection, config.calibration, config.seed)
+    if fitted.unkept:
+        log.warning("promise not kept: %s", fitted.unkept)
     threshold = float(fitted.threshold)
     return lambda probability, confidence: bool(np.float32(confidence) >= threshold)
 

@@ -289,6 +289,11 @@ class System:
             for name, classifier in self.classifiers.items()
         }
 
+    @property
+    def caveats(self) -> Sequence[str]:
+        """What the answers' threshold cannot promise, and why there are no probabilities."""
+        return self.rejections[self.answer].caveats
+
     def answers(self, descriptors: Descriptors | Vectors) -> Judgement:
         """What the classifier whose answer counts says of q photographs."""
         return self._answers(descriptors)[0]
@@ -337,7 +342,8 @@ class System:
         Returns:
             :func:`retrieval.predictions.prediction_columns`. ``landmark`` and ``name`` are empty
             where no landmark is shown; ``candidate`` is the best candidate all the same,
-            ``probability`` that it is right, ``confidence`` the score that the answer hangs on.
+            ``probability`` that it is right (NaN where held-out photographs were too few for
+            one), ``confidence`` the score that the answer hangs on.
             ``nearest`` is a gallery photograph's id, ``similarity`` its descriptor's inner
             product with the photograph's.
         """

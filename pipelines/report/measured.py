@@ -43,6 +43,7 @@ class ClassifierResult:
         metrics: the figures of ``metrics.json``; NaN where undefined.
         intervals: 95 % intervals of some of them.
         cost: of a photograph, where systems of several costs stand side by side.
+        caveats: what its threshold cannot promise, and why it gives no probabilities, a line each.
     """
 
     name: str
@@ -54,6 +55,7 @@ class ClassifierResult:
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     cost: Cost | None = None
+    caveats: Sequence[str] = ()
 
     @property
     def answered(self) -> NDArray[np.bool_]:
@@ -117,6 +119,15 @@ class Measured:
     conditions: Mapping[str, str | int | float]
     notes: Sequence[str]
     origins: Sequence[str] = ()
+
+    @property
+    def caveats(self) -> list[str]:
+        """What the classifiers cannot promise, a line each, those that say the same together."""
+        said: dict[str, list[str]] = {}
+        for result in self.results:
+            for caveat in result.caveats:
+                said.setdefault(caveat, []).append(result.name)
+        return [f"{', '.join(names)}: {caveat}" for caveat, names in said.items()]
 
     @cached_property
     def ok(self) -> NDArray[np.bool_]:

@@ -346,11 +346,12 @@ def _example(measured: Measured, row: int, thumbnails: Thumbnails) -> dict[str, 
 
 def _answer(measured: Measured, result: ClassifierResult, row: int) -> dict[str, Any]:
     best = int(result.best[row])
+    probability = float(result.probability[row])
     return {
         "classifier": result.name,
         "candidate": measured.display_code(best) if best >= 0 else None,
         "accepted": bool(result.accepted[row]),
-        "probability": float(result.probability[row]),
+        "probability": None if math.isnan(probability) else probability,
         "verdict": examples.verdict(measured, result, row),
     }
 

@@ -198,7 +198,8 @@ class Judgement:
 
     Attributes:
         scores: the ranked landmarks of q queries.
-        probability: (q,) float32, that the first candidate is right; 0 without a candidate.
+        probability: (q,) float32, that the first candidate is right; 0 without a candidate. All NaN
+            where held-out photographs were too few to learn probabilities from.
         accepted: (q,) bool, whether it is the answer; "none" otherwise.
     """
 

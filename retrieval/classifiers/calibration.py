@@ -8,6 +8,9 @@
 * ``isotonic`` (Zadrozny and Elkan, KDD 2002): the steps that fit best and never fall, between
   which probabilities are interpolated; for many examples. Its flat parts make equals of
   confidences that differ, which photographs are ranked by all the same.
+
+A curve through answers of one kind alone, or through fewer than ``LEAST_OF_EACH`` of either, would
+be the curve's form and not the photographs' doing: then there is none, and no probabilities.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from retrieval.extractors.base import StrictModel
 
 LEAST_SLOPE: Final = 1e-3
 """Per standard deviation of the scores, where they tell nothing or mislead."""
+
+LEAST_OF_EACH: Final = 30
+"""Right answers, and wrong ones, that a curve is learnt from."""
 
 
 class CalibrationConfig(StrictModel):
@@ -122,13 +128,43 @@ class Isotonic:
         return np.where(np.isneginf(confidence), 0.0, found).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class NoCurve:
+    """No probabilities: too few answers were there to learn them from.
+
+    Attributes:
+        right: held-out answers that were right.
+        wrong: those that were not, photographs without a landmark among them.
+    """
+
+    right: int
+    wrong: int
+
+    def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """(n,) NaN."""
+        return np.full(confidence.shape, np.nan, np.float32)
+
+    def __str__(self) -> str:
+        return (
+            f"no probabilities: {self.right:,} right and {self.wrong:,} wrong held-out answers are"
+            f" too few to learn them from ({LEAST_OF_EACH} of each are needed)"
+        )
+
+
+Curve = Platt | Isotonic | NoCurve
+
+
 def fit_curve(
     config: CalibrationConfig,
     confidence: NDArray[np.floating[Any]],
     right: NDArray[np.bool_],
     weights: Any,
-) -> Platt | Isotonic:
+) -> Curve:
     """The curve of a config's form; arguments as for :meth:`Platt.fit`."""
+    there = right[np.isfinite(confidence)]
+    counts = int(there.sum()), int((~there).sum())
+    if min(counts) < LEAST_OF_EACH:
+        return NoCurve(*counts)
     if config.kind == "isotonic":
         return Isotonic.fit(confidence, right, weights)
     return Platt.fit(confidence, right, weights, shifted=config.kind == "platt")

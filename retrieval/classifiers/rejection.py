@@ -9,13 +9,16 @@ by it.
 The threshold is the one that maximises the mean of two shares: of the held-out gallery photographs
 that are answered right (accepted, and right), and of the held-out bank photographs that are
 rejected. Both count alike however many there are of each, since the sizes of gallery and bank say
-nothing about what will be asked; ``landmark_share`` says otherwise. Without a bank the share of
-gallery photographs is maximised that are accepted where right and rejected where wrong; without
-held-out gallery photographs, all of the bank is rejected. The same balance weighs the examples that
+nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is accepted
+than ``tolerance`` says. Without a bank, each held-out
+gallery photograph stands for one of none as well, by the best of the landmarks that it does not
+show: what would be answered if its own were not in the gallery. Without held-out gallery
+photographs, all of the bank is rejected. The same balance weighs the examples that
 a learnt confidence is learnt from; those of the probabilities have a share of their own
 (:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating point may be asked for
 instead: the lowest threshold at which so large a share of answers is right, or at which no more of
-the bank is accepted.
+the bank is accepted. Where held-out photographs are too few to promise it, the threshold is the
+most careful one, and :attr:`Rejection.unkept` says so.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +34,14 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 
 from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
-from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
+from retrieval.classifiers.calibration import (
+    CalibrationConfig,
+    Curve,
+    Isotonic,
+    NoCurve,
+    Platt,
+    fit_curve,
+)
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
@@ -54,12 +64,15 @@ class RejectionConfig(StrictModel):
         max_false_accepts: the share of photographs without a landmark that may be answered, or
             ``None``; without either the threshold is the balanced one.
         landmark_share: of the photographs that will be asked, those that show a landmark.
+        tolerance: the share of photographs like the bank's that the balanced threshold may accept
+            at most; photographs of none from elsewhere are accepted up to twice as often.
     """
 
     kind: Literal["threshold", "margin", "agreement", "evt", "learnt", "boosted"] = "threshold"
     target_precision: float | None = Field(default=None, ge=1e-6, lt=1.0)
     max_false_accepts: float | None = Field(default=None, ge=0.0, lt=1.0)
     landmark_share: float = Field(default=0.5, ge=1e-6, le=1.0 - 1e-6)
+    tolerance: float = Field(default=0.12, ge=1e-6, le=1.0)
 
     @property
     def needs_evidence(self) -> bool:
@@ -107,13 +120,35 @@ class SignalModel(StrictModel):
 
 
 class _Saved(StrictModel):
-    """What rejection.json holds; no threshold accepts whatever has a candidate."""
+    """What rejection.json holds; no threshold accepts whatever has a candidate, or nothing."""
 
     threshold: float | None
+    nothing: bool = False
+    unkept: str = ""
     slope: float | None = None
     offset: float | None = None
     isotonic: list[list[float]] | None = None
+    too_few: list[int] | None = None
     model: SignalModel | None = None
+
+    def curve(self) -> Curve:
+        """The curve of whichever form there is."""
+        if self.too_few is not None:
+            right, wrong = self.too_few
+            return NoCurve(right, wrong)
+        if self.isotonic is not None:
+            confidences, probabilities = map(tuple, self.isotonic)
+            return Isotonic(confidences, probabilities)
+        if self.slope is None or self.offset is None:
+            raise ValueError("no curve")
+        return Platt(self.slope, self.offset)
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold, and why what was asked of it cannot be promised; empty where it can."""
+
+    threshold: float
+    unkept: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,37 +156,43 @@ class Rejection:
     """A threshold on the confidence, and the curve that makes a probability of it.
 
     Attributes:
-        threshold: the least confidence that is accepted; -inf accepts every candidate.
+        threshold: the least confidence that is accepted; -inf accepts every candidate, inf none.
         curve: confidences to probabilities.
         model: what makes the confidence, or ``None`` where it is the classifier's own.
+        unkept: why the operating point that was asked for cannot be promised; empty where it is,
+            or where none was asked for.
     """
 
     threshold: float
-    curve: Platt | Isotonic
+    curve: Curve
     model: SignalModel | None = None
+    unkept: str = ""
 
     @classmethod
     def fit(
         cls,
         held_out: HeldOut,
         config: RejectionConfig = THRESHOLD,
-        calibration: CalibrationConfig = PLATT,
+        calibration: CalibrationConfig | None = PLATT,
     ) -> Rejection:
         """Choose threshold and curve on photographs that the classifier has not seen.
 
         Raises:
             ConfigError: false accepts are to be bounded, and there is no bank to see them by.
         """
-        gallery, bank = held_out.gallery.confidence, held_out.bank.confidence
-        if not len(bank):
+        if not len(held_out.bank):
             if config.max_false_accepts is not None:
                 raise ConfigError(
                     "rejection.max_false_accepts: needs photographs without a landmark (none.csv)"
                 )
             logger.warning(
-                "no photographs without a landmark were given: the threshold for answering "
-                "is chosen on the gallery alone, and will accept too much"
+                "no photographs without a landmark were given: gallery photographs whose landmark"
+                " is left out stand for them, and no probabilities are given (landmarks data bank"
+                " makes such photographs)"
             )
+            held_out = _of_other_landmarks(held_out)
+            calibration = None
+        gallery, bank = held_out.gallery.confidence, held_out.bank.confidence
         if not len(gallery):
             logger.warning(
                 "no landmark has two photographs: the threshold for answering is chosen "
@@ -160,19 +201,31 @@ class Rejection:
         right = np.concatenate([held_out.correct, np.zeros(len(bank), np.bool_)])
         confidence = np.concatenate([gallery, bank])
         weights = _shares(held_out, config.landmark_share)
-        asked = _shares(held_out, calibration.landmark_share)
-        curve = fit_curve(calibration, confidence, right, asked)
+        curve: Curve = NoCurve(int(held_out.correct.sum()), 0)
+        if calibration is not None:
+            asked = _shares(held_out, calibration.landmark_share)
+            curve = fit_curve(calibration, confidence, right, asked)
         if config.target_precision is not None:
-            threshold = precise_threshold(confidence, right, weights, config.target_precision)
+            point = precise_threshold(confidence, right, weights, config.target_precision)
         elif config.max_false_accepts is not None:
-            threshold = bounded_threshold(confidence, bank, config.max_false_accepts)
+            point = bounded_threshold(confidence, bank, config.max_false_accepts)
         else:
             # A wrong answer costs nothing beyond itself, unless only the gallery can speak.
             cost = np.where(right, 0.0, weights)
             if len(bank):
                 cost[: len(gallery)] = 0.0
-            threshold = best_threshold(confidence, np.where(right, weights, -cost))
-        return cls(threshold, curve)
+            balanced = best_threshold(confidence, np.where(right, weights, -cost))
+            if len(bank):
+                most = bounded_threshold(confidence, bank, config.tolerance)
+                balanced = max(balanced, most.threshold)
+            point = OperatingPoint(balanced)
+        return cls(point.threshold, curve, unkept=point.unkept)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What a reader of the answers has to know of threshold and probabilities, a line each."""
+        unkept = [f"promise not kept: {self.unkept}"] if self.unkept else []
+        return unkept + ([str(self.curve)] if isinstance(self.curve, NoCurve) else [])
 
     @property
     def needs_evidence(self) -> bool:
@@ -193,9 +246,13 @@ class Rejection:
     def save(self, folder: Path) -> None:
         """Write ``rejection.json``."""
         saved: dict[str, Any] = {
-            "threshold": self.threshold if np.isfinite(self.threshold) else None
+            "threshold": self.threshold if np.isfinite(self.threshold) else None,
+            "nothing": self.threshold == np.inf,
+            "unkept": self.unkept,
         }
-        if isinstance(self.curve, Platt):
+        if isinstance(self.curve, NoCurve):
+            saved["too_few"] = [self.curve.right, self.curve.wrong]
+        elif isinstance(self.curve, Platt):
             saved |= {"slope": self.curve.slope, "offset": self.curve.offset}
         else:
             knots = [self.curve.confidences, self.curve.probabilities]
@@ -213,13 +270,10 @@ class Rejection:
         """
         with reading(folder / FILE):
             saved = _Saved.model_validate(read_json(folder / FILE))
-            threshold = -np.inf if saved.threshold is None else saved.threshold
-            if saved.isotonic is not None:
-                confidences, probabilities = map(tuple, saved.isotonic)
-                return cls(threshold, Isotonic(confidences, probabilities), saved.model)
-            if saved.slope is None or saved.offset is None:
-                raise ValueError("no curve")
-            return cls(threshold, Platt(saved.slope, saved.offset), saved.model)
+            threshold = saved.threshold
+            if threshold is None:
+                threshold = np.inf if saved.nothing else -np.inf
+            return cls(threshold, saved.curve(), saved.model, saved.unkept)
 
 
 def fit_rejection(
@@ -290,12 +344,12 @@ def best_threshold(confidence: NDArray[Any], gain: NDArray[np.float64]) -> float
 
 def precise_threshold(
     confidence: NDArray[Any], right: Flags, weights: NDArray[np.float64], target: float
-) -> float:
+) -> OperatingPoint:
     """The lowest threshold at which so large a share of the accepted weight is right.
 
     One more example of the largest weight is counted as accepted and wrong, since the lowest of
-    many thresholds is one that luck favoured. Where none is that precise, the most precise one,
-    and a warning.
+    many thresholds is one that luck favoured. Where none is that precise, the highest of the most
+    precise ones; where no answer was right, nothing is accepted.
 
     Args:
         confidence: (n,) float32; -inf (no candidate) is never accepted.
@@ -305,29 +359,30 @@ def precise_threshold(
     """
     there = np.isfinite(confidence)
     scores, places = np.unique(confidence[there], return_inverse=True)
-    if not len(scores):
-        return -np.inf
     taken, good = (
         np.cumsum(np.bincount(places, part[there], len(scores))[::-1])[::-1]
         for part in (weights, np.where(right, weights, 0.0))
     )
-    precision = good / (taken + weights.max())
+    precision = good / (taken + weights.max(initial=0.0))
     enough = np.flatnonzero(precision >= target)
-    if not len(enough):
-        logger.warning(
-            "a precision of %g cannot be promised by so few photographs: %.3f is the most",
-            target, precision.max(),
-        )  # fmt: skip
-        enough = np.flatnonzero(precision == precision.max())
-    return _half_way(scores, int(enough[0]))
+    if len(enough):
+        return OperatingPoint(_half_way(scores, int(enough[0])))
+    unkept = f"a precision of {target:g} cannot be promised by so few photographs"
+    if not good.any():
+        return OperatingPoint(
+            np.inf, f"{unkept}: no held-out answer was right; nothing is accepted"
+        )
+    most = precision.max()
+    best = int(np.flatnonzero(precision >= most - 1e-12)[-1])
+    return OperatingPoint(_half_way(scores, best), f"{unkept}: {most:.3f} is the most")
 
 
-def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> float:
+def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> OperatingPoint:
     """The lowest threshold that accepts at most such a share of photographs like the bank's.
 
     Of b held-out ones it accepts a, with (a + 1) / (b + 1) at most the share: that is what a
     further one is accepted with (Vovk, Gammerman and Shafer, "Algorithmic learning in a random
-    world", 2005, chapter 2). A bank too small for any a has none accepted, and a warning.
+    world", 2005, chapter 2). A bank too small for any a has none accepted.
 
     Args:
         confidence: (n,) float32 of all examples; thresholds lie half-way between them.
@@ -335,14 +390,21 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
         most: the share.
     """
     allowed = int(most * (len(bank) + 1) + 1e-9) - 1
+    unkept = ""
     if allowed < 0:
-        logger.warning(
-            "%d photographs without a landmark are too few to bound false accepts by %g",
-            len(bank), most,
-        )  # fmt: skip
+        unkept = (
+            f"{len(bank):,} photographs without a landmark are too few to bound false accepts by"
+            f" {most:g}: {least_false_accepts(len(bank)):.2g} is the least"
+        )
     scores = np.unique(confidence[np.isfinite(confidence)])
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
-    return _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
+    threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
+    return OperatingPoint(threshold, unkept)
+
+
+def least_false_accepts(bank: int) -> float:
+    """The least share of false accepts that so many held-out photographs of none can promise."""
+    return 1.0 / (bank + 1)
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:
@@ -352,6 +414,15 @@ def _half_way(scores: NDArray[Any], chosen: int) -> float:
     if chosen == len(scores):
         return float(np.nextafter(scores[-1], np.float32(np.inf)))
     return float((np.float64(scores[chosen - 1]) + np.float64(scores[chosen])) / 2)
+
+
+def _of_other_landmarks(held_out: HeldOut) -> HeldOut:
+    """Held-out gallery photographs as the bank too, each by the best landmark it does not show."""
+    scores, others = held_out.gallery, held_out.gallery.candidates != held_out.truth[:, None]
+    values = np.where(others, scores.values, np.float32(-np.inf))
+    found = Scores.top(values, 1) if values.size else Scores.blank(len(scores), 1)
+    there = np.isfinite(found.values[:, 0])
+    return replace(held_out, bank_rows=held_out.rows[there], bank=found.at(np.flatnonzero(there)))
 
 
 def _shares(held_out: HeldOut, share: float) -> NDArray[np.float64]:

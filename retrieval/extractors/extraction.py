@@ -15,6 +15,7 @@ are still to come, across the borders of windows, so that the GPU never waits fo
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,7 +59,9 @@ def worker_pool(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
     try:
         yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Whoever wants to leave does not wait for photographs that are being decoded.
+        leaving = sys.exc_info()[0] is KeyboardInterrupt
+        pool.shutdown(wait=not leaving, cancel_futures=True)
 
 
 def extract(

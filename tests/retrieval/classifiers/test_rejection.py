@@ -73,14 +73,29 @@ def test_gallery_and_bank_count_alike_whatever_their_sizes() -> None:
         assert Rejection.fit(held_out(right, [], [0.5] * few)).threshold == 1.25
     # A quarter of the bank is worth less than half of the gallery.
     bank = [0.5] * 25 + [0.0] * 75
-    assert Rejection.fit(held_out([0.5, 2.0], [], bank)).threshold == 0.25
+    scores = held_out([0.5, 2.0], [], bank)
+    assert Rejection.fit(scores, RejectionConfig(tolerance=1.0)).threshold == 0.25
+    # But is more than is tolerated, unless that is said.
+    assert Rejection.fit(scores).threshold == 1.25
+    assert Rejection.fit(scores, RejectionConfig(tolerance=0.27)).threshold == 0.25
 
 
-def test_without_a_bank_wrong_answers_are_what_is_rejected(
+def test_without_a_bank_other_landmarks_are_what_is_rejected(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fitted = Rejection.fit(held_out([1.0, 1.25, 2.0], [0.0, 0.5, 1.5], []))
-    assert fitted.threshold == 0.75
+    # Two landmarks: what each photograph's own says, and what the other one does.
+    values = np.array([[2.0, 0.5], [1.5, 0.25], [1.0, 0.75], [0.9, 0.1]], np.float32)
+    candidates = np.array([[0, 1], [0, 1], [1, 0], [0, 1]])
+    truth = np.array([0, 0, 1, 1])  # the last one is answered wrong, by another landmark
+    nothing = Scores.blank(0, 2)
+    held = HeldOut(np.arange(4), truth, Scores(candidates, values), np.arange(0), nothing)
+    fitted = Rejection.fit(held)
+    # The best that another landmark than a photograph's own says is 0.9.
+    assert fitted.threshold == pytest.approx(0.95)
+    # Others' photographs are no photographs of none: no probability is made of them.
+    judged = fitted.judge(scores_of([5.0, 0.0]))
+    assert np.isnan(judged.probability).all()
+    assert judged.accepted.tolist() == [True, False]
     assert "no photographs without a landmark" in caplog.text
 
 
@@ -95,7 +110,36 @@ def test_without_held_out_gallery_photographs_the_bank_is_rejected(
 def test_without_anything_every_candidate_is_accepted() -> None:
     judged = Rejection.fit(held_out([], [], [])).judge(scores_of([-5.0, -np.inf]))
     assert judged.accepted.tolist() == [True, False]
-    assert judged.probability[1] == 0
+
+
+@pytest.mark.parametrize("kind", ["platt", "temperature", "isotonic"])
+@pytest.mark.parametrize(
+    ("right", "wrong", "bank"),
+    [(29, 0, 300), (300, 0, 29), (0, 300, 300), (300, 14, 15), (0, 0, 0)],
+)
+def test_few_answers_of_either_kind_give_no_probabilities(
+    right: int, wrong: int, bank: int, kind: str, tmp_path: Path
+) -> None:
+    one = held_out(np.arange(right) + 2.0, np.arange(wrong) + 1.0, np.arange(bank) * 1.0)
+    calibration = CalibrationConfig(kind=kind)
+    fitted = Rejection.fit(one, calibration=calibration)
+    fitted.save(tmp_path)
+    for each in (fitted, Rejection.load(tmp_path)):
+        judged = each.judge(scores_of([0.0, 7.5, -np.inf]))
+        assert np.isnan(judged.probability).all()
+        assert judged.scores.confidence.tolist() == [0.0, 7.5, -np.inf], "those stay"
+        assert each.caveats == [
+            f"no probabilities: {right} right and {wrong + bank} wrong held-out answers are too"
+            " few to learn them from (30 of each are needed)"
+        ]
+
+
+def test_enough_answers_of_both_kinds_give_probabilities() -> None:
+    # A photograph without any candidate teaches nothing.
+    for bank, known in (([0.0] * 30, True), ([0.0] * 29 + [-np.inf], False)):
+        fitted = Rejection.fit(held_out([1.0] * 30, [], bank))
+        assert np.isfinite(fitted.judge(scores_of([0.5])).probability).all() == known
+        assert bool(fitted.caveats) != known
 
 
 def test_nothing_is_warned_of_where_both_speak(caplog: pytest.LogCaptureFixture) -> None:
@@ -154,8 +198,15 @@ def test_scores_that_mislead_do_not_turn_the_order_round() -> None:
 
 
 def test_a_saved_rejection_judges_alike(tmp_path: Path) -> None:
-    for one in (held_out([1.0, 2.0], [0.5], [0.0, 0.7]), held_out([], [], [])):
-        fitted = Rejection.fit(one)
+    several = held_out([1.0, 2.0] * 20, [0.5], [0.0, 0.7] * 20)
+    hopeless = RejectionConfig(target_precision=0.9)
+    for one, config in (
+        (several, RejectionConfig()),
+        (held_out([], [], []), RejectionConfig()),
+        (several, hopeless),
+        (held_out([], [1.0], [0.0]), hopeless),
+    ):
+        fitted = Rejection.fit(one, config)
         fitted.save(tmp_path)
         assert Rejection.load(tmp_path) == fitted
 
@@ -179,22 +230,43 @@ def test_the_precision_asked_for_is_reached_and_no_more() -> None:
     assert Rejection.fit(one, config).threshold == 3.5
 
 
-def test_a_precision_that_is_never_reached_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_precision_that_is_never_reached_is_told() -> None:
     one = held_out([1.0, 2.0], [], [3.0, 0.0])
     fitted = Rejection.fit(one, RejectionConfig(target_precision=0.9))
     assert fitted.threshold == 0.5
-    assert "0.500 is the most" in caplog.text
+    assert "0.500 is the most" in fitted.unkept
+    assert fitted.caveats[0] == f"promise not kept: {fitted.unkept}"
+    assert not Rejection.fit(one, RejectionConfig(target_precision=0.5)).unkept
+
+
+def test_of_equally_precise_points_the_highest_is_taken() -> None:
+    # A precision of 0.5 from 3 up, and again from 1 up.
+    one = held_out([1.0, 3.0], [2.0], [])
+    fitted = Rejection.fit(one, RejectionConfig(target_precision=0.9))
+    assert fitted.threshold == 2.5
+    assert "0.250 is the most" in fitted.unkept
+
+
+@pytest.mark.parametrize("bank", [[], [0.0, 1.0]])
+@pytest.mark.parametrize("wrong", [[], [2.0]])
+def test_nothing_is_accepted_where_no_answer_was_right(
+    wrong: list[float], bank: list[float], tmp_path: Path
+) -> None:
+    fitted = Rejection.fit(held_out([], wrong, bank), RejectionConfig(target_precision=0.5))
+    fitted.save(tmp_path)
+    assert "nothing is accepted" in fitted.unkept
+    for one in (fitted, Rejection.load(tmp_path)):
+        assert not one.judge(scores_of([-1.0, 0.5, 1e30])).accepted.any()
 
 
 @pytest.mark.parametrize(("most", "accepted"), [(0.1, 0), (0.3, 0), (0.4, 1), (0.75, 2), (0.9, 3)])
-def test_false_accepts_are_bounded(
-    most: float, accepted: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_false_accepts_are_bounded(most: float, accepted: int) -> None:
     bank = [0.0, 1.0, 2.0, 3.0]
     one = held_out([0.5, 1.5, 2.5], [], bank)
-    judged = Rejection.fit(one, RejectionConfig(max_false_accepts=most)).judge(scores_of(bank))
-    assert judged.accepted.sum() == accepted
-    assert ("too few" in caplog.text) == (most == 0.1)
+    fitted = Rejection.fit(one, RejectionConfig(max_false_accepts=most))
+    assert fitted.judge(scores_of(bank)).accepted.sum() == accepted
+    told = "4 photographs without a landmark are too few to bound false accepts by 0.1: 0.2 is the"
+    assert fitted.unkept == (f"{told} least" if most == 0.1 else "")
 
 
 def test_new_photographs_are_accepted_no_more_often_than_asked() -> None:
@@ -223,8 +295,6 @@ def test_every_curve_holds_up_on_log_odds(kind: str) -> None:
     assert curve.probability(tried) == pytest.approx(1 / (1 + np.exp(-tried)), abs=0.06)
     assert (np.diff(curve.probability(tried)) >= 0).all()
     assert curve.probability(np.array([-np.inf]))[0] == 0
-    nothing = fit_curve(CalibrationConfig(kind=kind), confidence[:0], right[:0], np.ones(0))
-    assert nothing.probability(np.zeros(1))[0] == 0.5
 
 
 def test_an_isotonic_curve_follows_what_no_logistic_one_does() -> None:
