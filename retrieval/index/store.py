@@ -49,7 +49,7 @@ MAPPED: Final = 1 << 16
 SEAL: Final = "sha256"
 """The key below which a sealed JSON file keeps the checksum of all its others."""
 AGAIN: Final = "run landmarks index again"
-BUFFER: Final = 1 << 13
+BUFFER: Final = 1 << 12
 STRING: Final = "string[pyarrow]"
 FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

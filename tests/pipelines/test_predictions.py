@@ -149,4 +149,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert one.stat().st_size > 400_000
-    assert peak < 200_000
+    assert peak < 250_000  # most of it fixed, whatever the rows
