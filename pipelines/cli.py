@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONFIG: Final = "classical-global"
+DEMO_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 INTERRUPTED: Final = 130
@@ -118,7 +119,7 @@ def demo(
         "data/demo"
     ),
     run: Run = DEMO_RUN,
-    config: Annotated[str, typer.Option(help="Name of the system.")] = DEFAULT_CONFIG,
+    config: Annotated[str, typer.Option(help="Name of the system.")] = DEMO_CONFIG,
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
@@ -136,8 +137,12 @@ def demo(
 @app.command(epilog="Example: landmarks index --data photos --run data/runs/mine")
 def index(
     config: Annotated[
-        str, typer.Option(help="A system by name (see `landmarks config`), or a YAML file.")
-    ] = DEFAULT_CONFIG,
+        str | None,
+        typer.Option(
+            help="A system by name (see `landmarks config`), or a YAML file; by default the run's"
+            " own, or else the best that this machine can run."
+        ),
+    ] = None,
     data: Annotated[
         Path,
         typer.Option(help="A data folder (index.csv, none.csv), or a folder per landmark."),
@@ -146,7 +151,10 @@ def index(
         Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder of the run; by default data/runs/NAME.")
+        Path | None,
+        typer.Option(
+            help="Folder of the run; by default data/runs/ and the config's name, or the data's."
+        ),
     ] = None,
     device: Device = "auto",
     weights: Weights = None,
@@ -170,14 +178,19 @@ def index(
     from pipelines.config import load_config
     from pipelines.index import build_run
     from pipelines.replacing import begin_build
+    from pipelines.shipped import settle_system
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
     asked = {"target_precision": target_precision, "max_false_accepts": max_false_accepts}
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
-    system = load_config(config, [*points, *(settings or ())]).with_weights(weights)
-    folder = run or Path("data/runs") / system.name
+    overrides = [*points, *(settings or ())]
+    named = None if config is None else load_config(config, overrides).with_weights(weights)
+    # A run whose system is not named has its data's name, so that the next call finds it.
+    name = Path(os.path.abspath(data)).name if named is None else named.name
+    folder = run or Path("data/runs") / name
     photographs, on = load_data_set(data, gallery), choose_device(device)
+    system = named or settle_system(photographs, folder, overrides, weights, on)
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
     record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
@@ -615,14 +628,20 @@ def config(
     name: Annotated[str | None, typer.Argument(help="A system; without it, the list.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
 ) -> None:
-    """List the shipped systems, or print one with every default filled in."""
-    from pipelines.config import config_names, dump_config, load_config
+    """List the shipped systems, or print one with every default filled in.
+
+    The list has what each was measured to do (docs/measuring.md): top-1 and GAP on landmarks52,
+    milliseconds and bytes a photograph; and whether it needs weights.
+    """
+    from pipelines.config import dump_config, load_config
 
     if name is not None:
         typer.echo(dump_config(load_config(name, settings or ())), nl=False)
         return
-    for one in config_names():
-        typer.echo(f"{one:<24} {load_config(one).description}")
+    from pipelines.shipped import list_lines
+
+    for line in list_lines():
+        typer.echo(line)
 
 
 @app.command(
