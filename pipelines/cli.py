@@ -58,6 +58,10 @@ Weights = Annotated[
     Path | None,
     typer.Option(help="A file of weights, or a folder in which each trunk finds NAME.safetensors."),
 ]
+Replace = Annotated[
+    bool,
+    typer.Option("--replace", help="Take away another system's or other data's run first."),
+]
 AllowPrivate = Annotated[
     bool, typer.Option("--allow-private", help="Fetch from private and loopback addresses too.")
 ]
@@ -122,6 +126,7 @@ def demo(
     config: Annotated[str, typer.Option(help="Name of the system.")] = DEMO_CONFIG,
     device: Device = "auto",
     weights: Weights = None,
+    replace: Replace = False,
 ) -> None:
     """Render made-up landmarks; index, train, evaluate and classify them."""
     from pipelines.config import load_config
@@ -130,7 +135,7 @@ def demo(
 
     run_demo(
         load_config(config).with_weights(weights), load_config(LEARNER), folder, run,
-        choose_device(device), console,
+        choose_device(device), console, replace, _agreed,
     )  # fmt: skip
 
 
@@ -169,10 +174,7 @@ def index(
         list[str] | None,
         typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
     ] = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Take away another system's or other data's run first."),
-    ] = False,
+    replace: Replace = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
     from pipelines.config import load_config

@@ -150,16 +150,18 @@ def propose(facts: Facts) -> Proposal:
 
 
 def _alternative(taken: Candidate, ranked: Sequence[Candidate], facts: Facts) -> Candidate | None:
-    """What else to tell of: a better system to be had, or else the next one that is quicker."""
-    place = ranked.index(taken)
+    """What else to tell of: a better system to be had in time, rather one that comes by itself;
+    or else the least slow of the better ones; or else the next one that is quicker."""
+    place, own = ranked.index(taken), _seconds(taken, facts)
     better, worse = ranked[:place], ranked[place + 1 :]
-    quicker = [one for one in worse if _seconds(one, facts) < _seconds(taken, facts)]
+    in_time = [one for one in better if _seconds(one, facts) <= max(PATIENCE, own)]
+    slower = sorted(better, key=lambda one: _seconds(one, facts))
     ways = (
-        [one for one in better if _in_time(one, facts) and all(x.downloaded for x in one.lacks)],
-        [one for one in better if _in_time(one, facts)],
-        [one for one in better if not one.lacks],
-        better,
-        [one for one in quicker if not one.lacks],
+        [one for one in in_time if all(lack.downloaded for lack in one.lacks)],
+        in_time,
+        [one for one in slower if not one.lacks],
+        slower,
+        [one for one in worse if not one.lacks and _seconds(one, facts) < own],
     )
     return next((some[0] for some in ways if some), None)
 
