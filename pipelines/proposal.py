@@ -144,14 +144,15 @@ def propose(facts: Facts) -> Proposal:
     lines = [f"{taken.name} is taken, {why}: {_cost(taken, facts)} for {photographs}"]
     other = _alternative(taken, ranked, facts)
     if other is not None:
-        needs = ", ".join(lack.what for lack in other.lacks) or "nothing that is not here"
-        lines.append(f"or --config {other.name}: {_cost(other, facts)}; it needs {needs}")
+        needs = ", ".join(lack.what for lack in other.lacks)
+        offer = f"or --config {other.name}: {_cost(other, facts)}"
+        lines.append(f"{offer}; it needs {needs}" if needs else offer)
     return Proposal(taken.name, tuple(lines))
 
 
 def _alternative(taken: Candidate, ranked: Sequence[Candidate], facts: Facts) -> Candidate | None:
     """What else to tell of: a better system to be had in time, rather one that comes by itself;
-    or else the least slow of the better ones; or else the next one that is quicker."""
+    or else the least slow of the better ones; or else the next one in half the time."""
     place, own = ranked.index(taken), _seconds(taken, facts)
     better, worse = ranked[:place], ranked[place + 1 :]
     in_time = [one for one in better if _seconds(one, facts) <= max(PATIENCE, own)]
@@ -161,7 +162,7 @@ def _alternative(taken: Candidate, ranked: Sequence[Candidate], facts: Facts) ->
         in_time,
         [one for one in slower if not one.lacks],
         slower,
-        [one for one in worse if not one.lacks and _seconds(one, facts) < own],
+        [one for one in worse if not one.lacks and _seconds(one, facts) <= own / 2],
     )
     return next((some[0] for some in ways if some), None)
 
@@ -204,11 +205,12 @@ def _in_time(candidate: Candidate, facts: Facts) -> bool:
 
 def _cost(candidate: Candidate, facts: Facts) -> str:
     """What a system's answers are worth, and how long describing takes."""
-    measured = candidate.measured
-    accuracy = measured.of(facts.few)
+    accuracy = candidate.measured.of(facts.few)
     told = "" if accuracy is None else f"GAP {accuracy.gap:.3f}"
-    if facts.few:
-        told += f" (with {'three' if accuracy is measured.few else 'many'} photographs a landmark)"
+    if facts.few and accuracy is candidate.measured.few:
+        told += " with three photographs a landmark"
+    elif facts.few:
+        told += " with 26 photographs a landmark, and with three not measured"
     return f"{told}, some {spoken(_seconds(candidate, facts))}"
 
 

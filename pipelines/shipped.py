@@ -164,18 +164,31 @@ def _lacks(
     networks: Sequence[Pretrained], weights: Path | None, fitting: Collection[str] | None
 ) -> Iterator[Lack]:
     """What of these networks is not here."""
-    for one in networks:
-        file = _file(one.network)
-        if fitting is not None:
-            if one.network not in fitting:
-                yield Lack(f"{file} in {weights}", downloaded=False)
-        elif one.network == ALIKED:
-            yield Lack(f"a folder (--weights) with {file} and the others' weights", False)
-        elif one.network.startswith(TIMM) or not cached_weights(one.network, one.weights).exists():
-            yield Lack(f"the weights of {one.network} (downloaded if they can be)", True)
+    files = " and ".join(_file(one.network) for one in networks)
+    together = Lack(f"{files} in a folder (--weights)", downloaded=False)
+    if weights is not None:
+        lacking = [_file(one.network) for one in networks if one.network not in (fitting or ())]
+        if lacking and weights.is_dir():
+            yield Lack(f"{' and '.join(lacking)} in {weights}", downloaded=False)
+        elif lacking:
+            yield together
+    else:
+        lacking = [one.network for one in networks if not _downloaded(one)]
+        if ALIKED in lacking:
+            yield together
+        elif lacking:
+            yield Lack(f"the weights of {' and '.join(lacking)} (downloaded if they can be)", True)
     for library, wanted in (("kornia", _is_aliked), ("timm", _is_timm)):
         if any(map(wanted, networks)) and find_spec(library) is None:
             yield Lack(f"{library} (pip install '.[{EXTRAS[library]}]')", downloaded=False)
+
+
+def _downloaded(one: Pretrained) -> bool:
+    """Whether a network's weights lie where they are downloaded to. ALIKED's never are, and where
+    timm keeps its own is timm's affair."""
+    if one.network == ALIKED or one.network.startswith(TIMM):
+        return False
+    return cached_weights(one.network, one.weights).exists()
 
 
 def _file(network: str) -> str:

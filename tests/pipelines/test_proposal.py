@@ -95,18 +95,23 @@ def test_lines_say_why_and_what_else_it_takes() -> None:
     )
     few = {"gallery": 24, "bank": 8, "landmarks": 8}
     assert propose(facts({**few, "cores": 1}, {"slow": BY_HAND})).lines == (
-        "middle is taken, the best here within 30 minutes: GAP 0.760 (with three photographs a"
-        " landmark), some 5 s for 32 photographs on 1 core",
-        "or --config slow: GAP 0.830 (with three photographs a landmark), some 2 minutes; it needs"
+        "middle is taken, the best here within 30 minutes: GAP 0.760 with three photographs a"
+        " landmark, some 5 s for 32 photographs on 1 core",
+        "or --config slow: GAP 0.830 with three photographs a landmark, some 2 minutes; it needs"
         " a file",
     )
+    (line, offer) = propose(replace(facts(few, {}), candidates=(CLASSICAL, WORDS))).lines
+    assert "GAP 0.830 with 26 photographs a landmark, and with three not measured, some" in line
+    assert offer.startswith("or --config words: GAP 0.660 with 26 photographs")
+    assert offer.endswith("some 1 s")
     lines = propose(facts({"gpu": True, "gallery": 100_000_000}, {})).lines
     assert "the quickest here, as none is done within 30 minutes" in lines[0]
     assert lines[0].endswith("photographs on the GPU")
 
 
 def test_nothing_better_and_nothing_quicker_is_no_offer() -> None:
-    assert len(propose(replace(FACTS, candidates=(QUICK,))).lines) == 1
+    hardly = replace(QUICK, name="hardly", measured=measured(0.90, 10))
+    assert len(propose(replace(FACTS, candidates=(QUICK, hardly))).lines) == 1
 
 
 @pytest.mark.parametrize(

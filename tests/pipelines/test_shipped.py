@@ -137,6 +137,8 @@ def test_facts_of_photographs_and_systems(photographs: DataSet) -> None:
 
 
 def test_weights_in_the_cache_are_here(photographs: DataSet) -> None:
+    both = "the weights of resnet50 and mobilenet_v2 (downloaded if they can be)"
+    assert lacks(gather(photographs, None, "cpu"))["deep-many"] == [(both, True)]
     cached("mobilenet_v2")
     found = lacks(gather(photographs, None, "cpu"))
     assert found["mobilenet_v2-gem"] == found["hog"] == []
@@ -144,7 +146,8 @@ def test_weights_in_the_cache_are_here(photographs: DataSet) -> None:
     cached("resnet50")
     facts = gather(photographs, None, "cpu")
     assert lacks(facts)["deep-many"] == []
-    assert "aliked-n16rot.pth" in lacks(facts)["best"][0][0]
+    files = "resnet50.safetensors and mobilenet_v2.safetensors and aliked-n16rot.pth"
+    assert lacks(facts)["best"] == [(f"{files} in a folder (--weights)", False)]
     assert propose(facts).system == "deep-many"
 
 
@@ -173,7 +176,10 @@ def test_a_file_of_weights_is_told_by_what_is_in_it(photographs: DataSet, tmp_pa
     save_file(state, tmp_path / "mine.safetensors")
     facts = gather(photographs, tmp_path / "mine.safetensors", "cpu")
     assert lacks(facts)["mobilenet_v2-gem"] == []
-    assert all(lacks(facts)[name] for name in ("resnet50-gem", "deep-many"))
+    found = lacks(facts)
+    assert found["resnet50-gem"] == [("resnet50.safetensors in a folder (--weights)", False)]
+    both = "resnet50.safetensors and mobilenet_v2.safetensors in a folder (--weights)"
+    assert found["deep-many"] == [(both, False)]
     assert propose(facts).system == "mobilenet_v2-gem"
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     (tmp_path / "none.safetensors").write_text("nothing")
