@@ -2,9 +2,11 @@
 
 PYTHON  ?= python3
 DATA    ?= data/demo
-CONFIG  ?= classical-global
-# The demo's own run as long as nothing else is asked for, so that what follows finds it built.
-RUN     ?= data/runs/$(if $(filter data/demo:classical-global,$(DATA):$(CONFIG)),demo,$(CONFIG))
+CONFIG  ?=
+# Named after the config, or after the photographs where none is asked for, so that what follows
+# finds it. The demo's own run is of classical-global.
+RUN     ?= data/runs/$(if $(filter data/demo:classical-global,$(DATA):$(CONFIG)),demo,$(or \
+	$(CONFIG),$(notdir $(abspath $(DATA)))))
 DEVICE  ?= auto
 WEIGHTS ?=
 CSV     ?=
@@ -17,6 +19,7 @@ BIN   := $(VENV)/bin
 # the environment is brought up to date.
 STAMP := $(VENV)/installed
 
+config    := $(if $(CONFIG),--config "$(CONFIG)")
 on_device := --device "$(DEVICE)"
 weights   := $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
@@ -29,7 +32,7 @@ help: ## say what there is (this list)
 	@awk -F ':.*## ' '/^[a-z]+:.*## /  {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  DATA=$(DATA)  photographs: a data folder, or a folder with a folder per landmark"
-	@echo "  CONFIG=$(CONFIG)  the system, one of pipelines/configs; this one needs no weights"
+	@echo "  CONFIG=$(CONFIG)  the system, one of pipelines/configs; chosen where it is empty"
 	@echo "  RUN=$(RUN)  where a built system lies"
 	@echo "  DEVICE=$(DEVICE)  auto, cpu or cuda"
 	@echo "  WEIGHTS=$(WEIGHTS)  a file of weights, or a folder with files of their names"
@@ -49,8 +52,8 @@ test: $(STAMP) ## run the tests
 data: $(STAMP) ## render the demo's photographs into DATA
 	$(BIN)/landmarks data demo --out "$(DATA)"
 
-index: $(STAMP) ## build RUN from DATA by CONFIG
-	$(BIN)/landmarks index --config "$(CONFIG)" --data "$(DATA)" --run "$(RUN)" $(on_device) $(weights)
+index: $(STAMP) ## build RUN from DATA, by CONFIG or by the best system for this machine
+	$(BIN)/landmarks index $(config) --data "$(DATA)" --run "$(RUN)" $(on_device) $(weights)
 
 evaluate: $(STAMP) ## measure RUN on the test photographs of DATA, and write its report
 	$(BIN)/landmarks evaluate --run "$(RUN)" --data "$(DATA)" $(on_device) $(weights)

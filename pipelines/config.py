@@ -151,6 +151,15 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
         near = difflib.get_close_matches(name, config_names(), 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ConfigError(f"no config {_shown(name)}; {hint}there are {', '.join(config_names())}")
+    return config_of(read_config(path), overrides, str(path))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        ConfigError: it is none.
+    """
     try:
         with path.open("rb") as file:
             values = read_yaml(file.read(MOST_BYTES + 1).decode("utf-8-sig"))
@@ -158,12 +167,26 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
         raise ConfigError(f"{path}: not YAML ({_short(str(error))})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values")
+    return values
+
+
+def config_of(values: dict[str, Any], overrides: Sequence[str], where: str) -> SystemConfig:
+    """A config from its values, changed as :func:`load_config` does.
+
+    Args:
+        values: by key; changed.
+        overrides: ``dotted.key=value`` each.
+        where: they were found, for messages.
+
+    Raises:
+        ConfigError: a wrong key, a value out of range.
+    """
     for override in overrides:
         _override(values, override)
     try:
         return SystemConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {explain(error, SystemConfig, values)}") from None
+        raise ConfigError(f"{where}: {explain(error, SystemConfig, values)}") from None
 
 
 def dump_config(config: SystemConfig) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from pipelines.index import build_run
 from pipelines.loopback import serve
 from pipelines.progress import progress_bar
 from pipelines.rendering import render_data_set
+from pipelines.replacing import begin_build
 from pipelines.train import train_run
 from retrieval.extractors.trained import RECORD
 from retrieval.index.store import atomic_write, read_json, write_json
@@ -45,7 +47,7 @@ def make_photographs(folder: Path, seed: int = 0) -> None:
 
 def run_demo(
     config: SystemConfig, learner: SystemConfig, folder: Path, run: Path, device: str,
-    console: Console,
+    console: Console, replace: bool, agreed: Callable[[str], bool],
 ) -> dict[str, Any]:  # fmt: skip
     """Make the photographs, build two systems, measure them side by side, classify URLs.
 
@@ -58,14 +60,17 @@ def run_demo(
         run: of the first system; the second's lies beside it.
         device: ``cpu`` or ``cuda``.
         console: what is found is told there.
+        replace, agreed: as of :func:`pipelines.replacing.begin_build`.
 
     Returns:
         the figures of both systems' answers side by side.
     """
     make_photographs(folder)
     data = load_data_set(folder)
-    build_run(config, data, run, device)
     deep = run.with_name(f"{run.name}-{learner.name}")
+    for one, system in ((run, config), (deep, learner)):
+        begin_build(one, system, data, None, device, replace, agreed)
+    build_run(config, data, run, device)
     # Ten photographs by heart first, and only then all of them.
     train_run(learner, data, deep, device, sanity=not (deep / TRAINING / RECORD).exists())
     build_run(learner, data, deep, device)

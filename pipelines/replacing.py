@@ -8,6 +8,7 @@ build itself, which says so.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+from pydantic import ValidationError
 
 from pipelines.index import FIRST, PART_ROWS
 from pipelines.locking import locked
@@ -25,7 +27,7 @@ from retrieval.index.faiss_index import check_limits
 from retrieval.index.record import RUN, read_record
 from retrieval.index.store import first_difference, read_sealed, read_table, write_sealed, writing
 from retrieval.photographs.table import DataSet
-from retrieval.system import SystemConfig
+from retrieval.system import SystemConfig, read_run
 
 log = logging.getLogger(__name__)
 
@@ -85,10 +87,37 @@ def begin_build(
         write_sealed(run / ASKED, asked)
 
 
+def held_config(run: Path) -> dict[str, Any] | None:
+    """The config of a run that is there, begun or built; ``None`` where there is none.
+
+    Raises:
+        RunError: only parts of it are known: a version before noted no weights.
+    """
+    held = _held(run)
+    if held is None:
+        return None
+    if _is_whole(held["config"]):
+        return dict(held["config"])
+    with contextlib.suppress(RunError):
+        return dict(read_run(run)[0]["config"])
+    raise RunError(
+        f"{run} holds {held['system']}, begun by another version, and not all of its config: name"
+        f" it (--config {held['system']})"
+    )
+
+
+def _is_whole(config: Any) -> bool:
+    """Whether nothing of a config is left to defaults."""
+    try:
+        return bool(SystemConfig.model_validate(config).model_dump(mode="json") == config)
+    except ValidationError:
+        return False
+
+
 def _asked(config: SystemConfig, data: DataSet, gallery: Path | None) -> dict[str, Any]:
     asked = {
         "system": config.name,
-        "config": _without_weights(config.model_dump(mode="json")),
+        "config": config.model_dump(mode="json"),
         "data": os.path.abspath(data.folder),
         "gallery": None if gallery is None else _place(gallery, data.folder),
     }
@@ -112,7 +141,7 @@ def _held(run: Path) -> dict[str, Any] | None:
         record = read_record(run)
         return {
             "system": record["name"],
-            "config": _without_weights(dict(record["config"])),
+            "config": dict(record["config"]),
             "data": os.path.abspath(record["data"]),
         }
     except (RunError, TypeError, KeyError, ValueError):
@@ -125,7 +154,7 @@ def _difference(
     """In what way a run is another's; ``None`` where it is not."""
     if held["system"] != asked["system"] and _unnamed(held) != _unnamed(asked):
         return f"another system, {held['system']}"
-    before, now = (one["config"].get("extractor", {}) for one in (held, asked))
+    before, now = (_without_weights(one["config"].get("extractor", {})) for one in (held, asked))
     changed = first_difference(before, now, "extractor")
     if changed is not None:
         return f"another system ({changed} differs)"
@@ -142,7 +171,7 @@ def _difference(
 
 
 def _unnamed(asked: dict[str, Any]) -> dict[str, Any]:
-    kept = asked["config"].items()
+    kept = _without_weights(asked["config"]).items()
     return {key: value for key, value in kept if key not in ("name", "description")}
 
 

@@ -95,7 +95,15 @@ def test_variables_reach_the_commands() -> None:
     assert "--weights" not in recipe("index")
     assert '"data/runs/demo"' in recipe("index")
     assert '"data/runs/hog"' in recipe("index", "CONFIG=hog")
-    assert '"data/runs/classical-global"' in recipe("index", "DATA=my/photographs")
+    assert '"data/runs/demo"' in recipe("index", "CONFIG=classical-global")
+    for target in ("index", "evaluate", "classify"):
+        assert '"data/runs/photographs"' in recipe(target, "DATA=my/photographs/", "CSV=urls.csv")
+
+
+@needs_make
+def test_a_system_is_named_only_where_it_was_asked_for() -> None:
+    assert "--config" not in recipe("index", "DATA=photos")
+    assert '--config "hog"' in recipe("index", "DATA=photos", "CONFIG=hog")
 
 
 @needs_make

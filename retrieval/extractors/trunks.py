@@ -379,15 +379,28 @@ def _entry(name: str, weights: str) -> Any:
         ) from None
 
 
+def cached_weights(name: str, weights: str) -> Path:
+    """Where torchvision keeps weights once they were downloaded.
+
+    Raises:
+        WeightsError: the network has no such weights.
+    """
+    return _cached(_entry(name, weights))
+
+
+def _cached(entry: Any) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / str(entry.url).rsplit("/", 1)[-1]
+
+
 def _downloaded(name: str, entry: Any) -> nn.Module:
     """A model with torchvision's weights, fetched when they are first needed."""
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = _cached(entry)
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=entry).eval()
     except Exception as error:  # urllib and hashing errors alike: the remedy is the same
         raise WeightsError(
             f"the weights of {name} ({entry.name}) could not be downloaded ({error}): fetch"
-            f" {str(entry.url).rsplit('/', 1)[-1]} by hand and put it in {folder}, or give a file"
+            f" {cached.name} by hand and put it in {cached.parent}, or give a file"
             " (--weights), or take a config that needs none, such as rootsift-vlad"
         ) from None
     return model

@@ -16,8 +16,9 @@ import torch
 import typer
 import yaml
 
-from pipelines import cli, config
+from pipelines import cli, config, shipped
 from pipelines.config import config_names
+from pipelines.proposal import Proposal
 from retrieval.errors import LandmarksError
 from retrieval.predictions import ANSWER, prediction_columns
 from tests.photographs import view, write_csv, write_photograph
@@ -119,6 +120,7 @@ def test_without_arguments_there_is_help(landmarks: Run) -> None:
         (["index", "--config", "hog", "--set", "whitening.dimesion=8"],
          "hog.yaml: whitening.dimesion: no such key; did you mean dimension?"),
         (["index", "--config", "hog", "--data", "absent"], "absent is not a folder"),
+        (["index", "--data", "absent", "--weights", "absent"], "absent is not a folder"),
         (["index", "--config", "mobilenet_v2-gem", "--weights", "absent.safetensors"],
          "absent.safetensors: no such weights file"),
         (["evaluate", "--run", "absent"], "absent/run.json is missing: build the run first"),
@@ -190,10 +192,34 @@ def test_an_option_that_is_none(landmarks: Run) -> None:
 def test_configs_are_listed_and_printed(landmarks: Run) -> None:
     code, out, _ = landmarks("config")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == config_names()
+    assert sorted(line.split()[0] for line in out.splitlines()[1:]) == config_names()
     code, out, _ = landmarks("config", "hog", "--set", "seed=7")
     printed = yaml.safe_load(out)
     assert (printed["seed"], printed["name"]) == (7, "hog")
+
+
+def test_index_without_a_config_says_what_it_takes_and_keeps_it(
+    landmarks: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = ("index", "--data", data, "--device", "cpu")
+    proposed = Proposal("hog", ("hog is taken, for once", "or --config best: dear"))
+    with monkeypatch.context() as patch:
+        patch.setattr(shipped, "propose", lambda facts: proposed)
+        code, _, err = landmarks(*index, *SMALL)
+    assert code == 0, err
+    assert [line.rstrip() for line in err.splitlines()[:2]] == list(proposed.lines)
+    run = Path("data/runs") / data.name
+    assert json.loads((run / "run.json").read_text())["name"] == "hog"
+    # Rebuilt with a setting changed, by the system that it is of.
+    code, _, err = landmarks(*index, "--set", "classifiers.knn.k=3")
+    assert code == 0, err
+    assert err.startswith(f"{run} holds hog, which is kept (--config takes another) ")
+    kept = json.loads((run / "run.json").read_text())["config"]
+    assert (kept["extractor"]["side"], kept["classifiers"]["knn"]["k"]) == (64, 3)
+    code, _, err = landmarks(*index, "--run", run, "--config", "rootsift-vlad")
+    assert code == 2
+    assert "holds another system, hog" in err
 
 
 def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:
