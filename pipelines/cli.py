@@ -171,8 +171,9 @@ def index(
     from pipelines.config import load_config
     from pipelines.index import build_run
     from pipelines.replacing import begin_build
+    from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
-    from retrieval.photographs.table import load_data_set
+    from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
 
     asked = {"target_precision": target_precision, "max_false_accepts": max_false_accepts}
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
@@ -182,6 +183,9 @@ def index(
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
     record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
+    each = photographs_each(photographs.gallery)
+    promise = promise_of(record["bank"], bank_origins(photographs), each)
+    console.print(promise, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
@@ -755,6 +759,26 @@ def data_demo(
     from pipelines.demo import make_photographs
 
     make_photographs(out, seed)
+
+
+@data_app.command("bank", epilog="Example: landmarks data bank --out photos --count 80")
+def data_bank(
+    out: Annotated[
+        Path, typer.Option(help="Folder; a data folder without photographs of none may be given.")
+    ],
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Photographs.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other photographs.")] = 0,
+) -> None:
+    """Render photographs of no landmark, for those who have none: country, streets, rooms, objects.
+
+    They lie in OUT/none, and OUT/none.csv lists them: for a data folder as its bank, or for a run:
+    landmarks add OUT/none.csv --bank. Real photographs of what will be asked are worth more.
+    """
+    from pipelines.bank import make_bank
+
+    with progress_bar("rendering", count) as progress:
+        summary = make_bank(out, count=count, seed=seed, progress=progress)
+    console.print(str(summary), highlight=False)
 
 
 @data_app.command("check", epilog="Example: landmarks data check photos")

@@ -40,6 +40,7 @@ from retrieval.classifiers.calibration import (
     fit_curve,
 )
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
+from retrieval.classifiers.promise import least_false_accepts
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import StrictModel
@@ -384,11 +385,6 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
     threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
     return OperatingPoint(threshold, unkept)
-
-
-def least_false_accepts(bank: int) -> float:
-    """The least share of false accepts that so many held-out photographs of none can promise."""
-    return 1.0 / (bank + 1)
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:
