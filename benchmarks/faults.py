@@ -38,6 +38,7 @@ from PIL import Image
 from pipelines.config import CONFIGS, config_names, load_config
 from pipelines.index import build_run, machine
 from pipelines.rendering import render_data_set
+from pipelines.replacing import begin_build
 from retrieval.errors import LandmarksError, PhotographError
 from retrieval.index.store import atomic_write
 from retrieval.photographs.decoding import read_photograph
@@ -388,7 +389,12 @@ def _damage(name: str, run: Path, folder: Path, photographs: Sequence[str], seed
             _timed(answered, LandmarksError, (Path(name).name, "again")), how
         )
     config, data_set = load_config(str(folder / "system.yaml")), load_data_set(folder / "data")
-    wrong = wrong or _timed(lambda: build_run(config, data_set, run, "cpu"), LandmarksError)
+
+    def indexed() -> None:
+        begin_build(run, config, data_set, None, "cpu", replace=False, agreed=lambda held: False)
+        build_run(config, data_set, run, "cpu")
+
+    wrong = wrong or _timed(indexed, LandmarksError)
     wrong = wrong or difference(wanted, contents(run))
     if wrong:
         shutil.rmtree(run)

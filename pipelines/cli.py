@@ -833,7 +833,7 @@ def data_fetch(
         per_host=per_host,
         total_seconds=seconds,
     )
-    rows = sum(1 for _ in read_rows(csv, url_column, id_column))
+    rows = sum(1 for _ in read_rows(csv, url_column, id_column, fetched=True))
     with progress_bar("fetching", rows) as progress:
         summary = fetch_photographs(
             csv,

@@ -20,6 +20,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
@@ -33,9 +34,17 @@ LEAST_OF_EACH: Final = 30
 
 
 class CalibrationConfig(StrictModel):
-    """The form of the curve."""
+    """The curve.
+
+    Attributes:
+        kind: its form.
+        landmark_share: of the photographs that will be asked, those that show a landmark. Fewer
+            than half, by default: most queries show none, and a probability that is too low
+            misleads nobody.
+    """
 
     kind: Literal["platt", "temperature", "isotonic"] = "platt"
+    landmark_share: float = Field(default=0.35, ge=0.01, le=0.99)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ rejected. Both count alike however many there are of each, since the sizes of ga
 nothing about what will be asked; ``landmark_share`` says otherwise. Without a bank the share of
 gallery photographs is maximised that are accepted where right and rejected where wrong; without
 held-out gallery photographs, all of the bank is rejected. The same balance weighs the examples that
-probabilities are learnt from. An operating point may be asked for instead: the lowest threshold at
-which so large a share of answers is right, or at which no more of the bank is accepted. Where
-held-out photographs are too few to promise it, the threshold is the most careful one, and
-:attr:`Rejection.unkept` says so.
+a learnt confidence is learnt from; those of the probabilities have a share of their own
+(:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating point may be asked for
+instead: the lowest threshold at which so large a share of answers is right, or at which no more of
+the bank is accepted. Where held-out photographs are too few to promise it, the threshold is the
+most careful one, and :attr:`Rejection.unkept` says so.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ class Rejection:
         right = np.concatenate([held_out.correct, np.zeros(len(bank), np.bool_)])
         confidence = np.concatenate([gallery, bank])
         weights = _shares(held_out, config.landmark_share)
-        curve = fit_curve(calibration, confidence, right, weights)
+        asked = _shares(held_out, calibration.landmark_share)
+        curve = fit_curve(calibration, confidence, right, asked)
         if config.target_precision is not None:
             point = precise_threshold(confidence, right, weights, config.target_precision)
         elif config.max_false_accepts is not None:

@@ -50,7 +50,7 @@ MAPPED: Final = 1 << 16
 SEAL: Final = "sha256"
 """The key below which a sealed JSON file keeps the checksum of all its others."""
 AGAIN: Final = "run landmarks index again"
-BUFFER: Final = 1 << 16
+BUFFER: Final = 1 << 12
 """Bytes that are written at a time."""
 FULL: Final = {
     errno.ENOSPC: "make room there",

@@ -78,6 +78,7 @@ def refusal(work: Callable[[], Any]) -> Any:
 
 REMEDIES = (AGAIN, "(landmarks index)", "(landmarks add)", "(landmarks remove)")
 FILES = (
+    "calibration/0/whitening/whitening.safetensors",
     "classifiers/both/ensemble.json", "classifiers/both/rejection.json",
     "classifiers/both/svm/svm.safetensors", "classifiers/both/vote/knn.safetensors",
     "classifiers/knn/knn.safetensors", "classifiers/knn/rejection.json",
@@ -98,7 +99,9 @@ USERS = ("descriptors/001/rows.parquet", "descriptors/removed.json")
 
 def test_every_file_of_a_run_is_damaged_below(built: Path) -> None:
     found = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
-    alike = {name for name in found if name.startswith(("index/bank/", "index/gallery/"))}
+    alike = {
+        name for name in found if name.startswith(("calibration/", "index/bank/", "index/gallery/"))
+    }
     assert set(FILES) | set(USERS) <= found
     assert found - alike - {".lock"} <= {*FILES, *USERS}
 

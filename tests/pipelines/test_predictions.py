@@ -162,7 +162,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert one.stat().st_size > 400_000
-    assert peak < 400_000
+    assert peak < 300_000
 
 
 COLUMNS = prediction_columns()
@@ -286,7 +286,7 @@ def test_one_operating_point_is_asked_for(
         rethreshold(before, tmp_path / "out.csv", run, **asked)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("point", [{"target_precision": 0.5}, {"max_false_accepts": 0.7}])
+@pytest.mark.parametrize("point", [{"target_precision": 0.5}, {"max_false_accepts": 0.9}])
 @pytest.mark.parametrize("kind", ["threshold", "learnt"])
 def test_a_threshold_is_the_one_that_an_index_would_have(
     point: dict[str, float], kind: str, data: Path, tmp_path: Path

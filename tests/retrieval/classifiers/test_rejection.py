@@ -135,15 +135,19 @@ def test_nothing_is_warned_of_where_both_speak(caplog: pytest.LogCaptureFixture)
 
 def test_probabilities_rise_with_the_confidence_and_never_reach_certainty() -> None:
     rng = np.random.default_rng(0)
-    fitted = Rejection.fit(
-        held_out(rng.normal(3, 1, 300), rng.normal(1, 1, 40), rng.normal(0, 1, 100))
-    )
+    scores = held_out(rng.normal(3, 1, 300), rng.normal(1, 1, 40), rng.normal(0, 1, 100))
+    fitted = Rejection.fit(scores, calibration=CalibrationConfig(landmark_share=0.5))
     confidence = np.linspace(-2, 5, 200)
     judged = fitted.judge(scores_of(confidence))
     assert (np.diff(judged.probability) > 0).all()
     assert (judged.probability < 1).all()
     assert (judged.accepted == (confidence.astype(np.float32) >= fitted.threshold)).all()
-    assert judged.probability[np.searchsorted(confidence, 1.5)] == pytest.approx(0.5, abs=0.15)
+    middle = np.searchsorted(confidence, 1.5)
+    assert judged.probability[middle] == pytest.approx(0.5, abs=0.15)
+    # Where most photographs that are asked show none, the same confidence is worth less.
+    seldom = Rejection.fit(scores, calibration=CalibrationConfig(landmark_share=0.2))
+    assert seldom.threshold == fitted.threshold
+    assert seldom.judge(scores_of(confidence)).probability[middle] < 0.35
 
 
 def test_platt_finds_the_curve_that_the_answers_came_from() -> None:
