@@ -21,15 +21,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from retrieval.classifiers.promise import promise_of
 from retrieval.devices import cores
 from retrieval.errors import PhotographError
 from retrieval.index.faiss_index import groups_within
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.folders import counted, escaped, listed
 from retrieval.photographs.table import (
+    bank_origins,
     is_url,
     labels_of,
     load_data_set,
+    photographs_each,
     read_table,
     unknown_landmarks,
 )
@@ -94,6 +97,7 @@ def check_data_set(
         TableError: naming the first row that is wrong.
     """
     notes: list[str] = []
+    promise: list[str] = []
     if path.is_file():
         parts = {path.name: read_table(path, bank=True, say=notes.append)}
     else:
@@ -101,8 +105,10 @@ def check_data_set(
         parts = {"gallery": data.gallery, "bank": data.bank}
         if data.test is not None:
             parts["test"] = data.test
+        promise = [promise_of(len(data.bank), bank_origins(data), photographs_each(data.gallery))]
     most = None if tell_all else LINES
     lines = [_describe(name, table) for name, table in parts.items()]
+    lines += promise
     lines += notes
     lines += _cut(_look_alikes(parts), most)
     if "test" in parts:

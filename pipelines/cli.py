@@ -182,8 +182,9 @@ def index(
     from pipelines.index import build_run
     from pipelines.replacing import begin_build
     from pipelines.shipped import settle_system
+    from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
-    from retrieval.photographs.table import load_data_set
+    from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
 
     asked = {"target_precision": target_precision, "max_false_accepts": max_false_accepts}
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
@@ -197,6 +198,9 @@ def index(
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
     record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
+    each = photographs_each(photographs.gallery)
+    promise = promise_of(record["bank"], bank_origins(photographs), each)
+    console.print(promise, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
@@ -444,7 +448,7 @@ def classify(
             system = System.load(run, device, weights)
             shown = 3 if top is None else top
             failed = show(system, given, fetch, shown, urls_only, name=system.name)
-            _say_caveats(system.caveats)
+            _say_notes(system.notes)
             if failed:
                 raise typer.Exit(1)
             return
@@ -458,7 +462,7 @@ def classify(
     if summary.nothing_to_do:
         console.print(f"{target}: finished already, nothing to do", highlight=False)
     _say_summary(summary)
-    _say_caveats(system.caveats)
+    _say_notes(system.notes)
     if frequency_ban is not None:
         kept = target.with_name(f"{target.stem}.banned{target.suffix}")
         banned = ban_frequent(target, kept, frequency_ban)
@@ -778,6 +782,26 @@ def data_demo(
     make_photographs(out, seed)
 
 
+@data_app.command("bank", epilog="Example: landmarks data bank --out photos --count 80")
+def data_bank(
+    out: Annotated[
+        Path, typer.Option(help="Folder; a data folder without photographs of none may be given.")
+    ],
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Photographs.")] = 80,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other photographs.")] = 0,
+) -> None:
+    """Render photographs of no landmark, for those who have none: country, streets, rooms, objects.
+
+    They lie in OUT/none, and OUT/none.csv lists them: for a data folder as its bank, or for a run:
+    landmarks add OUT/none.csv --bank. Real photographs of what will be asked are worth more.
+    """
+    from pipelines.bank import make_bank
+
+    with progress_bar("rendering", count) as progress:
+        summary = make_bank(out, count=count, seed=seed, progress=progress)
+    console.print(str(summary), highlight=False)
+
+
 @data_app.command("check", epilog="Example: landmarks data check photos")
 def data_check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],
@@ -943,8 +967,8 @@ def _say_summary(summary: ClassifySummary) -> None:
         console.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def _say_caveats(caveats: Sequence[str]) -> None:
-    for line in caveats:
+def _say_notes(notes: Sequence[str]) -> None:
+    for line in notes:
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -978,7 +1002,7 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
-    _say_caveats(Rejection.load(run / "classifiers" / record["answer"]).caveats)
+    _say_notes(Rejection.load(run / "classifiers" / record["answer"]).notes)
 
 
 def _lost(landmarks: list[str]) -> list[tuple[str, str]]:

@@ -51,8 +51,7 @@ from retrieval.index.expansion import Members, rerank_by_label
 from retrieval.index.faiss_index import Neighbours
 from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.delimited import open_table
-from retrieval.photographs.table import labels_of, read_table
+from retrieval.photographs.table import labels_of, read_origins, read_table
 from retrieval.system import System, SystemConfig
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class Rejects(Protocol):
     @property
     def threshold(self) -> float: ...
     @property
-    def caveats(self) -> Sequence[str]: ...
+    def notes(self) -> Sequence[str]: ...
 
 
 class Judge(Protocol):
@@ -436,20 +435,6 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
     )
 
 
-def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str]) -> list[str]:
-    """The ``source`` column of a checked table's CSV, for some of its ids; empty without one."""
-    if csv.is_dir():
-        return []
-    table = open_table(csv, ("id", "source").__contains__)
-    lower = [name.lower() for name in table.header]
-    if "source" not in lower:
-        return []
-    rows = table.rows([lower.index("id"), lower.index("source")])
-    wanted = set(ids)
-    origins = {name: source for _, (name, source) in rows if name in wanted}
-    return [origins[one] for one in ids]
-
-
 def conditions_of(system: System) -> dict[str, str | int | float]:
     """What a figure has to be quoted with."""
     record = system.record
@@ -691,7 +676,7 @@ def _result(
         float(rejection.threshold),
         figures,
         intervals(outcomes),
-        caveats=rejection.caveats,
+        caveats=rejection.notes,
     )
 
 

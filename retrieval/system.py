@@ -290,9 +290,9 @@ class System:
         }
 
     @property
-    def caveats(self) -> Sequence[str]:
-        """What the answers' threshold cannot promise, and why there are no probabilities."""
-        return self.rejections[self.answer].caveats
+    def notes(self) -> Sequence[str]:
+        """What to expect of the answers, what cannot be promised, and why there are no odds."""
+        return self.rejections[self.answer].notes
 
     def answers(self, descriptors: Descriptors | Vectors) -> Judgement:
         """What the classifier whose answer counts says of q photographs."""

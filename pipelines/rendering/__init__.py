@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from pipelines.rendering.data_set import render_data_set
+from pipelines.rendering.data_set import render_data_set, render_plain
 
-__all__ = ["render_data_set"]
+__all__ = ["render_data_set", "render_plain"]

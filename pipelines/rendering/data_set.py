@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +27,7 @@ from pipelines.rendering.weather import draw_weather
 COLUMNS = ("id", "path", "landmark_id", "source")
 SOURCE = "demo"
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,32 @@ def render_data_set(
         )
 
 
-def _run(jobs: Sequence[Callable[[], list[Row]]], workers: int) -> Iterator[list[Row]]:
+def render_plain(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Renders photographs without a landmark, others than the demo's, to files of these names.
+
+    A file that is there already is left as it is: it is there whole or not at all, and its bytes
+    depend on the seed and on its place among the names alone. The rest as `render_data_set`.
+    """
+    todo = [number for number, name in enumerate(names) if not (folder / name).exists()]
+    if progress is not None:
+        progress(len(names) - len(todo), 0)
+    jobs = [
+        partial(_render_named, folder, seed, [(number, names[number]) for number in numbers])
+        for numbers in _batches(todo, 4)
+    ]
+    for done in _run(jobs, workers or os.cpu_count() or 1):
+        if progress is not None:
+            progress(len(done), 0)
+
+
+def _run(jobs: Sequence[Callable[[], list[T]]], workers: int) -> Iterator[list[T]]:
     if workers == 1:
         yield from (job() for job in jobs)
         return
@@ -105,7 +132,7 @@ def _run(jobs: Sequence[Callable[[], list[Row]]], workers: int) -> Iterator[list
         yield from pool.map(_call, jobs)
 
 
-def _call(job: Callable[[], list[Row]]) -> list[Row]:
+def _call(job: Callable[[], list[T]]) -> list[T]:
     return job()
 
 
@@ -135,20 +162,33 @@ def _render_plain(folder: Path, seed: int, numbers: Sequence[int]) -> list[Row]:
     kinds = list(KINDS)
     for number in numbers:
         rng = np.random.default_rng([seed, 4, number])
-        plain = plain_scene(rng, kinds[number // 2 % len(kinds)])
-        scene = Scene.of(plain.subject)
-        picture = photograph(rng, scene, plain.camera, plain.weather, plain.near, plain.far)
+        data = _plain_photograph(rng, kinds[number // 2 % len(kinds)])
         row = Row(_identifier(seed, "none", number), "test" if number % 2 else "none", "")
-        _save(folder / row.path, film.jpeg(rng, picture))
+        _save(folder / row.path, data)
         rows.append(row)
     return rows
+
+
+def _render_named(folder: Path, seed: int, named: Sequence[tuple[int, str]]) -> list[str]:
+    kinds = list(KINDS)
+    for number, name in named:
+        rng = np.random.default_rng([seed, 5, number])
+        _save(folder / name, _plain_photograph(rng, kinds[number % len(kinds)]))
+    return [name for _, name in named]
+
+
+def _plain_photograph(rng: np.random.Generator, kind: str) -> bytes:
+    plain = plain_scene(rng, kind)
+    scene = Scene.of(plain.subject)
+    picture = photograph(rng, scene, plain.camera, plain.weather, plain.near, plain.far)
+    return film.jpeg(rng, picture)
 
 
 def _identifier(seed: int, subject: str, view: int) -> str:
     return hashlib.sha256(f"{seed}/{subject}/{view}".encode()).hexdigest()[:16]
 
 
-def _batches(numbers: range, size: int) -> Iterable[range]:
+def _batches(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 

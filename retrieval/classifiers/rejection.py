@@ -9,11 +9,11 @@ by it.
 The threshold is the one that maximises the mean of two shares: of the held-out gallery photographs
 that are answered right (accepted, and right), and of the held-out bank photographs that are
 rejected. Both count alike however many there are of each, since the sizes of gallery and bank say
-nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is accepted
-than ``tolerance`` says. Without a bank, each held-out
-gallery photograph stands for one of none as well, by the best of the landmarks that it does not
-show: what would be answered if its own were not in the gallery. Without held-out gallery
-photographs, all of the bank is rejected. The same balance weighs the examples that
+nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is
+accepted than ``tolerance`` says. Without a bank, each held-out gallery photograph stands for one of
+none as well, by the best of the landmarks that it does not show: what would be answered if its own
+were not in the gallery. Without held-out gallery photographs, all of the bank is rejected. The same
+balance weighs the examples that
 a learnt confidence is learnt from; those of the probabilities have a share of their own
 (:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating point may be asked for
 instead: the lowest threshold at which so large a share of answers is right, or at which no more of
@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import minimize
+from scipy.stats import beta
 
 from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
@@ -43,6 +44,7 @@ from retrieval.classifiers.calibration import (
     fit_curve,
 )
 from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
+from retrieval.classifiers.promise import least_false_accepts
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
 from retrieval.extractors.base import StrictModel
@@ -119,11 +121,48 @@ class SignalModel(StrictModel):
         return _with_confidence(scores, self.confidence(signals(scores, evidence, self.least)))
 
 
+class Expectation(StrictModel):
+    """What became of the held-out photographs at the threshold.
+
+    Attributes:
+        shown: photographs of a landmark.
+        right: of those, answered right.
+        none: photographs of none.
+        accepted: of those, answered.
+    """
+
+    shown: int
+    right: int
+    none: int
+    accepted: int
+
+    @property
+    def certainty(self) -> float:
+        """The highest probability that so many right answers can speak for (rule of succession)."""
+        return (self.right + 1.0) / (self.right + 2.0)
+
+    def __str__(self) -> str:
+        return (
+            f"of photographs that it had not seen, {_share(self.right, self.shown)} of those with a"
+            f" landmark were answered right, {_share(self.accepted, self.none)} of those with none"
+            " were answered"
+        )
+
+
+def _share(part: int, whole: int) -> str:
+    """A share in per cent with its interval of 95 % (Jeffreys)."""
+    if not whole:
+        return "an unknown share"
+    low, high = beta.ppf([0.025, 0.975], part + 0.5, whole - part + 0.5)
+    return f"{part / whole:.0%} (between {low:.0%} and {high:.0%})"
+
+
 class _Saved(StrictModel):
     """What rejection.json holds; no threshold accepts whatever has a candidate, or nothing."""
 
     threshold: float | None
     nothing: bool = False
+    expected: Expectation | None = None
     unkept: str = ""
     slope: float | None = None
     offset: float | None = None
@@ -161,12 +200,15 @@ class Rejection:
         model: what makes the confidence, or ``None`` where it is the classifier's own.
         unkept: why the operating point that was asked for cannot be promised; empty where it is,
             or where none was asked for.
+        expected: what became of the held-out photographs; ``None`` for a run of a version that did
+            not count them.
     """
 
     threshold: float
     curve: Curve
     model: SignalModel | None = None
     unkept: str = ""
+    expected: Expectation | None = None
 
     @classmethod
     def fit(
@@ -219,7 +261,20 @@ class Rejection:
                 most = bounded_threshold(confidence, bank, config.tolerance)
                 balanced = max(balanced, most.threshold)
             point = OperatingPoint(balanced)
-        return cls(point.threshold, curve, unkept=point.unkept)
+        answered = confidence >= point.threshold
+        count = len(gallery)
+        expected = Expectation(
+            shown=count,
+            right=int((answered & right).sum()),
+            none=len(bank),
+            accepted=int(answered[count:].sum()),
+        )
+        return cls(point.threshold, curve, unkept=point.unkept, expected=expected)
+
+    @property
+    def notes(self) -> list[str]:
+        """What to expect of the answers, and the caveats, a line each."""
+        return [str(self.expected)] * (self.expected is not None) + self.caveats
 
     @property
     def caveats(self) -> list[str]:
@@ -241,7 +296,10 @@ class Rejection:
             scores = self.model.applied(scores, evidence)
         confidence = scores.confidence
         accepted = (confidence >= self.threshold) & (scores.best >= 0)
-        return Judgement(scores, self.curve.probability(confidence), accepted)
+        probability = self.curve.probability(confidence)
+        if self.expected is not None:
+            probability = probability * np.float32(self.expected.certainty)
+        return Judgement(scores, probability, accepted)
 
     def save(self, folder: Path) -> None:
         """Write ``rejection.json``."""
@@ -249,6 +307,7 @@ class Rejection:
             "threshold": self.threshold if np.isfinite(self.threshold) else None,
             "nothing": self.threshold == np.inf,
             "unkept": self.unkept,
+            "expected": None if self.expected is None else self.expected.model_dump(),
         }
         if isinstance(self.curve, NoCurve):
             saved["too_few"] = [self.curve.right, self.curve.wrong]
@@ -273,7 +332,7 @@ class Rejection:
             threshold = saved.threshold
             if threshold is None:
                 threshold = np.inf if saved.nothing else -np.inf
-            return cls(threshold, saved.curve(), saved.model, saved.unkept)
+            return cls(threshold, saved.curve(), saved.model, saved.unkept, saved.expected)
 
 
 def fit_rejection(
@@ -400,11 +459,6 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
     threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
     return OperatingPoint(threshold, unkept)
-
-
-def least_false_accepts(bank: int) -> float:
-    """The least share of false accepts that so many held-out photographs of none can promise."""
-    return 1.0 / (bank + 1)
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:

@@ -32,6 +32,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from retrieval.errors import TableError
 from retrieval.photographs.delimited import DelimitedTable, listing, open_table
@@ -263,6 +264,33 @@ def labels_of(table: pd.DataFrame) -> list[str | None]:
 def unknown_landmarks(test: pd.DataFrame, landmarks: Iterable[str]) -> pd.DataFrame:
     """The rows of a test table whose landmark the gallery lacks: nothing can answer them right."""
     return test[test["landmark"].notna() & ~test["landmark"].isin(list(landmarks))]
+
+
+def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str]) -> list[str]:
+    """The ``source`` column of a checked table's CSV, for some of its ids; empty without one."""
+    if csv.is_dir():
+        return []
+    table = open_table(csv, ("id", "source").__contains__)
+    lower = [name.lower() for name in table.header]
+    if "source" not in lower:
+        return []
+    rows = table.rows([lower.index("id"), lower.index("source")])
+    wanted = set(ids)
+    origins = {name: source for _, (name, source) in rows if name in wanted}
+    return [origins[one] for one in ids]
+
+
+def bank_origins(data: DataSet) -> list[str]:
+    """:func:`read_origins` of a data set's bank; empty where folders hold it."""
+    path = data.folder / BANK
+    listed = len(data.bank) and bool(data.bank["row"].all()) and path.exists()
+    return read_origins(path, data.bank["id"]) if listed else []
+
+
+def photographs_each(table: pd.DataFrame) -> NDArray[np.int64]:
+    """(l,) how many photographs each landmark of a table has."""
+    counts: NDArray[np.int64] = table["landmark"].value_counts().to_numpy().astype(np.int64)
+    return counts
 
 
 def is_url(sources: pd.Series) -> pd.Series:

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.evaluate import evaluate, read_origins
+from pipelines.evaluate import evaluate
 from retrieval.errors import RunError, TableError
 from retrieval.extractors.descriptors import Descriptors
+from retrieval.photographs.table import read_origins
 from tests.pipelines import measured_example as example
 
 FILES = ("metrics.json", "per_landmark.csv", "predictions.csv", "report.html", "submission.csv")

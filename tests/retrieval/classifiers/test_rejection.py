@@ -17,6 +17,7 @@ from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt
 from retrieval.classifiers.evidence import Evidence
 from retrieval.classifiers.rejection import (
     FILE,
+    Expectation,
     Rejection,
     RejectionConfig,
     best_threshold,
@@ -422,3 +423,19 @@ def test_a_rejection_without_its_curve_is_damaged(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"threshold": 1.0}')
     with pytest.raises(RunError, match="damaged"):
         Rejection.load(tmp_path)
+
+
+def test_what_to_expect_is_told_with_its_interval(tmp_path: Path) -> None:
+    fitted = Rejection.fit(held_out([2.0] * 46 + [0.0] * 4, [], [0.0] * 58 + [3.0] * 2))
+    assert fitted.expected == Expectation(shown=50, right=46, none=60, accepted=2)
+    assert fitted.notes[0] == (
+        "of photographs that it had not seen, 92% (between 82% and 97%) of those with a landmark"
+        " were answered right, 3% (between 1% and 10%) of those with none were answered"
+    )
+    fitted.save(tmp_path)
+    assert Rejection.load(tmp_path) == fitted
+
+
+def test_no_probability_is_surer_than_the_held_out_answers_can_tell() -> None:
+    fitted = Rejection.fit(held_out([2.0] * 40, [], [0.0] * 40))
+    assert fitted.judge(scores_of([1e6])).probability[0] == pytest.approx(41 / 42)
