@@ -40,6 +40,7 @@ REASONS: Final = 5
 MOST_REASONS: Final = 10_000
 """Reasons counted at a time; beyond, the rarest are dropped."""
 PRIVATE: Final = "the address is not a public one"
+MISSING: Final = "no such file"
 ALLOW: Final = "--allow-private fetches from private addresses too"
 
 
@@ -140,6 +141,8 @@ class ClassifySummary:
             lines.append(f"{others:,} × other reasons: they stand in {self.out}")
         if any(reason.startswith(PRIVATE) for reason, _ in self.reasons):
             lines.append(f"{ALLOW}; with --retry-failed these rows alone are taken again")
+        if any(reason == MISSING for reason, _ in self.reasons):
+            lines.append("a path that begins with no / or ~ is looked for in the list's own folder")
         return lines
 
 

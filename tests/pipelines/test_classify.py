@@ -381,6 +381,13 @@ def test_a_summary_says_why_rows_failed(server: BadServer, tmp_path: Path) -> No
     assert hint.startswith("--allow-private ")
 
 
+def test_paths_that_lead_nowhere_are_told_where_they_were_looked_for(tmp_path: Path) -> None:
+    listing = write_list(tmp_path / "list.csv", ["gone/a.jpg", "gone/b.jpg"])
+    what, hint = classify(listing, tmp_path / "out.csv").why()
+    assert what == "2 × no such file"
+    assert hint.endswith("is looked for in the list's own folder")
+
+
 def test_many_reasons_are_the_commonest_and_the_rest(server: BadServer, tmp_path: Path) -> None:
     urls = [f"{server.url}/status/{400 + i % 7}?{i}" for i in range(40)]
     listing = write_list(tmp_path / "list.csv", urls)
