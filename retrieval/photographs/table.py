@@ -289,7 +289,8 @@ def bank_origins(data: DataSet) -> list[str]:
 
 def photographs_each(table: pd.DataFrame) -> NDArray[np.int64]:
     """(l,) how many photographs each landmark of a table has."""
-    return table["landmark"].value_counts().to_numpy(dtype=np.int64)
+    counts: NDArray[np.int64] = np.asarray(table["landmark"].value_counts(), dtype=np.int64)
+    return counts
 
 
 def is_url(sources: pd.Series) -> pd.Series:
