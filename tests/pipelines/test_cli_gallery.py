@@ -239,7 +239,7 @@ def test_data_bank(landmarks: Run, tmp_path: Path) -> None:
         write_photograph(tmp_path / "data" / name, picture(ord(name[0]) + ord(name[2])))
     code, out, _ = landmarks("data", "check", tmp_path / "data", "--quick")
     assert code == 0
-    assert "no photographs of none: " in out
+    assert "no real photographs of none" in out
     assert "landmarks data bank" in out
     assert "1 of 2 landmarks has one photograph alone" in out
     code, _, err = landmarks("data", "bank", "--out", tmp_path / "data", "--count", 2)
@@ -247,7 +247,11 @@ def test_data_bank(landmarks: Run, tmp_path: Path) -> None:
     table = tmp_path / "data" / "none.csv"
     assert f"2 photographs of no landmark, rendered → {table}" in "".join(err.splitlines())
     code, out, _ = landmarks("data", "check", tmp_path / "data", "--quick")
-    assert "false accepts can be promised down to 33 %" in out
+    assert "; 2 rendered ones, which real photographs are not like" in out
+    write_photograph(tmp_path / "data" / "none" / "own.jpg", picture(9))
+    code, out, _ = landmarks("data", "check", tmp_path / "data", "--quick")
+    assert "1 photograph of none of untold sources" in out
+    assert "; 2 rendered ones" in out
     table.write_text("id,path,source\na,a.jpg,mine\n")
     code, _, err = landmarks("data", "bank", "--out", tmp_path / "data")
     assert code == 2
