@@ -65,7 +65,7 @@ class Figures:
     right: float
     false_accepts: float
     expected: float
-    calibration_error: float
+    calibration_error: float | None
     precision: float
     precise: float | None
     seconds: float
@@ -155,7 +155,7 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
     truth = np.array([codes.get(one, -1) for one in data.test["landmark"].astype(object)])
     best, confidence = judged.scores.best, judged.scores.confidence
     right, none = (best == truth) & (truth >= 0), truth < 0
-    accepted = judged.accepted
+    accepted, told = judged.accepted, np.isfinite(judged.probability)
     bank = held.bank.confidence
     told = ~np.isnan(judged.probability)  # none where too few were held out to learn them from
     sure = confidence >= asked.threshold
@@ -173,9 +173,11 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
         right=float((accepted & right).sum() / (~none).sum()),
         false_accepts=float(accepted[none].mean()),
         expected=float(((bank >= rejection.threshold).sum() + 1) / (len(bank) + 1)),
-        calibration_error=reliability(judged.probability[told], right[told]).error,
+        calibration_error=reliability(judged.probability[told], right[told]).error
+        if told.any() else None,
         precision=float((accepted & right).sum() / max(accepted.sum(), 1)),
-        precise=float((sure & right).sum() / sure.sum()) if sure.any() else None,
+        precise=float((sure & right).sum() / sure.sum())
+        if sure.any() and not asked.unkept else None,
         seconds=seconds,
     )  # fmt: skip
 
@@ -185,7 +187,8 @@ def line(one: Figures) -> str:
         f"{one.system} {one.seed}: {one.landmarks} landmarks, {one.gallery} + {one.bank}"
         f" photographs, {one.answer}: false accepts {one.false_accepts:.3f} (expected"
         f" {one.expected:.3f}), right {one.right:.3f}, GAP {one.gap:.3f}, calibration error"
-        f" {one.calibration_error:.3f}, {one.seconds:.0f} s"
+        f" {'–' if one.calibration_error is None else f'{one.calibration_error:.3f}'},"
+        f" {one.seconds:.0f} s"
     )
 
 
@@ -201,7 +204,7 @@ def markdown(rows: Sequence[Figures], data: str) -> str:
         away = (own["false_accepts"] - own["expected"]).abs()
         cells: list[Any] = [
             own["false_accepts"].mean(), own["false_accepts"].max(), own["expected"].mean(),
-            away.mean(), own["calibration_error"].mean(), own["right"].mean(),
+            away.mean(), own["calibration_error"].astype(float).mean(), own["right"].mean(),
             own["precision"].mean(), own["precise"].astype(float).mean(), own["top1"].mean(),
             own["gap"].mean(),
         ]  # fmt: skip

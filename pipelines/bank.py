@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.rendering import render_plain
+from retrieval.classifiers.promise import RENDERED
 from retrieval.errors import ConfigError
 from retrieval.index.store import atomic_write
 from retrieval.photographs.delimited import open_table
@@ -27,7 +28,6 @@ Progress = Callable[[int, int], None]
 FOLDER: Final = "none"
 """A folder of this name is the bank where folders are landmarks."""
 COLUMNS: Final = ("id", "path", "landmark_id", "source")
-SOURCE: Final = "rendered"
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ def make_bank(
     """
     table = out / BANK
     _refuse_others(table)
-    names = [f"{SOURCE}-{_digest(seed, number)}.jpg" for number in range(count)]
+    names = [f"{RENDERED}-{_digest(seed, number)}.jpg" for number in range(count)]
     folder = out / FOLDER
-    for old in folder.glob(f"{SOURCE}-*.jpg"):
+    for old in folder.glob(f"{RENDERED}-*.jpg"):
         if old.name not in names:
             old.unlink()
     render_plain(folder, names, seed=seed, workers=workers, progress=progress)
@@ -86,7 +86,7 @@ def _refuse_others(table: Path) -> None:
         return
     known = open_table(table, {*COLUMNS}.__contains__)
     own = known.header == list(COLUMNS) and all(
-        source == SOURCE for _, (source,) in known.rows([COLUMNS.index("source")])
+        source == RENDERED for _, (source,) in known.rows([COLUMNS.index("source")])
     )
     if not own:
         raise ConfigError(
@@ -103,5 +103,5 @@ def _csv(names: Sequence[str]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([Path(name).stem, f"{FOLDER}/{name}", "", SOURCE] for name in names)
+    writer.writerows([Path(name).stem, f"{FOLDER}/{name}", "", RENDERED] for name in names)
     return text.getvalue().encode()

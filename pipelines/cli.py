@@ -793,7 +793,8 @@ def data_bank(
     """Render photographs of no landmark, for those who have none: country, streets, rooms, objects.
 
     They lie in OUT/none, and OUT/none.csv lists them: for a data folder as its bank, or for a run:
-    landmarks add OUT/none.csv --bank. Real photographs of what will be asked are worth more.
+    landmarks add OUT/none.csv --bank. Real photographs are worth far more: do without
+    these where you have some.
     """
     from pipelines.bank import make_bank
 

@@ -8,6 +8,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+RENDERED: Final = "rendered"
+"""The source of scenes that ``landmarks data bank`` makes. Real photographs are not like them: on
+small collections several times as many of those were accepted as the scenes let expect."""
 NAMED: Final = 3
 """Sources that are named."""
 
@@ -20,7 +23,9 @@ def promise_of(bank: int, origins: Sequence[str], photographs: NDArray[np.int64]
         origins: where each of them comes from; empty, or of empty ones, where that is not told.
         photographs: (l,) how many each landmark has in the gallery.
     """
-    return _of_bank(bank, origins) + _of_singles(photographs)
+    rendered = sum(one == RENDERED for one in origins)
+    real = [one for one in origins if one != RENDERED]
+    return _of_bank(bank - rendered, real) + _of_rendered(rendered) + _of_singles(photographs)
 
 
 def least_false_accepts(bank: int) -> float:
@@ -32,9 +37,9 @@ def least_false_accepts(bank: int) -> float:
 def _of_bank(bank: int, origins: Sequence[str]) -> str:
     if not bank:
         return (
-            "no photographs of none: thresholds rest on the gallery alone, no share of false"
-            " accepts can be promised, and too much will be accepted; landmarks data bank makes"
-            " some photographs of none"
+            "no real photographs of none (none.csv, or a folder none): no share of false accepts"
+            " can be promised, and too much will be accepted; gather some of the kind that will be"
+            " asked, or make do with rendered ones, landmarks data bank"
         )
     least = least_false_accepts(bank)
     many = f"{bank:,} photograph{'' if bank == 1 else 's'} of none"
@@ -42,6 +47,15 @@ def _of_bank(bank: int, origins: Sequence[str]) -> str:
         f"{many} {_variety(origins)}: false accepts can be promised down to {100 * least:.2g} %"
         " on photographs like them, and no lower; photographs of other kinds may be accepted more"
         " often"
+    )
+
+
+def _of_rendered(rendered: int) -> str:
+    if not rendered:
+        return ""
+    return (
+        f"; {rendered:,} rendered one{'' if rendered == 1 else 's'}, which real photographs are not"
+        " like: several times as many of those are accepted as rendered ones let expect"
     )
 
 

@@ -266,30 +266,33 @@ def unknown_landmarks(test: pd.DataFrame, landmarks: Iterable[str]) -> pd.DataFr
     return test[test["landmark"].notna() & ~test["landmark"].isin(list(landmarks))]
 
 
-def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str]) -> list[str]:
-    """The ``source`` column of a checked table's CSV, for some of its ids; empty without one."""
+def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str], by: str = "id") -> list[str]:
+    """The ``source`` column of a checked table's CSV, for some of its ids (or of another column's
+    cells), empty for one that it does not list; an empty list without such columns."""
     if csv.is_dir():
         return []
-    table = open_table(csv, ("id", "source").__contains__)
+    table = open_table(csv, (by, "source").__contains__)
     lower = [name.lower() for name in table.header]
-    if "source" not in lower:
+    if not {by, "source"} <= set(lower):
         return []
-    rows = table.rows([lower.index("id"), lower.index("source")])
+    rows = table.rows([lower.index(by), lower.index("source")])
     wanted = set(ids)
     origins = {name: source for _, (name, source) in rows if name in wanted}
-    return [origins[one] for one in ids]
+    return [origins.get(one, "") for one in ids]
 
 
 def bank_origins(data: DataSet) -> list[str]:
-    """:func:`read_origins` of a data set's bank; empty where folders hold it."""
+    """Where each photograph of a data set's bank comes from, as ``none.csv`` says; or nothing."""
     path = data.folder / BANK
-    listed = len(data.bank) and bool(data.bank["row"].all()) and path.exists()
-    return read_origins(path, data.bank["id"]) if listed else []
+    if not len(data.bank) or not path.exists():
+        return []
+    # A folder's photographs go by their paths below it.
+    return read_origins(path, data.bank["id"], "id" if data.bank["row"].all() else "path")
 
 
 def photographs_each(table: pd.DataFrame) -> NDArray[np.int64]:
     """(l,) how many photographs each landmark of a table has."""
-    counts: NDArray[np.int64] = table["landmark"].value_counts().to_numpy().astype(np.int64)
+    counts: NDArray[np.int64] = np.asarray(table["landmark"].value_counts(), dtype=np.int64)
     return counts
 
 

@@ -264,24 +264,35 @@ def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:
     assert "2 rows of landmarks" in err
     banned, merged = tmp_path / "out.banned.csv", tmp_path / "merged.csv"
     assert banned.read_text().count("L77 is answered for 2 rows") == 2
+    assert "no probabilities: " in err, "so small a gallery has too few to learn them from"
+    assert {row["probability"] for row in written} == {""}
     code, _, err = landmarks("vote", out, out, "--out", merged)
+    assert code == 2, "a vote is by probability"
+    assert f"{out}, row 2: no probability, which a vote needs" in err
+    sure = [{**row, "probability": row["landmark"] and "0.75"} for row in written]
+    with (tmp_path / "sure.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(written[0]))
+        writer.writeheader()
+        writer.writerows(sure)
+    code, _, err = landmarks("vote", tmp_path / "sure.csv", tmp_path / "sure.csv", "--out", merged)
     assert code == 0, err
     assert "3 rows: 2 show a landmark, 0 none, 1 failed" in err
     assert out.read_bytes() == answered
     with merged.open(newline="") as file:
-        assert list(csv.DictReader(file)) == [{key: row[key] for key in ANSWER} for row in written]
+        assert list(csv.DictReader(file)) == [{key: row[key] for key in ANSWER} for row in sure]
 
     code, out_, err = landmarks("classify", new[4][1], "http://127.0.0.1/a.jpg", *on_cpu)
     assert code == 1, "one failed"
     told = [line.split(maxsplit=1) for line in out_.splitlines()]
     assert [line[0] for line in told] == [
-        str(new[4][1]), "answer", "probability", "candidates",
-        *[line[0] for line in told[4:6]], "nearest", *[line[0] for line in told[7:9]],
+        str(new[4][1]), "answer", "candidates",
+        *[line[0] for line in told[3:5]], "nearest", *[line[0] for line in told[6:8]],
         "http://127.0.0.1/a.jpg", "fetch", "--allow-private",
     ]  # fmt: skip
     assert told[1][1].strip() == "L77"
-    assert told[3][1].startswith("L77 ")
-    assert all(one.startswith("new") for one in (told[6][1], *(line[0] for line in told[7:9])))
+    assert told[2][1].startswith("L77 ")
+    assert all(one.startswith("new") for one in (told[5][1], *(line[0] for line in told[6:8])))
+    assert "no probabilities: " in err
     assert "the address is not a public one" in told[-2][1]
     assert sorted(path.name for path in tmp_path.iterdir() if "predictions" in path.name) == []
 

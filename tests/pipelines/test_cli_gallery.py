@@ -232,3 +232,27 @@ def test_data_check(landmarks: Run, folder: Path, tmp_path: Path) -> None:
     assert "opened: 0 of 1 photographs" in out
     assert err.splitlines()[-1].startswith("landmarks: ")
     assert "Traceback" not in err
+
+
+def test_data_bank(landmarks: Run, tmp_path: Path) -> None:
+    for name in ("A/1.jpg", "A/2.jpg", "B/1.jpg"):
+        write_photograph(tmp_path / "data" / name, picture(ord(name[0]) + ord(name[2])))
+    code, out, _ = landmarks("data", "check", tmp_path / "data", "--quick")
+    assert code == 0
+    assert "no real photographs of none" in out
+    assert "landmarks data bank" in out
+    assert "1 of 2 landmarks has one photograph alone" in out
+    code, _, err = landmarks("data", "bank", "--out", tmp_path / "data", "--count", 2)
+    assert code == 0, err
+    table = tmp_path / "data" / "none.csv"
+    assert f"2 photographs of no landmark, rendered → {table}" in "".join(err.splitlines())
+    code, out, _ = landmarks("data", "check", tmp_path / "data", "--quick")
+    assert "; 2 rendered ones, which real photographs are not like" in out
+    write_photograph(tmp_path / "data" / "none" / "own.jpg", picture(9))
+    code, out, _ = landmarks("data", "check", tmp_path / "data", "--quick")
+    assert "1 photograph of none of untold sources" in out
+    assert "; 2 rendered ones" in out
+    table.write_text("id,path,source\na,a.jpg,mine\n")
+    code, _, err = landmarks("data", "bank", "--out", tmp_path / "data")
+    assert code == 2
+    assert "lists other photographs of no landmark" in err

@@ -274,10 +274,10 @@ def test_a_classifier_that_looks_at_no_neighbours_has_none_searched(
 ) -> None:
     system = replace(System.load(built, "cpu"), answer="svm")
     queries = asked(system, data)
-    expected = system.judge(queries)["svm"].probability
+    expected = system.judge(queries)["svm"].scores.confidence
     monkeypatch.setattr(Searcher, "search", None)
     frame = system.predictions([str(i) for i in range(len(queries))], queries)
-    assert frame["probability"].to_numpy() == pytest.approx(expected)
+    assert frame["confidence"].to_numpy() == pytest.approx(expected)
     with pytest.raises(TypeError):
         replace(system, answer="knn").answers(queries)
 

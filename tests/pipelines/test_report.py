@@ -386,3 +386,26 @@ def test_systems_measured_on_different_photographs_are_not_compared(measured: Me
     other = replace(measured, ids=[*measured.ids[:-1], "another"])
     with pytest.raises(RunError, match="second was not measured on the same photographs"):
         side_by_side({"first": measured, "second": other})
+
+
+def test_promises_not_kept_and_probabilities_not_given_are_told(measured: Measured) -> None:
+    knn, svm = measured.results
+    nothing = np.full_like(svm.probability, np.nan)
+    few = "no probabilities: too few"
+    results = [
+        replace(knn, caveats=[few]),
+        replace(svm, probability=nothing, caveats=["promise not kept: 0.5 is the most", few]),
+    ]
+    told = replace(measured, results=results)
+    page = Page(render(told, read_photograph).decode())
+    assert f"{svm.name}: promise not kept: 0.5 is the most" in page.text
+    assert page.text.count(few) == 1, "said once for both"
+    assert f"{knn.name}, {svm.name}: {few}" in page.text
+    shown = page.values("class").count("probability")
+    assert (
+        0
+        < shown
+        < Page(render(measured, read_photograph).decode()).values("class").count("probability")
+    )
+    assert as_json(told)["caveats"] == {one.name: one.caveats for one in results}
+    assert "caveats" not in as_json(measured)

@@ -43,8 +43,18 @@ def test_what_is_told_is_what_a_threshold_keeps(bank: int) -> None:
 
 def test_without_a_bank_the_remedy_is_named() -> None:
     told = promise_of(0, [], TWO)
-    assert told.startswith("no photographs of none: ")
+    assert told.startswith("no real photographs of none (none.csv, or a folder none): ")
     assert "landmarks data bank" in told
+
+
+@pytest.mark.parametrize(("real", "rendered"), [(0, 80), (9, 1), (9, 80)])
+def test_rendered_photographs_promise_nothing(real: int, rendered: int) -> None:
+    told = promise_of(real + rendered, ["coco"] * real + ["rendered"] * rendered, TWO)
+    assert f"; {rendered} rendered one" in told
+    assert "which real photographs are not like" in told
+    assert "1.2 %" not in told
+    assert ("down to 10 %" in told) == (real == 9)
+    assert told.startswith("9 photographs of none of one source (coco)" if real else "no real")
 
 
 @pytest.mark.parametrize(
