@@ -148,7 +148,7 @@ def test_what_was_added_and_removed_leaves_no_trace(
     record = add_photographs(run, more, "cpu")
     assert (record["gallery"], record["bank"], record["landmarks"]) == (31, 9, 7)
     found = System.load(run, "cpu").classify(more["source"].tolist()[1:])
-    assert (found["landmark"] == "L77").all()
+    assert (found["candidate"] == "L77").all()
     record = remove_photographs(run, more["id"].tolist(), "cpu")
     assert (record["gallery"], record["bank"], record["landmarks"]) == (24, 8, 6)
     before, after = contents(built), contents(run)
