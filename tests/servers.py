@@ -101,6 +101,7 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             before = state.enter(self.path, self.headers)
+            self.counted = True
             try:
                 kind, _, rest = self.path[1:].partition("/")
                 kind = kind.split("?")[0]
@@ -109,6 +110,12 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
             except (BrokenPipeError, ConnectionResetError):
                 self.close_connection = True
             finally:
+                self.left()
+
+        def left(self) -> None:
+            """Count the request as answered, once."""
+            if self.counted:
+                self.counted = False
                 state.leave()
 
         def send(self, status: int, body: bytes = b"", **headers: str) -> None:
@@ -163,6 +170,7 @@ def _handler(state: BadServer) -> type[BaseHTTPRequestHandler]:
         def answer_slow(self, rest: str, before: int) -> None:
             seconds, _, name = rest.partition("/")
             state.closing.wait(float(seconds))
+            self.left()  # before the last byte, which the next request may follow at once
             self.answer_ok(name, before)
 
         def answer_drip(self, rest: str, before: int) -> None:
