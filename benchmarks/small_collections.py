@@ -155,10 +155,11 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
     truth = np.array([codes.get(one, -1) for one in data.test["landmark"].astype(object)])
     best, confidence = judged.scores.best, judged.scores.confidence
     right, none = (best == truth) & (truth >= 0), truth < 0
-    accepted, told = judged.accepted, np.isfinite(judged.probability)
-    bank = held.bank.confidence
+    accepted, bank = judged.accepted, held.bank.confidence
     told = ~np.isnan(judged.probability)  # none where too few were held out to learn them from
-    sure = confidence >= asked.threshold
+    # Precision is promised of photographs half of which show a landmark.
+    weight = np.where(none, 0.5 / none.sum(), 0.5 / (~none).sum())
+    sure = np.where(confidence >= asked.threshold, weight, 0.0)
     ids = list(data.test["id"])
     return Figures(
         system=config.name,
@@ -176,7 +177,7 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
         calibration_error=reliability(judged.probability[told], right[told]).error
         if told.any() else None,
         precision=float((accepted & right).sum() / max(accepted.sum(), 1)),
-        precise=float((sure & right).sum() / sure.sum())
+        precise=float(sure[right].sum() / sure.sum())
         if sure.any() and not asked.unkept else None,
         seconds=seconds,
     )  # fmt: skip
