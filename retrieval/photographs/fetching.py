@@ -35,6 +35,7 @@ from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote, urljoin
 
 import aiohttp
+import brotli
 from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from yarl import URL
@@ -54,7 +55,7 @@ REDIRECTS: Final = (301, 302, 303, 307, 308)
 KEEP_ALIVE_SECONDS: Final = 2.0
 # Encodings that leave the bytes as they are, and those that are unpacked.
 AS_IT_IS: Final = ("", "identity", "none", "binary", "utf-8", "aws-chunked")
-PACKED: Final = ("gzip", "x-gzip", "deflate")
+PACKED: Final = ("gzip", "x-gzip", "deflate", "br")
 MAX_PACKINGS: Final = 3
 GZIP: Final = b"\x1f\x8b"
 # Statuses that a further try may change.
@@ -638,6 +639,34 @@ class _Unpacker:
         return self._unpack is not None and bool(self._unpack.eof)
 
 
+class _BrotliUnpacker:
+    """Unpacks brotli, and never much more than may come."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._unpack = brotli.Decompressor()
+
+    def feed(self, data: bytes) -> bytes:
+        """As :meth:`_Unpacker.feed`."""
+        out = bytearray()
+        try:
+            while not self.ended:
+                found = self._unpack.process(data, output_buffer_limit=BLOCK)
+                out += found
+                if len(out) > self._max_bytes:
+                    raise FetchError(f"larger than {self._max_bytes} bytes")
+                if self._unpack.can_accept_more_data() or not (found or data):
+                    break
+                data = b""
+            return bytes(out)
+        except brotli.error:
+            raise FetchError("compressed answer that cannot be unpacked") from None
+
+    @property
+    def ended(self) -> bool:
+        return bool(self._unpack.is_finished())
+
+
 def _window_bits(start: bytes) -> int:
     """What zlib calls the frame: gzip's, its own, or none, which servers call deflate too."""
     own = start[0] & 15 == zlib.DEFLATED and int.from_bytes(start[:2]) % 31 == 0
@@ -648,7 +677,9 @@ async def _body(
     response: aiohttp.ClientResponse, share: int, max_bytes: int, packings: Iterable[str]
 ) -> bytes:
     data = bytearray()
-    unpackers = [_Unpacker(max_bytes) for _ in packings]
+    unpackers = [
+        _BrotliUnpacker(max_bytes) if step == "br" else _Unpacker(max_bytes) for step in packings
+    ]
     async for block in response.content.iter_chunked(BLOCK):
         for unpacker in unpackers:
             block = unpacker.feed(block)

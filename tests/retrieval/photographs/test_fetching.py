@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +34,8 @@ PRIVATE = "the address is not a public one (private, loopback or reserved)"
 def server() -> Iterator[BadServer]:
     files = {"a.jpg": PHOTO, "b.jpg": b"b" * 500, "empty.jpg": b""}
     files |= {"a.gz": gzip.compress(PHOTO), "cut.gz": gzip.compress(PHOTO)[:-9]}
+    files |= {"a.br": brotli.compress(PHOTO), "cut.br": brotli.compress(PHOTO)[:-9]}
+    files |= {"bomb.br": brotli.compress(bytes(40_000_000)), "bomb.gz.br": brotli.compress(BOMB)}
     files |= {"bomb.gz": BOMB, "bomb.gz.gz": gzip.compress(BOMB)}
     files |= {"two.gz": gzip.compress(PHOTO[:99]) + gzip.compress(PHOTO[99:]) + bytes(9)}
     files |= {"a.zlib": zlib.compress(PHOTO), "a.raw": zlib.compress(PHOTO, wbits=-15)}
@@ -88,7 +91,10 @@ def test_bytes_arrive_as_they_were_sent(server: BadServer) -> None:
         ("/status/204", "HTTP 204"),
         ("/status/500", "HTTP 500"),
         ("/ok/empty.jpg", "empty answer"),
-        ("/coded/br/a.jpg", "compressed by br, which is not read"),
+        ("/coded/br/a.jpg", "compressed answer that cannot be unpacked"),
+        ("/coded/br/cut.br", "compressed answer that is cut off"),
+        ("/coded/br/bomb.br", "larger than 33554432 bytes"),
+        ("/coded/gzip,br/bomb.gz.br", "larger than 33554432 bytes"),
         ("/coded/gzip,zstd/a.jpg", "compressed by zstd, which is not read"),
         ("/coded/gzip/a.jpg", "compressed answer that cannot be unpacked"),
         ("/coded/gzip/cut.gz", "compressed answer that is cut off"),
@@ -202,6 +208,7 @@ def test_codings_that_change_nothing_pass(server: BadServer, coding: str) -> Non
         ("gzip", "a.gz"),
         ("x-gzip, identity", "a.gz"),
         ("gzip", "two.gz"),
+        ("br", "a.br"),
         ("deflate", "a.zlib"),
         ("deflate", "a.raw"),
     ],
