@@ -27,6 +27,7 @@ from tests.servers import BadServer, bad_server
 
 PHOTO = bytes(range(256)) * 40
 BOMB = gzip.compress(bytes(40_000_000))
+BROTLI_BOMB = brotli.compress(bytes(40_000_000), quality=1)
 PRIVATE = "the address is not a public one (private, loopback or reserved)"
 
 
@@ -35,7 +36,7 @@ def server() -> Iterator[BadServer]:
     files = {"a.jpg": PHOTO, "b.jpg": b"b" * 500, "empty.jpg": b""}
     files |= {"a.gz": gzip.compress(PHOTO), "cut.gz": gzip.compress(PHOTO)[:-9]}
     files |= {"a.br": brotli.compress(PHOTO), "cut.br": brotli.compress(PHOTO)[:-9]}
-    files |= {"bomb.br": brotli.compress(bytes(40_000_000)), "bomb.gz.br": brotli.compress(BOMB)}
+    files |= {"bomb.br": BROTLI_BOMB, "bomb.gz.br": brotli.compress(BOMB)}
     files |= {"bomb.gz": BOMB, "bomb.gz.gz": gzip.compress(BOMB)}
     files |= {"two.gz": gzip.compress(PHOTO[:99]) + gzip.compress(PHOTO[99:]) + bytes(9)}
     files |= {"a.zlib": zlib.compress(PHOTO), "a.raw": zlib.compress(PHOTO, wbits=-15)}
