@@ -328,8 +328,7 @@ def _fitted_describer(
     with progress_bar("extracting", len(sample)) as progress:
         extract_table(sample, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
     known = KnownFeatures(maker, store, positions)
-    learns = config.whitening is not None or not extractor.fitted
-    left_out = parts_left_out(len(table), config.pairs_teach, learns)
+    left_out = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
     recipe = {**fields, "taught_by": store.digest, "left_out": left_out}
     if config.labels_teach:
         recipe["landmarks"] = fingerprint(sample["landmark"].tolist())

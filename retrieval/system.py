@@ -149,9 +149,14 @@ class SystemConfig(StrictModel):
     @property
     def labels_teach(self) -> bool:
         """Whether a whitening learns from labels, so that other ones make other descriptors."""
+        return any(one.learnt_on == "pairs" for one in self.whitenings)
+
+    @property
+    def whitenings(self) -> list[WhiteningConfig]:
+        """The system's, and those of its extractor's parts."""
         parts = self.extractor.parts if isinstance(self.extractor, CombinationConfig) else ()
-        whitenings = [self.whitening, *(part.whitening for part in parts)]
-        return any(one is not None and one.learnt_on == "pairs" for one in whitenings)
+        all_of_them = [self.whitening, *(part.whitening for part in parts)]
+        return [one for one in all_of_them if one is not None]
 
     @property
     def pairs_teach(self) -> bool:

@@ -1,11 +1,12 @@
 """Which photographs a describer is learnt without, so that it can be judged on them.
 
-What is learnt from photographs (codebook, projection, whitening) knows them: among those that
+A whitening that is learnt from photographs knows them: among those that
 taught a whitening to as many numbers as there are photographs, each stands at right angles to all
 others, and a new photograph of no landmark, which does not, is taken for one. So thresholds and
 probabilities are fitted in galleries that are described anew by a describer for each of
 :data:`PARTS` parts of the photographs, which has not seen that part; the describer that answers is
-learnt from all of them.
+learnt from all of them. Codebooks are not learnt anew: a few words of hundreds of thousands of
+local features know no photograph.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 PARTS: Final = 5
 """Parts that the photographs are dealt into."""
 FEW: Final = 5_000
-"""Photographs up to which a whitening, or a codebook, tells those that taught it from others."""
+"""Photographs up to which a whitening tells those that taught it from others."""
 FEW_PAIRS: Final = 1_000
 """Photographs up to which all parts are needed where pairs or views teach; from there on one part
 has enough photographs to fit thresholds on."""
@@ -32,14 +33,14 @@ def part_of(ids: Iterable[str]) -> NDArray[np.int64]:
     return np.array([digest[0] % PARTS for digest in digests], dtype=np.int64)
 
 
-def parts_left_out(photographs: int, pairs: bool, learns: bool) -> int:
+def parts_left_out(photographs: int, pairs: bool, whitened: bool) -> int:
     """How many parts are left out in turn.
 
     Args:
         photographs: of gallery and bank.
         pairs: whether a whitening learns from pairs or views.
-        learns: whether anything is learnt from photographs.
+        whitened: whether there is a whitening at all.
     """
     if pairs:
         return PARTS if photographs <= FEW_PAIRS else 1
-    return PARTS if learns and photographs <= FEW else 0
+    return PARTS if whitened and photographs <= FEW else 0

@@ -128,8 +128,11 @@ class Describer:
         def without(part: int) -> Describer:
             assert parts is not None
             taught = parts != part
-            # Views were described by the extractor that all taught, and fit no other.
-            if extractor.fitted or viewed is not None:
+            # A codebook is learnt from hundreds of thousands of local features, and its few words
+            # know no photograph among them; a whitening within an extractor does. Views were
+            # described by the extractor that all taught, and fit no other.
+            whitened = any(getattr(part, "whitening", None) for part in _parts(extractor))
+            if not whitened or viewed is not None:
                 return learnt(fitted, taught)
             few = np.flatnonzero(taught).tolist()
             names = None if labels is None else [labels[i] for i in few]
@@ -248,6 +251,11 @@ def _whitened(rows: Vectors, whitening: Whitening | None) -> Vectors:
     there = np.linalg.norm(rows, axis=1, keepdims=True) > 0
     described: Vectors = whitening.apply(rows) * there
     return described
+
+
+def _parts(extractor: Extractor) -> Sequence[Any]:
+    """What a combination joins; nothing, of any other extractor."""
+    return getattr(extractor, "parts", ())
 
 
 def _viewed(views: Views, seen: NDArray[np.int64]) -> Views:

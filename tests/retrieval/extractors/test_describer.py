@@ -16,6 +16,7 @@ from retrieval.extractors import extraction
 from retrieval.extractors.aggregated import AggregatedConfig
 from retrieval.extractors.aggregation.vlad import VladConfig
 from retrieval.extractors.base import Extractor
+from retrieval.extractors.combination import CombinationConfig, PartConfig
 from retrieval.extractors.describer import (
     NO_FEATURES,
     Describer,
@@ -238,13 +239,12 @@ CROSS_FITTED = [
         WhiteningConfig(dimension=4, learnt_on="pairs", shrinkage=0.1),
     ),
     (SIFT, WhiteningConfig(dimension=4)),
-    (SIFT, None),
 ]
 
 
 @pytest.mark.parametrize(("config", "whitening"), CROSS_FITTED)
 def test_each_part_is_left_out_of_a_describer(
-    config: Any, whitening: WhiteningConfig | None, tmp_path: Path
+    config: Any, whitening: WhiteningConfig, tmp_path: Path
 ) -> None:
     extractor = build_extractor(config, "cpu", 0)
     photographs = [picture(i) for i in range(12)]
@@ -262,9 +262,10 @@ def test_each_part_is_left_out_of_a_describer(
     assert described.calibration.shape[:2] == (13, 3)
     for part in range(3):
         few = np.flatnonzero(parts != part)
-        alone = Describer.fit(
-            extractor, [features[i] for i in few], whitening, 0, labels=[labels[i] for i in few]
-        )
+        # The codebook is that of all: its words know no photograph.
+        rows = learnt.extractor.aggregate([features[i] for i in few])
+        without = Whitening.fit(rows, whitening, 0, [labels[i] for i in few])
+        alone = Describer(learnt.extractor, without)
         expected = alone.describe(seen).vectors
         width = expected.shape[1]
         np.testing.assert_array_equal(described.calibration[:, part, :width], expected)
@@ -272,11 +273,25 @@ def test_each_part_is_left_out_of_a_describer(
     # They are for photographs that come into a run: queries are described without.
     learnt.save(tmp_path)
     for wanted in (True, False):
-        loaded = Describer.load(tmp_path, extractor, whitening is not None, calibrated=wanted)
+        loaded = Describer.load(tmp_path, extractor, True, calibrated=wanted)
         again = loaded.describe(seen).calibration
         assert (again is not None) == wanted
         if again is not None:
             np.testing.assert_array_equal(again, described.calibration)
+
+
+def test_a_whitening_within_a_combination_is_learnt_without_the_part_too() -> None:
+    part = {"extractor": HogConfig(side=64, cells=(16,)), "whitening": WhiteningConfig(dimension=6)}
+    extractor = build_extractor(CombinationConfig(parts=(PartConfig(**part),)), "cpu", 0)
+    photographs = [picture(i) for i in range(12)]
+    features, parts = features_of(extractor, photographs), np.arange(12) % 3
+    config = WhiteningConfig(dimension=4)
+    learnt = Describer.fit(extractor, features, config, 0, parts=parts, left_out=1)
+    few = [features[i] for i in np.flatnonzero(parts != 0)]
+    alone = Describer.fit(extractor, few, config, 0)
+    described = learnt.finish(features).calibration
+    assert described is not None
+    np.testing.assert_array_equal(described[:, 0], alone.vectors(features))
 
 
 def test_too_few_photographs_to_leave_a_part_out(caplog: pytest.LogCaptureFixture) -> None:
