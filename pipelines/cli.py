@@ -54,6 +54,13 @@ app.add_typer(protocol_app, name="protocol")
 
 Run = Annotated[Path, typer.Option("--run", help="Folder of the run.")]
 DEMO_RUN: Final = Path("data/runs/demo")
+TargetPrecision = Annotated[
+    float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
+]
+MaxFalseAccepts = Annotated[
+    float | None,
+    typer.Option(help="Share of photographs without a landmark that may be answered."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[
     Path | None,
@@ -164,13 +171,8 @@ def index(
     ] = None,
     device: Device = "auto",
     weights: Weights = None,
-    target_precision: Annotated[
-        float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
-    ] = None,
-    max_false_accepts: Annotated[
-        float | None,
-        typer.Option(help="Share of photographs without a landmark that may be answered."),
-    ] = None,
+    target_precision: TargetPrecision = None,
+    max_false_accepts: MaxFalseAccepts = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
@@ -482,13 +484,8 @@ def rethreshold(
     min_probability: Annotated[
         float | None, typer.Option(help="Answer what is at least so probable, such as 0.8.")
     ] = None,
-    target_precision: Annotated[
-        float | None, typer.Option(help="Share of answers to be right, such as 0.95.")
-    ] = None,
-    max_false_accepts: Annotated[
-        float | None,
-        typer.Option(help="Share of photographs without a landmark that may be answered."),
-    ] = None,
+    target_precision: TargetPrecision = None,
+    max_false_accepts: MaxFalseAccepts = None,
     out: Annotated[
         Path | None,
         typer.Option(help="New predictions; by default NAME.rethresholded beside the old ones."),

@@ -13,12 +13,11 @@ nothing about what will be asked; ``landmark_share`` says otherwise. No more of 
 accepted than ``tolerance`` says. Without a bank, each held-out gallery photograph stands for one of
 none as well, by the best of the landmarks that it does not show: what would be answered if its own
 were not in the gallery. Without held-out gallery photographs, all of the bank is rejected. The same
-balance weighs the examples that
-a learnt confidence is learnt from; those of the probabilities have a share of their own
-(:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating point may be asked for
-instead: the lowest threshold at which so large a share of answers is right, or at which no more of
-the bank is accepted. Where held-out photographs are too few to promise it, the threshold is the
-most careful one, and :attr:`Rejection.unkept` says so.
+balance weighs the examples that a learnt confidence is learnt from; those of the probabilities have
+a share of their own (:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating
+point may be asked for instead: the lowest threshold at which so large a share of answers is right,
+or at which no more of the bank is accepted. Where held-out photographs are too few to promise it,
+the threshold is the most careful one, and :attr:`Rejection.unkept` says so.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
 """Which photographs a describer is learnt without, so that it can be judged on them.
 
-A whitening that is learnt from photographs knows them: among those that
-taught a whitening to as many numbers as there are photographs, each stands at right angles to all
-others, and a new photograph of no landmark, which does not, is taken for one. So thresholds and
-probabilities are fitted in galleries that are described anew by a describer for each of
-:data:`PARTS` parts of the photographs, which has not seen that part; the describer that answers is
-learnt from all of them. Codebooks are not learnt anew: a few words of hundreds of thousands of
-local features know no photograph.
+A whitening that is learnt from photographs knows them: among those that taught one to as many
+numbers as there are photographs, each stands at right angles to all others, and a new photograph of
+no landmark, which does not, is taken for one. So thresholds and probabilities are fitted in
+galleries that are described anew by a describer for each of :data:`PARTS` parts of the photographs,
+which has not seen that part; the describer that answers is learnt from all of them. Codebooks are
+not learnt anew: a few words of hundreds of thousands of local features know no photograph.
 """
 
 from __future__ import annotations

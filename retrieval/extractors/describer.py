@@ -116,10 +116,14 @@ class Describer:
         fitted = extractor.fit(features, seed, labels)
         viewed = None if views is None or whitening is None else views(fitted)
 
+        # Once: what all of an extractor's whitenings are learnt from.
+        known_rows = None if whitening is None else fitted.aggregate(features)
+
         def learnt(by: Extractor, taught: NDArray[np.bool_]) -> Describer:
             if whitening is None:
                 return cls(by, None)
-            rows = by.aggregate(features)
+            rows = by.aggregate(features) if by is not fitted else known_rows
+            assert rows is not None
             places = np.flatnonzero(taught & (np.linalg.norm(rows, axis=1) > 0))
             known = None if labels is None else [labels[int(i)] for i in places]
             altered = None if viewed is None else _viewed(viewed, places)
@@ -172,14 +176,21 @@ class Describer:
         if self.companion is not None:
             words, kept = self.companion.finish(Column(features, 1))
             features = Column(features, 0)
-        found = Descriptors(self.vectors(features), words, kept)
+        rows = self._aggregated(features)
+        found = Descriptors(_whitened(rows, self.whitening), words, kept)
         if not self.calibration:
             return found
-        parts = [one.vectors(features) for one in self.calibration]
+        parts = [
+            _whitened(
+                rows if one.extractor is self.extractor else one._aggregated(features),
+                one.whitening,
+            )
+            for one in self.calibration
+        ]
         # Fewer photographs may teach fewer numbers; further ones of 0 change no similarity.
         wide = np.zeros((len(found), len(parts), self._calibrated), dtype=np.float32)
-        for part, rows in enumerate(parts):
-            wide[:, part, : rows.shape[1]] = rows
+        for part, few in enumerate(parts):
+            wide[:, part, : few.shape[1]] = few
         return replace(found, calibration=wide)
 
     def vectors(self, features: Sequence[Features]) -> Vectors:
@@ -203,7 +214,11 @@ class Describer:
             self.whitening.save(folder / "whitening")
         shutil.rmtree(folder / CALIBRATION, ignore_errors=True)  # another build's
         for part, one in enumerate(self.calibration):
-            one.save(folder / CALIBRATION / str(part))
+            inner = folder / CALIBRATION / str(part)
+            if one.extractor is not self.extractor:
+                one.extractor.save(inner / "extractor")
+            if one.whitening is not None:
+                one.whitening.save(inner / "whitening")
         if self.companion is not None:
             self.companion.save(folder)
 
@@ -223,11 +238,18 @@ class Describer:
                 the run.
         """
         parts = sorted((folder / CALIBRATION).glob("*"), key=lambda one: int(one.name))
+        own = extractor.restored(folder / "extractor")
+
+        def without(part: Path) -> Describer:
+            inner = part / "extractor"
+            by = extractor.restored(inner) if inner.exists() else own
+            return cls(by, Whitening.load(part / "whitening") if whitened else None)
+
         return cls(
-            extractor.restored(folder / "extractor"),
+            own,
             Whitening.load(folder / "whitening") if whitened else None,
             None if companion is None else companion.restored(folder),
-            tuple(cls.load(part, extractor, whitened) for part in (parts if calibrated else ())),
+            tuple(without(part) for part in (parts if calibrated else ())),
         )
 
     def _nothing(self) -> Descriptors:
