@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.classify import classify_csv
-from pipelines.index import machine
-from retrieval.extractors.cnn import CnnExtractor, build
-from retrieval.extractors.describer import Describer
-from retrieval.index.store import write_json
+from pipelines.answering.classify import classify_csv
+from pipelines.building.index import machine
+from retrieval.descriptors.cnn import CnnExtractor, build
+from retrieval.descriptors.describer import Describer
 from retrieval.photographs.fetching import FetchConfig
+from retrieval.storage.files import write_json
 from retrieval.system import System
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,7 +70,7 @@ def plain_loop(system: System, describer: Describer, urls: Sequence[str]) -> Non
             image = Image.open(io.BytesIO(answer.read())).convert("RGB")
         image.thumbnail((side, side), Image.Resampling.BILINEAR)
         features = describer.extractor.features([np.asarray(image)])
-        system.predictions([url], describer.finish(features))
+        system.predictions([url], describer.from_features(features))
 
 
 def ours(system: System, table: Path, fetch: FetchConfig) -> None:

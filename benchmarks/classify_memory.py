@@ -24,9 +24,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.classify import classify_csv
-from retrieval.index.store import write_json
+from pipelines.answering.classify import classify_csv
 from retrieval.photographs.fetching import FetchConfig
+from retrieval.storage.files import write_json
 
 PHOTOGRAPHS = 200
 SIDE = 128

@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.index import machine
-from retrieval.extractors.base import Photograph
-from retrieval.extractors.cnn import CnnConfig, CnnExtractor, build
-from retrieval.extractors.extraction import WINDOW, extract
-from retrieval.index.store import write_json
+from pipelines.building.index import machine
+from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
+from retrieval.descriptors.extraction import WINDOW, extract
 from retrieval.photographs.decoding import read_photograph
+from retrieval.storage.files import write_json
+from retrieval.types import Photograph
 
 RESULTS = Path(__file__).parent / "results"
 SCALES = (1.0, 0.7071, 0.5)

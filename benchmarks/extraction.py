@@ -28,12 +28,12 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipelines.index import machine
-from retrieval.extractors.cnn import CnnConfig, CnnExtractor, build
-from retrieval.extractors.extraction import WINDOW, extract
-from retrieval.extractors.pooling import gem
-from retrieval.index.store import write_json
+from pipelines.building.index import machine
+from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
+from retrieval.descriptors.extraction import WINDOW, extract
+from retrieval.networks.pooling import gem
 from retrieval.photographs.decoding import read_photograph
+from retrieval.storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -35,14 +35,14 @@ from typing import Any, Final
 import yaml
 from PIL import Image
 
+from pipelines.building.index import build_run, machine
+from pipelines.building.replacing import begin_build
 from pipelines.config import CONFIGS, config_names, load_config
-from pipelines.index import build_run, machine
-from pipelines.rendering import render_data_set
-from pipelines.replacing import begin_build
+from pipelines.demo.rendering import render_data_set
 from retrieval.errors import LandmarksError, PhotographError
-from retrieval.index.store import atomic_write
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
+from retrieval.storage.files import atomic_write
 from retrieval.system import System
 
 RESULTS = Path(__file__).parent / "results"
@@ -558,8 +558,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.md", help="a Markdown file")
     options = parser.parse_args()
-    PROCESSES.set_forkserver_preload(["pipelines.cli", "pipelines.index", "pipelines.train",
-                                      "pipelines.classify", "pipelines.config"])  # fmt: skip
+    PROCESSES.set_forkserver_preload(
+        [
+            "pipelines.cli",
+            "pipelines.building.index",
+            "pipelines.building.train",
+            "pipelines.answering.classify",
+            "pipelines.config",
+        ]
+    )
     begun = time.perf_counter()
     tallies = []
     with tempfile.TemporaryDirectory() as name:

@@ -34,20 +34,21 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.index import machine
-from pipelines.rendering import render_data_set
+from pipelines.building.index import machine
+from pipelines.demo.rendering import render_data_set
+from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
+from retrieval.descriptors.describer import table_digest
+from retrieval.descriptors.extraction import WINDOW, extract, worker_pool
 from retrieval.devices import CPU, CUDA, cores
-from retrieval.extractors.cnn import CnnConfig, CnnExtractor, build
-from retrieval.extractors.describer import table_digest
-from retrieval.extractors.extraction import WINDOW, extract, worker_pool
-from retrieval.extractors.network import NeckConfig, NetworkConfig
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, gpu_problem
-from retrieval.index.store import atomic_write
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.networks.embedder import NeckConfig, NetworkConfig
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
+from retrieval.storage.files import atomic_write
 from retrieval.training.config import TrainingConfig
 from retrieval.training.loop import fit
 from retrieval.training.watching import Watcher
+from retrieval.vectors.gpu import gpu_problem
 
 HERE = Path(__file__).parent
 OPTIONAL = ("kornia", "timm", "mahotas", "optuna", "poselib", "tensorboard")

@@ -24,18 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.index import machine
-from retrieval.extractors.aggregation.asmk import Asmk, AsmkConfig
-from retrieval.extractors.aggregation.fisher import Fisher, FisherConfig
-from retrieval.extractors.aggregation.vlad import Vlad, VladConfig
-from retrieval.extractors.aggregation.words import Words
-from retrieval.extractors.extraction import WINDOW, extract
-from retrieval.extractors.local.features import LocalFeatures
-from retrieval.extractors.local.rows import Keeper, KeptConfig
-from retrieval.extractors.local.sift import SiftConfig, SiftDetector
-from retrieval.index.inverted import InvertedFile
-from retrieval.index.store import write_json
+from pipelines.building.index import machine
+from retrieval.aggregation.asmk import Asmk, AsmkConfig
+from retrieval.aggregation.fisher import Fisher, FisherConfig
+from retrieval.aggregation.vlad import Vlad, VladConfig
+from retrieval.aggregation.words import Words
+from retrieval.descriptors.extraction import WINDOW, extract
+from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.verification import Kept, VerificationConfig, count_inliers
+from retrieval.local.compression import CompressionConfig, FeatureCompressor
+from retrieval.local.features import LocalFeatures
+from retrieval.local.sift import SiftConfig, SiftDetector
+from retrieval.storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 NEIGHBOURS = 50
@@ -89,8 +89,8 @@ def extraction(paths: Sequence[str], rounds: int) -> dict[str, Any]:
 def verification(features: Sequence[LocalFeatures], rounds: int) -> dict[str, Any]:
     """A query against 50 others, at two budgets."""
     told = {}
-    for budget in (KeptConfig(features=300, dimension=64), KeptConfig()):
-        rows = Keeper(budget).fit(features, 0).keep(features)
+    for budget in (CompressionConfig(features=300, dimension=64), CompressionConfig()):
+        rows = FeatureCompressor(budget).fit(features, 0).keep(features)
         kept = [
             Kept(one.points, one.scales, one.angles, one.codes)
             for one in (rows.one(i) for i in range(min(len(rows), NEIGHBOURS + rounds)))

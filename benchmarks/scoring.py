@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.index import machine
-from retrieval.index.store import write_json
+from pipelines.building.index import machine
+from retrieval.storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PHOTOGRAPHS = 117_577

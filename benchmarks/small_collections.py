@@ -26,10 +26,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipelines.building.index import build_run, machine
 from pipelines.config import load_config
-from pipelines.index import build_run, machine
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
+from retrieval.descriptors.describer import KnownFeatures, extract_table
+from retrieval.descriptors.registry import build_extractor
 from retrieval.devices import CPU
 from retrieval.evaluation.metrics import (
     Truth,
@@ -37,10 +39,9 @@ from retrieval.evaluation.metrics import (
     reliability,
     top_k_accuracy,
 )
-from retrieval.extractors.describer import KnownFeatures, extract_table
-from retrieval.extractors.registry import build_extractor
-from retrieval.index.store import ShardStore, atomic_write, write_json
 from retrieval.photographs.table import DataSet, load_data_set
+from retrieval.storage.files import atomic_write, write_json
+from retrieval.storage.shards import ShardStore
 from retrieval.system import System, SystemConfig
 
 RESULTS = Path(__file__).parent / "results"
@@ -125,10 +126,10 @@ def drawn(data: DataSet, seed: int) -> DataSet:
 
 def extracted(config: SystemConfig, test: pd.DataFrame, folder: Path) -> KnownFeatures:
     """Features of all test photographs, by row, from disk where they are there already."""
-    maker = build_extractor(config.extractor, CPU, config.seed)
-    store = ShardStore(folder, {"extractor": maker.identity(), "rows": len(test)})
-    extract_table(test, maker, store, lambda f: (maker.pack(f), [""] * len(f)))
-    return KnownFeatures(maker, store, np.arange(len(test)))
+    frontend = build_extractor(config.extractor, CPU, config.seed)
+    store = ShardStore(folder, {"extractor": frontend.identity(), "rows": len(test)})
+    extract_table(test, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)))
+    return KnownFeatures(frontend, store, np.arange(len(test)))
 
 
 def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed: int) -> Figures:
@@ -140,7 +141,7 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
         build_run(config, data, run, CPU)
         seconds = time.perf_counter() - begun
         system = System.load(run, CPU)
-        described = system.describer.finish_outcomes([features[int(i)] for i in data.test.index])
+        described = system.describer.from_outcomes([features[int(i)] for i in data.test.index])
         judged = system.answers(described)
         one = system.config.classifiers[system.answer]
         held = held_out_scores(one, system.gallery, system.config.seed)

@@ -16,13 +16,12 @@ import typer
 from rich.logging import RichHandler
 from rich.table import Table
 
-from pipelines.main import INTERRUPTED
 from pipelines.progress import console, progress_bar
 from retrieval.errors import ConfigError, LandmarksError, TableError
 from retrieval.photographs.fetching import PLAIN, FetchConfig
 
 if TYPE_CHECKING:
-    from pipelines.classify import ClassifySummary, Form
+    from pipelines.answering.classify import ClassifySummary, Form
 
 # Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
 # none of them.
@@ -138,7 +137,7 @@ def demo(
 ) -> None:
     """Render made-up landmarks; index, train, evaluate and classify them."""
     from pipelines.config import load_config
-    from pipelines.demo import run_demo
+    from pipelines.demo.stages import run_demo
     from retrieval.devices import choose_device
 
     run_demo(
@@ -180,10 +179,10 @@ def index(
     replace: Replace = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
+    from pipelines.building.index import build_run
+    from pipelines.building.replacing import begin_build
+    from pipelines.building.shipped import settle_system
     from pipelines.config import load_config
-    from pipelines.index import build_run
-    from pipelines.replacing import begin_build
-    from pipelines.shipped import settle_system
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
@@ -234,8 +233,8 @@ def train(
     ] = None,
 ) -> None:
     """Fit a network to gallery and bank, into RUN/training. A killed training goes on."""
+    from pipelines.building.train import train_run, trainings_table
     from pipelines.config import load_config
-    from pipelines.train import train_run, trainings_table
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
 
@@ -253,7 +252,7 @@ def trainings(
     folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of trainings.")],
 ) -> None:
     """Compare trainings: what they came to, and the hyperparameters in which they differ."""
-    from pipelines.train import trainings_table
+    from pipelines.building.train import trainings_table
 
     console.print(trainings_table(folders))
 
@@ -284,7 +283,7 @@ def evaluate(
     weights: Weights = None,
 ) -> None:
     """Measure runs on labelled photographs: figures, predictions, submission and report."""
-    from pipelines.evaluate import evaluate_run, evaluate_runs, figures_table
+    from pipelines.measuring.evaluate import evaluate_run, evaluate_runs, figures_table
     from retrieval.system import System
 
     folders = runs or [DEMO_RUN]
@@ -315,7 +314,7 @@ def ablate(
     weights: Weights = None,
 ) -> None:
     """Measure every vote, rejection, calibration and classifier on a run: one table."""
-    from pipelines.ablate import ablate_run
+    from pipelines.studies.ablate import ablate_run
     from retrieval.system import System
 
     system = System.load(run, device, weights)
@@ -333,7 +332,7 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
 ) -> None:
     """Score a submission to the Google Landmarks challenges: GAP and top-1, or mAP@100."""
-    from pipelines.score import score_table
+    from pipelines.measuring.score import score_table
     from retrieval.evaluation.submissions import score_submission
 
     found = score_submission(submission, solution)
@@ -422,9 +421,9 @@ def classify(
     nearest, similarity: the nearest gallery photograph.
     candidate_1, score_1 to candidate_K, score_K: with --top K.
     """
-    from pipelines.classify import classify_input
-    from pipelines.inputs import opened
-    from pipelines.predictions import ban_frequent
+    from pipelines.answering.classify import classify_input
+    from pipelines.answering.predictions import ban_frequent
+    from pipelines.lists.inputs import opened
     from pipelines.terminal import show
     from retrieval.system import System
 
@@ -494,7 +493,7 @@ def rethreshold(
     weights: Weights = None,
 ) -> None:
     """Answer stored predictions anew at another operating point, without any photograph."""
-    from pipelines.predictions import rethreshold as answer_anew
+    from pipelines.answering.predictions import rethreshold as answer_anew
 
     by_default = f"{predictions.stem}.rethresholded{predictions.suffix}"
     summary = answer_anew(
@@ -513,7 +512,7 @@ def vote(
     out: Annotated[Path, typer.Option(help="Merged predictions CSV.")] = Path("merged.csv"),
 ) -> None:
     """Merge several runs' predictions of one list: on every row, the files' answers vote."""
-    from pipelines.predictions import vote_csvs
+    from pipelines.answering.predictions import vote_csvs
 
     _say_summary(vote_csvs(csvs, out))
 
@@ -536,7 +535,7 @@ def add(
     What was taken out before may come back. A folder's photographs are named by their paths in it;
     where the run holds such ids already, for other photographs, the folder's name goes before them.
     """
-    from pipelines.index import add_photographs
+    from pipelines.building.index import add_photographs
     from retrieval.devices import choose_device
     from retrieval.photographs.table import read_table
 
@@ -561,8 +560,8 @@ def remove(
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
-    from pipelines.gallery_changes import chosen_ids
-    from pipelines.index import known_photographs, remove_photographs
+    from pipelines.building.gallery_changes import chosen_ids
+    from pipelines.building.index import known_photographs, remove_photographs
     from retrieval.devices import choose_device
 
     known = known_photographs(run)
@@ -582,8 +581,8 @@ def list_run(
     ] = None,
 ) -> None:
     """List a run's landmarks with their numbers of photographs, or its photographs, as CSV."""
-    from pipelines.gallery_changes import landmark_rows, photograph_rows, summary
-    from pipelines.index import known_photographs
+    from pipelines.building.gallery_changes import landmark_rows, photograph_rows, summary
+    from pipelines.building.index import known_photographs
 
     known = known_photographs(run)
     named = photographs or landmarks
@@ -613,7 +612,7 @@ def attention(
     ] = None,
 ) -> None:
     """Learn where DELF is to look, by the landmarks of a gallery."""
-    from pipelines.attention import learn_attention
+    from pipelines.building.attention import learn_attention
     from pipelines.config import load_config
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
@@ -646,7 +645,7 @@ def config(
     if name is not None:
         typer.echo(dump_config(load_config(name, settings or ())), nl=False)
         return
-    from pipelines.shipped import list_lines
+    from pipelines.building.shipped import list_lines
 
     for line in list_lines():
         typer.echo(line)
@@ -680,10 +679,10 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Measure every extractor with every aggregation: one table. A killed run goes on."""
-    from pipelines.compare import Budget, run_comparison
+    from pipelines.studies.compare import Budget, run_comparison
     from retrieval.devices import choose_device
-    from retrieval.extractors.whitening import WhiteningConfig
     from retrieval.photographs.table import load_data_set
+    from retrieval.vectors.whitening import WhiteningConfig
 
     whitening = WhiteningConfig(dimension=dimension, power=power)
     rows = run_comparison(
@@ -704,8 +703,8 @@ def describe(
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
 ) -> None:
     """Print a network layer by layer: outputs, activations, parameters, multiply-adds."""
-    from pipelines.describe import table_lines
-    from retrieval.extractors.layer_table import layer_table
+    from pipelines.layers import table_lines
+    from retrieval.networks.layer_table import layer_table
 
     table = layer_table(network, size)
     if as_json:
@@ -739,7 +738,7 @@ def protocol_revisited(
     weights: Weights = None,
 ) -> None:
     """Revisited Oxford or Paris: easy, medium and hard. A killed command goes on."""
-    from pipelines.protocol import figures_table, measure_revisited
+    from pipelines.studies.protocol import figures_table, measure_revisited
     from retrieval.system import System
 
     target = out or run / "protocols" / truth.stem
@@ -759,7 +758,7 @@ def protocol_holidays(
     weights: Weights = None,
 ) -> None:
     """INRIA Holidays, or a part of it. A killed command goes on."""
-    from pipelines.protocol import figures_table, measure_holidays
+    from pipelines.studies.protocol import figures_table, measure_holidays
     from retrieval.system import System
 
     target = out or run / "protocols" / "holidays"
@@ -774,7 +773,7 @@ def data_demo(
     seed: Annotated[int, typer.Option(help="Another seed, another world.")] = 0,
 ) -> None:
     """Render the demo's photographs: made-up landmarks, and scenes without one."""
-    from pipelines.demo import make_photographs
+    from pipelines.demo.stages import make_photographs
 
     make_photographs(out, seed)
 
@@ -793,7 +792,7 @@ def data_bank(
     landmarks add OUT/none.csv --bank. Real photographs are worth far more: do without
     these where you have some.
     """
-    from pipelines.bank import make_bank
+    from pipelines.demo.bank import make_bank
 
     with progress_bar("rendering", count) as progress:
         summary = make_bank(out, count=count, seed=seed, progress=progress)
@@ -812,7 +811,7 @@ def data_check(
 
     Exit code 0 with warnings, 2 where nothing can be built of it.
     """
-    from pipelines.checking import check_data_set
+    from pipelines.data.checking import check_data_set
 
     with ExitStack() as stack:
         found = check_data_set(
@@ -841,8 +840,8 @@ def data_fetch(
     restart: Restart = False,
 ) -> None:
     """Download a landmarks CSV's own URLs into photos/a/b/c/ID.jpg. A killed run goes on."""
-    from pipelines.data import fetch_photographs
-    from pipelines.rows import read_rows
+    from pipelines.data.downloads import fetch_photographs
+    from pipelines.lists.rows import read_rows
 
     fetch = _fetch_config(
         allow_private=allow_private,
@@ -881,7 +880,7 @@ def data_gldv2(
     allow_private: AllowPrivate = False,
 ) -> None:
     """Download Google Landmarks v2's own tars, checked and unpacked. A killed run goes on."""
-    from pipelines.data import GLDV2, download_gldv2
+    from pipelines.data.downloads import GLDV2, download_gldv2
 
     with progress_bar("downloading", None) as progress:
         summary = download_gldv2(
@@ -947,8 +946,8 @@ def _form(out: Path | None, given: str | None, top: int, guard: bool) -> tuple[P
     Raises:
         ConfigError: no such format, or one in which nothing is to be guarded.
     """
-    from pipelines.classify import Form
-    from pipelines.formats import CSV, format_of
+    from pipelines.answering.classify import Form
+    from pipelines.lists.formats import CSV, format_of
 
     target = out or Path("predictions.csv").with_suffix(f".{given or CSV}")
     if str(target) == "-":
@@ -1031,9 +1030,13 @@ def _mistake(error: Exception) -> str | None:
         return gpu_mistake(error)
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    from retrieval.index.store import FULL
+    from retrieval.storage.files import FULL
 
     return f"{error.strerror}: {FULL[error.errno]}" if error.errno in FULL else None
+
+
+INTERRUPTED: Final = 130
+"""What typer makes of Ctrl-C."""
 
 
 def main() -> None:
@@ -1047,8 +1050,12 @@ def main() -> None:
         console.print(f"landmarks: {message}", style="red", highlight=False, soft_wrap=True)
         sys.exit(LandmarksError.exit_code)
     except SystemExit as leaving:
-        if leaving.code == INTERRUPTED:  # which typer makes of Ctrl-C
+        if leaving.code == INTERRUPTED:
             console.print(
                 "landmarks: stopped; the same command goes on where it was", style="yellow"
             )
+            # At once: the interpreter would wait for every photograph that is being decoded.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
         raise

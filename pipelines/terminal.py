@@ -8,11 +8,11 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from pipelines.classify import ALLOW, CHUNK_ROWS, PRIVATE, Answers, Form, answers
-from pipelines.inputs import Input
-from pipelines.journal import Item, chunks
-from retrieval.index.store import OK
+from pipelines.answering.classify import ALLOW, CHUNK_ROWS, PRIVATE, Answers, Form, answers
+from pipelines.lists.inputs import Input
+from pipelines.lists.journal import Item, chunks
 from retrieval.photographs.fetching import FetchConfig
+from retrieval.storage.shards import OK
 
 WIDTH: Final = 17
 NEAR: Final = 3

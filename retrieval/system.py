@@ -17,38 +17,41 @@ from pydantic import Field, ValidationError, model_validator
 from retrieval.classifiers.base import Classifier, Flags, Gallery, Integers, Judgement
 from retrieval.classifiers.calibration import CalibrationConfig
 from retrieval.classifiers.ensemble import EnsembleConfig
-from retrieval.classifiers.evidence import NEAR, Evidence
-from retrieval.classifiers.network import NetworkClassifierConfig, TrainedHead
+from retrieval.classifiers.network import NetworkClassifierConfig
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection, RejectionConfig
+from retrieval.classifiers.signals import NEAR, Signals
+from retrieval.classifiers.trained_head import TrainedHead
+from retrieval.descriptors.base import Extractor
+from retrieval.descriptors.cross_fit import part_of
+from retrieval.descriptors.describer import Describer, complaints
+from retrieval.descriptors.extraction import WINDOW, Outcome, extract
+from retrieval.descriptors.local_branch import LocalBranch, LocalBranchConfig, build_local_branch
+from retrieval.descriptors.registry import ExtractorConfig, JointConfig, build_extractor, located
+from retrieval.descriptors.representation import VECTORS, Representation
+from retrieval.descriptors.trained import TrainedConfig, own_network, resolved, trained_networks
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
-from retrieval.extractors.base import Extractor, PartName, StrictModel, SystemName, Vectors
-from retrieval.extractors.combination import CombinationConfig
-from retrieval.extractors.companion import Companion, CompanionConfig, build_companion
-from retrieval.extractors.cross_fit import part_of
-from retrieval.extractors.describer import Describer, complaints
-from retrieval.extractors.descriptors import VECTORS, Descriptors
-from retrieval.extractors.extraction import WINDOW, Outcome, extract
-from retrieval.extractors.local import registry as detectors
-from retrieval.extractors.local.features import LocalFeatures, no_features
-from retrieval.extractors.registry import ExtractorConfig, build_extractor, located
-from retrieval.extractors.trained import TrainedConfig, own_network, resolved, trained_networks
-from retrieval.extractors.trunks import find_weights
-from retrieval.extractors.whitening import WhiteningConfig
-from retrieval.index.expansion import Augmentation, augmented_index
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours, gpu_problem
-from retrieval.index.inverted import InvertedFile
-from retrieval.index.record import RUN, check_files, read_record
-from retrieval.index.search import KeptSource, Recomputed, SearchConfig, Searcher
-from retrieval.index.store import OK, read_arrays, read_table, reading
+from retrieval.index.expansion import DatabaseAugmentation, augmented_index
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.inverted_file import InvertedFile
+from retrieval.index.neighbours import Neighbours
+from retrieval.index.searcher import KeptSource, Recomputed, SearchConfig, Searcher
 from retrieval.index.verification import require_estimator
+from retrieval.local import registry as detectors
+from retrieval.local.features import LocalFeatures, no_features
+from retrieval.networks.trunks import find_weights
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.given import Given, source_windows
-from retrieval.photographs.table import STRING
 from retrieval.predictions import is_number, prediction_columns
+from retrieval.storage.files import read_arrays, read_table, reading
+from retrieval.storage.record import RUN, check_files, read_record
+from retrieval.storage.shards import OK
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.training.config import TrainingConfig
+from retrieval.types import STRING, PartName, StrictModel, SystemName, Vectors
+from retrieval.vectors.gpu import gpu_problem
+from retrieval.vectors.whitening import WhiteningConfig
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ class SystemConfig(StrictModel):
     training: TrainingConfig | None = None
     extractor: ExtractorConfig
     whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
-    local: CompanionConfig | None = None
+    local: LocalBranchConfig | None = None
     search: SearchConfig = Field(default_factory=SearchConfig)
     fit_photographs: int = Field(10_000, ge=2, le=10_000_000)
     index: IndexConfig = Field(default_factory=IndexConfig)
@@ -154,7 +157,7 @@ class SystemConfig(StrictModel):
     @property
     def whitenings(self) -> list[WhiteningConfig]:
         """The system's, and those of its extractor's parts."""
-        parts = self.extractor.parts if isinstance(self.extractor, CombinationConfig) else ()
+        parts = self.extractor.parts if isinstance(self.extractor, JointConfig) else ()
         all_of_them = [self.whitening, *(part.whitening for part in parts)]
         return [one for one in all_of_them if one is not None]
 
@@ -169,7 +172,7 @@ class SystemConfig(StrictModel):
         """The most neighbours that the index is ever asked for: the photograph itself may be
         one more than those looked at."""
         looked_at = [getattr(one, "k", 1) for one in self.classifiers.values()]
-        if self.rejection.needs_evidence:
+        if self.rejection.needs_signals:
             looked_at.append(NEAR)
         if self.search.verification is not None:
             looked_at.append(self.search.verification.top)
@@ -248,11 +251,11 @@ class System:
         settled = choose_device(device)
         config = config.with_weights(Path(weights) if weights else None)
         extractor = build_extractor(config.extractor_in(folder), settled, config.seed)
-        companion = companion_of(config, settled)
-        _require_weights(folder, record["describer"], extractor, companion)
-        describer = Describer.load(folder, extractor, config.whitening is not None, companion)
+        local_branch = local_branch_of(config, settled)
+        _require_weights(folder, record["describer"], extractor, local_branch)
+        describer = Describer.load(folder, extractor, config.whitening is not None, local_branch)
         gallery, rows = load_gallery(
-            folder, settled, record["index"].get("descriptors"), config, describer.companion
+            folder, settled, record["index"].get("descriptors"), config, describer.local_branch
         )
         return cls(
             run=folder,
@@ -278,19 +281,19 @@ class System:
         """Landmark ids; a landmark's place is its code."""
         return self.gallery.landmarks
 
-    def neighbours(self, descriptors: Descriptors | Vectors, k: int | None = None) -> Neighbours:
+    def neighbours(self, descriptors: Representation | Vectors, k: int | None = None) -> Neighbours:
         """The nearest gallery photographs of q photographs; as many as the classifiers ask."""
         wanted = k or max(1, *(one.neighbours for one in self.classifiers.values()))
-        return self.gallery.index.search(descriptors, wanted)
+        return self.gallery.searcher.search(descriptors, wanted)
 
     def judge(
-        self, descriptors: Descriptors | Vectors, neighbours: Neighbours | None = None
+        self, descriptors: Representation | Vectors, neighbours: Neighbours | None = None
     ) -> dict[str, Judgement]:
         """What every classifier says of q photographs."""
         found = neighbours or self.neighbours(descriptors)
-        evidence = self._evidence(descriptors, found, *self.rejections.values())
+        signals = self._signals(descriptors, found, *self.rejections.values())
         return {
-            name: self.rejections[name].judge(classifier.scores(descriptors, found), evidence)
+            name: self.rejections[name].judge(classifier.scores(descriptors, found), signals)
             for name, classifier in self.classifiers.items()
         }
 
@@ -299,11 +302,11 @@ class System:
         """What to expect of the answers, what cannot be promised, and why there are no odds."""
         return self.rejections[self.answer].notes
 
-    def answers(self, descriptors: Descriptors | Vectors) -> Judgement:
+    def answers(self, descriptors: Representation | Vectors) -> Judgement:
         """What the classifier whose answer counts says of q photographs."""
         return self._answers(descriptors)[0]
 
-    def _answers(self, descriptors: Descriptors | Vectors) -> tuple[Judgement, Neighbours]:
+    def _answers(self, descriptors: Representation | Vectors) -> tuple[Judgement, Neighbours]:
         """:meth:`answers`, and the neighbours that were looked at (none by some classifiers)."""
         classifier = self.classifiers[self.answer]
         near = (
@@ -311,27 +314,27 @@ class System:
         )
         scores = classifier.scores(descriptors, near)
         rejection = self.rejections[self.answer]
-        return rejection.judge(scores, self._evidence(descriptors, near, rejection)), near
+        return rejection.judge(scores, self._signals(descriptors, near, rejection)), near
 
-    def _nearest(self, descriptors: Descriptors, found: Neighbours, near: int) -> Neighbours:
+    def _nearest(self, descriptors: Representation, found: Neighbours, near: int) -> Neighbours:
         """The nearest gallery photographs: of those that the classifier looked at, or else by
         vectors alone, which costs little."""
         if found.rows.shape[1] < min(near, len(self.rows)):
-            return self.gallery.index.index.search(descriptors.vectors, near)
+            return self.gallery.searcher.index.search(descriptors.vectors, near)
         return found.first(near)
 
-    def _evidence(
-        self, descriptors: Descriptors | Vectors, near: Neighbours, *rejections: Rejection
-    ) -> Evidence | None:
+    def _signals(
+        self, descriptors: Representation | Vectors, near: Neighbours, *rejections: Rejection
+    ) -> Signals | None:
         """What rejections look at besides scores, if any of them does."""
-        if not any(one.needs_evidence for one in rejections):
+        if not any(one.needs_signals for one in rejections):
             return None
-        return Evidence.of(self.gallery, descriptors, near)
+        return Signals.of(self.gallery, descriptors, near)
 
     def predictions(
         self,
         ids: Sequence[str],
-        descriptors: Descriptors | Vectors,
+        descriptors: Representation | Vectors,
         top: int = 0,
         near: int = 1,
     ) -> pd.DataFrame:
@@ -352,7 +355,7 @@ class System:
             ``nearest`` is a gallery photograph's id, ``similarity`` its descriptor's inner
             product with the photograph's.
         """
-        described = Descriptors.of(descriptors)
+        described = Representation.of(descriptors)
         reasons = complaints(described)
         statuses = [OK if not reason else DescribeError.status for reason in reasons]
         columns: dict[str, Any] = {
@@ -367,7 +370,7 @@ class System:
         texts = dict.fromkeys((name for name in columns if not is_number(name)), STRING)
         return pd.DataFrame(columns).astype(texts)
 
-    def _told(self, descriptors: Descriptors, top: int, near: int) -> dict[str, NDArray[Any]]:
+    def _told(self, descriptors: Representation, top: int, near: int) -> dict[str, NDArray[Any]]:
         """The columns of photographs that were described."""
         judged, found = self._answers(descriptors)
         candidate = self._landmark(judged.scores.best)
@@ -411,16 +414,16 @@ class System:
         """
         ids: list[str] = []
         windows = source_windows(photographs, WINDOW, ids)
-        extracted = enumerate(extract(windows, self.describer.maker))
+        extracted = enumerate(extract(windows, self.describer.frontend))
         frames = [self._outcome_rows(ids[i * WINDOW :], outcomes, top) for i, outcomes in extracted]
-        empty = self.predictions([], self.describer.finish([]), top)
+        empty = self.predictions([], self.describer.from_features([]), top)
         return pd.concat(frames, ignore_index=True) if frames else empty
 
     def _outcome_rows(
         self, ids: Sequence[str], outcomes: Sequence[Outcome], top: int
     ) -> pd.DataFrame:
         """Predictions of one window of features, errors among them."""
-        described = self.describer.finish_outcomes(outcomes)
+        described = self.describer.from_outcomes(outcomes)
         frame = self.predictions(ids[: len(outcomes)], described, top)
         for i, one in enumerate(outcomes):
             if isinstance(one, PhotographError):
@@ -446,12 +449,12 @@ def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def _require_weights(
-    folder: Path, built: Mapping[str, Any], extractor: Extractor, companion: Companion | None
+    folder: Path, built: Mapping[str, Any], extractor: Extractor, local_branch: LocalBranch | None
 ) -> None:
     """Refuse to answer with other networks than the run was built with."""
     pairs = [(built["extractor"], extractor.identity())]
-    if companion is not None:
-        pairs.append((built["local"]["detector"], companion.detector.identity()))
+    if local_branch is not None:
+        pairs.append((built["local"]["detector"], local_branch.detector.identity()))
     if any(_weights(before) != _weights(now) for before, now in pairs):
         raise RunError(
             f"{folder} was built with other weights: give those (--weights), or build the run"
@@ -484,9 +487,9 @@ def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
         ) from None
 
 
-def companion_of(config: SystemConfig, device: str) -> Companion | None:
+def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:
     """What a system makes of local features, not yet fitted; ``None`` if nothing."""
-    return None if config.local is None else build_companion(config.local, device)
+    return None if config.local is None else build_local_branch(config.local, device)
 
 
 def load_gallery(
@@ -494,8 +497,8 @@ def load_gallery(
     device: str,
     made_from: str | None,
     config: SystemConfig,
-    companion: Companion | None,
-    augmentation: Augmentation | None = None,
+    local_branch: LocalBranch | None,
+    augmentation: DatabaseAugmentation | None = None,
 ) -> tuple[Gallery, pd.DataFrame]:
     """The gallery of a run, its descriptors memory-mapped, and its rows.
 
@@ -513,10 +516,10 @@ def load_gallery(
     """
     rows = read_table(folder / ROWS, ("id", "source", "landmark"))
     with reading(folder / "index"):
-        known = Descriptors.from_arrays(read_arrays(folder / GALLERY))
-        bank = Descriptors.from_arrays(read_arrays(folder / BANK))
+        known = Representation.from_arrays(read_arrays(folder / GALLERY))
+        bank = Representation.from_arrays(read_arrays(folder / BANK))
         bank_ids = read_table(folder / BANK_ROWS, ("id",))["id"]
-        unseen, bank_unseen = _unseen(config, folder, rows["id"], bank_ids)
+        eligible, bank_eligible = _eligible(config, folder, rows["id"], bank_ids)
         expanded = config.search.expansion.gallery > 0
         augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
     landmarks = sorted(rows["landmark"].unique())
@@ -525,24 +528,24 @@ def load_gallery(
         FaissIndex.load(folder / "index", index_device(device), made_from),
         augmented,
         _inverted(config, folder / GALLERY),
-        kept_source(config, companion, known, rows),
+        kept_source(config, local_branch, known, rows),
         config.search,
         augmentation,
     )
-    bank_index = None
+    bank_searcher = None
     if len(bank):
         alone = SearchConfig(share=config.search.share)
         bank_vectors = FaissIndex.build(bank.vectors, IndexConfig())
-        bank_index = Searcher(
+        bank_searcher = Searcher(
             bank_vectors, bank.vectors, _inverted(config, folder / BANK), config=alone
         )
     head = None
     if isinstance(config.extractor, TrainedConfig) and config.whitening is None:
         head = TrainedHead.load(trained_networks(config.extractor_in(folder))[0])
     try:
-        _require_whole(config, index, bank_index)
+        _require_whole(config, index, bank_searcher)
         gallery = Gallery(
-            known, codes, landmarks, bank, index, bank_index, unseen, bank_unseen, head
+            known, codes, landmarks, bank, index, bank_searcher, eligible, bank_eligible, head
         )
         if known.calibration is not None:
             parts = part_of(rows["id"]), part_of(bank_ids)
@@ -583,29 +586,31 @@ def _calibration(
         FaissIndex.build, config=settings, device=index_device(device), seed=config.seed
     )
     index, rows, augmentation = augmented_index(known.vectors, config.search.expansion, build)
-    bank_index = gallery.bank_index
-    if bank_index is not None:
+    bank_searcher = gallery.bank_searcher
+    if bank_searcher is not None:
         exact = FaissIndex.build(bank.vectors, IndexConfig())
-        bank_index = replace(bank_index, index=exact, vectors=bank.vectors)
+        bank_searcher = replace(bank_searcher, index=exact, vectors=bank.vectors)
     own, bank_own = parts == number, bank_parts == number
     return replace(
         gallery,
         descriptors=known,
         bank=bank,
-        index=replace(gallery.index, index=index, vectors=rows, augmentation=augmentation),
-        bank_index=bank_index,
-        unseen=own if gallery.unseen is None else own & gallery.unseen,
-        bank_unseen=bank_own if gallery.bank_unseen is None else bank_own & gallery.bank_unseen,
+        searcher=replace(gallery.searcher, index=index, vectors=rows, augmentation=augmentation),
+        bank_searcher=bank_searcher,
+        eligible=own if gallery.eligible is None else own & gallery.eligible,
+        bank_eligible=bank_own
+        if gallery.bank_eligible is None
+        else bank_own & gallery.bank_eligible,
     )
 
 
-def _vectors_for(photographs: Descriptors, number: int) -> Vectors:
+def _vectors_for(photographs: Representation, number: int) -> Vectors:
     """(n, e) their vectors without a part, of the numbers that it has."""
     assert photographs.calibration is not None
     return np.ascontiguousarray(photographs.calibration[:, number], dtype=np.float32)
 
 
-def _unseen(
+def _eligible(
     config: SystemConfig, folder: Path, ids: pd.Series, bank_ids: pd.Series
 ) -> tuple[Flags | None, Flags | None]:
     """Which rows of gallery and bank taught no network of the extractor; ``None`` where none is
@@ -636,32 +641,37 @@ def _inverted(config: SystemConfig, folder: Path) -> InvertedFile | None:
 
 
 def kept_source(
-    config: SystemConfig, companion: Companion | None, known: Descriptors, rows: pd.DataFrame
+    config: SystemConfig,
+    local_branch: LocalBranch | None,
+    known: Representation,
+    rows: pd.DataFrame,
 ) -> KeptSource | None:
     """The gallery's local features: as they are stored, or described again when needed."""
     if config.search.verification is None or config.search.stored:
         return known.kept
-    assert companion is not None
-    return Recomputed([str(one) for one in rows["source"]], functools.partial(keep_one, companion))
+    assert local_branch is not None
+    return Recomputed(
+        [str(one) for one in rows["source"]], functools.partial(keep_one, local_branch)
+    )
 
 
-def keep_one(companion: Companion, source: str) -> LocalFeatures:
+def keep_one(local_branch: LocalBranch, source: str) -> LocalFeatures:
     """The features kept of one photograph on disk; none where it cannot be read any more."""
-    detector, keeper = companion.detector, companion.keeper
-    assert keeper is not None
+    detector, compressor = local_branch.detector, local_branch.compressor
+    assert compressor is not None
     try:
         photograph = read_photograph(source, detector.longest_side)
     except PhotographError as error:
         log.warning("%s cannot be verified with: %s", source, error)
-        return keep_nothing(companion)
-    return keeper.keep(detector.features([photograph])).one(0)
+        return keep_nothing(local_branch)
+    return compressor.keep(detector.features([photograph])).one(0)
 
 
-def keep_nothing(companion: Companion) -> LocalFeatures:
+def keep_nothing(local_branch: LocalBranch) -> LocalFeatures:
     """The kept features of a photograph in which none was found."""
-    assert companion.keeper is not None
-    nothing = no_features(companion.detector.dimension, (0, 0))
-    return companion.keeper.keep([nothing]).one(0)
+    assert local_branch.compressor is not None
+    nothing = no_features(local_branch.detector.dimension, (0, 0))
+    return local_branch.compressor.keep([nothing]).one(0)
 
 
 def index_device(device: str) -> str:
@@ -671,3 +681,13 @@ def index_device(device: str) -> str:
         log.warning("the index stays on the processor: %s", problem)
         return CPU
     return device
+
+
+def held_out_gallery(system: System) -> Gallery:
+    """The run's gallery, from whose rows a photograph can be left out where they took others in."""
+    gallery, config = system.gallery, system.config
+    if not config.search.expansion.gallery or gallery.calibrations:
+        return gallery  # those leave photographs out by themselves
+    plain = FaissIndex.build(gallery.vectors, config.index, seed=config.seed)
+    taken = DatabaseAugmentation.of(gallery.vectors, plain, config.search.expansion)
+    return replace(gallery, searcher=replace(gallery.searcher, augmentation=taken))

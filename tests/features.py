@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.extractors.base import unit_rows
-from retrieval.extractors.local.features import LocalFeatures, encode
+from retrieval.local.features import LocalFeatures, encode
+from retrieval.types import unit_rows
 
 
 def descriptors(n: int, d: int, seed: int) -> NDArray[np.float32]:

@@ -9,11 +9,12 @@ from kornia.feature import ALIKED
 from safetensors.torch import save_file
 
 from retrieval.classifiers.heads import Head
-from retrieval.extractors.local.delf import Attention, save_attention
-from retrieval.extractors.network import Embedder, NeckConfig, NetworkConfig
-from retrieval.extractors.trained import NETWORK, RECORD
-from retrieval.extractors.trunks import Trunk, bare_network, seeded
-from retrieval.index.store import write_json
+from retrieval.descriptors.trained import NETWORK, RECORD
+from retrieval.local.delf import Attention, save_attention
+from retrieval.networks.embedder import Embedder, NeckConfig, NetworkConfig
+from retrieval.networks.trunk import Trunk, seeded
+from retrieval.networks.trunks import bare_network
+from retrieval.storage.files import write_json
 from retrieval.training.config import TrainingConfig
 from retrieval.training.learner import Learner
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from retrieval.extractors.base import Extractor
-from retrieval.extractors.extraction import extract
+from retrieval.descriptors.base import Extractor
+from retrieval.descriptors.extraction import extract
 
 Photograph = NDArray[np.uint8]
 HEADER = ("id", "path", "landmark_id")

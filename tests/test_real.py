@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipelines.building.index import build_run
 from pipelines.config import load_config
-from pipelines.evaluate import evaluate_run
-from pipelines.index import build_run
+from pipelines.measuring.evaluate import evaluate_run
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.extractors.local.features import LocalFeatures
+from retrieval.local.features import LocalFeatures
 
 Photograph = NDArray[np.uint8]
 Detect = Callable[[Photograph], LocalFeatures]

@@ -13,12 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.report.measured import ClassifierResult, Measured
-from retrieval.evaluation.metrics import (
-    Reliability,
-    Truth,
-    recognition_metrics,
-    reliability,
-)
+from retrieval.evaluation.metrics import Reliability, Truth, recognition_metrics, reliability
 
 # Points kept of a curve: more than a screen's pixels only make the page heavier.
 MAX_POINTS: Final = 400

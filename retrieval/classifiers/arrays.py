@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from retrieval.index.store import atomic_write, reading
+from retrieval.storage.files import atomic_write, reading
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
-from retrieval.index.search import Searcher
+from retrieval.descriptors.representation import Representation
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.neighbours import Neighbours
+from retrieval.index.searcher import Searcher
 
 if TYPE_CHECKING:
-    from retrieval.classifiers.network import TrainedHead
+    from retrieval.classifiers.trained_head import TrainedHead
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -44,30 +45,30 @@ class Gallery:
         codes: (n,) int64, each row's landmark as a position in ``landmarks``.
         landmarks: the landmarks' ids, ascending; one may have no row (its photographs removed).
         bank: m photographs without a landmark; m may be 0.
-        index: searches the gallery; row ids are positions. A bare index of the vectors is taken
+        searcher: of the gallery; row ids are positions. A bare index of the vectors is taken
             too.
-        bank_index: searches the bank, an exact one unless another is given; None where the bank
+        bank_searcher: of the bank, an exact one unless another is given; None where the bank
             is empty.
-        unseen: (n,) which photographs taught nothing of what describes them; those alone are held
+        eligible: (n,) which photographs taught nothing of what describes them; those alone are held
             out. ``None``: all.
-        bank_unseen: (m,) likewise.
+        bank_eligible: (m,) likewise.
         head: of a trained network, for the classifier ``network``.
         calibrations: each makes the same gallery as one part of the photographs has not taught it,
-            and that part is its unseen; none where photographs teach nothing that tells them from
+            and that part is its eligible; none where photographs teach nothing that tells them from
             new ones.
 
     Raises:
         ValueError: the parts do not belong together.
     """
 
-    descriptors: Descriptors
+    descriptors: Representation
     codes: Integers
     landmarks: list[str]
-    bank: Descriptors
-    index: Searcher
-    bank_index: Searcher | None = None
-    unseen: Flags | None = None
-    bank_unseen: Flags | None = None
+    bank: Representation
+    searcher: Searcher
+    bank_searcher: Searcher | None = None
+    eligible: Flags | None = None
+    bank_eligible: Flags | None = None
     head: TrainedHead | None = None
     calibrations: Sequence[Callable[[], Gallery]] = ()
     _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
@@ -77,19 +78,21 @@ class Gallery:
     def __post_init__(self) -> None:
         # Frozen for everybody else.
         settle = functools.partial(object.__setattr__, self)
-        settle("descriptors", Descriptors.of(self.descriptors))
-        settle("bank", Descriptors.of(self.bank))
-        settle("index", Searcher.of(self.index, self.vectors))
-        if not len(self.descriptors) == len(self.codes) == len(self.index):
+        settle("descriptors", Representation.of(self.descriptors))
+        settle("bank", Representation.of(self.bank))
+        settle("searcher", Searcher.of(self.searcher, self.vectors))
+        if not len(self.descriptors) == len(self.codes) == len(self.searcher):
             raise ValueError(
                 f"{len(self.descriptors)} descriptors, {len(self.codes)} codes and an index of "
-                f"{len(self.index)} rows are not one gallery"
+                f"{len(self.searcher)} rows are not one gallery"
             )
-        if len(self.bank) and self.bank_index is None:
-            settle("bank_index", FaissIndex.build(self.bank_vectors, IndexConfig(factory="Flat")))
-        if self.bank_index is not None:
-            settle("bank_index", Searcher.of(self.bank_index, self.bank_vectors))
-        if len(self.bank) != (0 if self.bank_index is None else len(self.bank_index)):
+        if len(self.bank) and self.bank_searcher is None:
+            settle(
+                "bank_searcher", FaissIndex.build(self.bank_vectors, IndexConfig(factory="Flat"))
+            )
+        if self.bank_searcher is not None:
+            settle("bank_searcher", Searcher.of(self.bank_searcher, self.bank_vectors))
+        if len(self.bank) != (0 if self.bank_searcher is None else len(self.bank_searcher)):
             raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
         if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
             raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
@@ -122,9 +125,9 @@ class Gallery:
         key = bank, k, rows.tobytes()
         if key not in self._searched:
             self._searched[key] = (
-                self.index.search(self.bank[rows], k)
+                self.searcher.search(self.bank[rows], k)
                 if bank
-                else self.index.search(self.descriptors[rows], k, own=rows)
+                else self.searcher.search(self.descriptors[rows], k, own=rows)
             )
         return self._searched[key]
 
@@ -275,7 +278,7 @@ class Classifier(Protocol):
         """How many neighbours ``scores`` looks at; further columns are ignored."""
         ...
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks for q photographs, whose neighbours in the gallery are given."""
         ...
 
@@ -327,16 +330,16 @@ def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Fol
     counts = np.bincount(gallery.codes, minlength=len(gallery.landmarks))
     if (counts > 1).any():
         folds = min(folds, max(2, int(np.median(counts[counts > 1]))))
-    if gallery.unseen is not None:
+    if gallery.eligible is not None:
         # Of a part of the photographs as large a share of all is held out together.
-        folds = max(2, round(folds * float(gallery.unseen.mean())))
+        folds = max(2, round(folds * float(gallery.eligible.mean())))
     fold = deal(gallery.codes, folds, rng)
     fold[counts[gallery.codes] < 2] = -1
     bank_fold = deal(np.zeros(len(gallery.bank), np.int64), folds, rng)
-    if gallery.unseen is not None:
-        fold[~gallery.unseen] = -1
-    if gallery.bank_unseen is not None:
-        bank_fold[~gallery.bank_unseen] = -1
+    if gallery.eligible is not None:
+        fold[~gallery.eligible] = -1
+    if gallery.bank_eligible is not None:
+        bank_fold[~gallery.bank_eligible] = -1
     rows = _first(fold, limit, rng)
     if len(rows) == limit:  # a fold beyond them would cost a training for the bank alone
         bank_fold[~np.isin(bank_fold, fold[rows])] = -1

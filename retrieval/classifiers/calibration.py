@@ -24,7 +24,7 @@ from pydantic import Field
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from retrieval.extractors.base import StrictModel
+from retrieval.types import StrictModel
 
 LEAST_SLOPE: Final = 1e-3
 """Per standard deviation of the scores, where they tell nothing or mislead."""

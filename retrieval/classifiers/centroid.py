@@ -28,11 +28,11 @@ from retrieval.classifiers.base import (
     stratified_folds,
 )
 from retrieval.classifiers.vote import bank_similarity, mean_without
+from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.faiss_index import Neighbours
-from retrieval.index.search import Searcher
+from retrieval.index.neighbours import Neighbours
+from retrieval.index.searcher import Searcher
+from retrieval.types import StrictModel
 
 FILE: Final = "centroid.safetensors"
 SIMILARITIES: Final = 1 << 23
@@ -69,14 +69,14 @@ class CentroidClassifier:
         means: (l, d) float32 unit rows; zeros for a landmark without photographs.
         corrections: (l,) float32 mean similarity of each to its nearest bank photographs; +inf
             for a landmark without photographs, which is never named.
-        bank_index: the bank's index, None where it is empty.
+        bank_searcher: the bank's index, None where it is empty.
     """
 
     kind: ClassVar[str] = "centroid"
     config: CentroidConfig
     means: Vectors
     corrections: Vectors
-    bank_index: Searcher | None
+    bank_searcher: Searcher | None
 
     @property
     def neighbours(self) -> int:
@@ -86,8 +86,8 @@ class CentroidClassifier:
     def fit(cls, config: CentroidConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Take the means. Nothing is random: no seed is used."""
         means = _unit(_sums(gallery))
-        corrections = bank_similarity(means, gallery.bank_index, config.bank_neighbours)
-        return cls(config, means, _never_empty(corrections, means), gallery.bank_index)
+        corrections = bank_similarity(means, gallery.bank_searcher, config.bank_neighbours)
+        return cls(config, means, _never_empty(corrections, means), gallery.bank_searcher)
 
     @classmethod
     def held_out(cls, config: CentroidConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
@@ -100,14 +100,14 @@ class CentroidClassifier:
         queries = np.array(gallery.vectors[chosen.rows], np.float32)
         without = _unit(sums[truth] - queries)
         own = np.einsum("ij,ij->i", queries, without)
-        corrections = bank_similarity(without, gallery.bank_index, config.bank_neighbours)
+        corrections = bank_similarity(without, gallery.bank_searcher, config.bank_neighbours)
         own -= config.mean_correction * _never_empty(corrections, without)
-        asked = bank_similarity(queries, gallery.bank_index, config.bank_neighbours)
+        asked = bank_similarity(queries, gallery.bank_searcher, config.bank_neighbours)
         scores = fitted._rank(queries, asked, truth=truth, own=own)
         bank = fitted._bank_held_out(gallery, chosen.bank_rows)
         return HeldOut(chosen.rows, truth, scores, chosen.bank_rows, bank)
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by their means' similarity, corrected.
 
         Args:
@@ -117,8 +117,8 @@ class CentroidClassifier:
         Returns:
             (q, min(candidates, landmarks)) candidates.
         """
-        asked = bank_similarity(queries, self.bank_index, self.config.bank_neighbours)
-        return self._rank(Descriptors.of(queries).vectors, asked)
+        asked = bank_similarity(queries, self.bank_searcher, self.config.bank_neighbours)
+        return self._rank(Representation.of(queries).vectors, asked)
 
     def save(self, folder: Path) -> None:
         """Write ``centroid.safetensors``: means, corrections and the constants."""
@@ -133,17 +133,17 @@ class CentroidClassifier:
                 f"{folder / FILE} is of {len(arrays['means'])} landmarks, the gallery has "
                 f"{len(gallery.landmarks)}: fit the classifiers again"
             )
-        return cls(config, arrays["means"], arrays["corrections"], gallery.bank_index)
+        return cls(config, arrays["means"], arrays["corrections"], gallery.bank_searcher)
 
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
         """Scores of bank photographs, each with itself left out of the bank."""
         n = self.config.bank_neighbours
-        if self.bank_index is None or not len(rows):
+        if self.bank_searcher is None or not len(rows):
             return Scores.blank(0, min(self.config.candidates, len(self.means)))
         queries = gallery.bank[rows]
-        near = self.bank_index.search(queries, n + 1)
+        near = self.bank_searcher.search(queries, n + 1)
         asked = mean_without(near, np.arange(len(rows))[:, None], rows, n)[:, 0]
-        near = self.bank_index.search(self.means, n + 1)
+        near = self.bank_searcher.search(self.means, n + 1)
         return self._rank(queries.vectors, asked, near=near, rows=rows)
 
     def _rank(

@@ -30,23 +30,16 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from scipy.optimize import minimize
 
-from retrieval.classifiers.base import (
-    PARTS,
-    Classifier,
-    Gallery,
-    HeldOut,
-    Scores,
-    Vectors,
-)
+from retrieval.classifiers.base import PARTS, Classifier, Gallery, HeldOut, Scores, Vectors
 from retrieval.classifiers.calibration import Platt
 from retrieval.classifiers.members import KINDS, MemberConfig
 from retrieval.classifiers.svm import contrast
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.classifiers.vote import Groups
-from retrieval.extractors.base import PartName, StrictModel
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.faiss_index import Neighbours
-from retrieval.index.store import read_json, reading, write_json
+from retrieval.descriptors.representation import Representation
+from retrieval.index.neighbours import Neighbours
+from retrieval.storage.files import read_json, reading, write_json
+from retrieval.types import PartName, StrictModel
 
 FILE: Final = "ensemble.json"
 FLOOR: Final = 0.05
@@ -228,7 +221,7 @@ class EnsembleClassifier:
         }
         return cls(config, members, fusion), held_out
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks; a candidate's value is the log-odds of its probability.
 
         Args:

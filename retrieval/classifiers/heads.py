@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.trunks import seeded
+from retrieval.networks.trunk import seeded
+from retrieval.types import StrictModel
 
 
 class LinearConfig(StrictModel):

@@ -31,12 +31,12 @@ from retrieval.classifiers.base import (
     stratified_folds,
 )
 from retrieval.classifiers.heads import Head, TwoLayerConfig, ranked
+from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.extractors.trunks import seeded
-from retrieval.index.faiss_index import Neighbours
-from retrieval.index.store import reading
+from retrieval.index.neighbours import Neighbours
+from retrieval.networks.trunk import seeded
+from retrieval.storage.files import reading
+from retrieval.types import StrictModel
 
 FILE: Final = "mlp.safetensors"
 LOOKED: Final = 25
@@ -124,14 +124,14 @@ class MlpClassifier:
                 into.candidates[here], into.values[here] = found.candidates, found.values
         return HeldOut(chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank)
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by :func:`retrieval.classifiers.heads.confidences`.
 
         Args:
             queries: (q, d) unit rows.
             neighbours: not looked at.
         """
-        return self._rank(Descriptors.of(queries).vectors)
+        return self._rank(Representation.of(queries).vectors)
 
     def save(self, folder: Path) -> None:
         """Write ``mlp.safetensors``: the network's weights and the constants."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from retrieval.classifiers.base import (
     FOLDS,
@@ -22,13 +22,12 @@ from retrieval.classifiers.base import (
     Vectors,
     stratified_folds,
 )
-from retrieval.classifiers.heads import Head, HeadConfig, ranked
+from retrieval.classifiers.heads import Head, ranked
+from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.extractors.trained import HEAD, NETWORK, TRAIN, read_network, read_record
-from retrieval.index.faiss_index import Neighbours
-from retrieval.index.store import read_json, reading, write_json
+from retrieval.index.neighbours import Neighbours
+from retrieval.storage.files import read_json, reading, write_json
+from retrieval.types import StrictModel
 
 FILE: Final = "network.json"
 LOGITS: Final = 1 << 23
@@ -46,38 +45,6 @@ class NetworkClassifierConfig(StrictModel):
     kind: Literal["network"] = "network"
     candidates: int = Field(default=10, ge=1, le=1000)
     held_out: int = Field(default=5_000, ge=1, le=10_000_000)
-
-
-@dataclass(frozen=True)
-class TrainedHead:
-    """A head, and the landmarks that its classes are.
-
-    Attributes:
-        head: at rest.
-        landmarks: ids, in the order of its classes.
-    """
-
-    head: Head
-    landmarks: list[str]
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the head of a finished training.
-
-        Raises:
-            RunError: there is none, or it is damaged.
-        """
-        record = read_record(folder)
-        tensors = read_network(folder)
-        state = {k.removeprefix(HEAD): v for k, v in tensors.items() if k.startswith(HEAD)}
-        with reading(folder / NETWORK, TRAIN):
-            config: HeadConfig = TypeAdapter(HeadConfig).validate_python(record["config"]["head"])
-            dimension = state["hidden.0.weight" if "hidden.0.weight" in state else "weight"].shape[
-                1
-            ]
-            head = Head(config, dimension, len(record["landmarks"]), record["none"], 0)
-            head.load_state_dict(state)
-        return cls(head.eval(), record["landmarks"])
 
 
 @dataclass(frozen=True)
@@ -126,14 +93,14 @@ class NetworkClassifier:
             fitted._rank(gallery.bank_vectors[chosen.bank_rows]),
         )
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by :func:`retrieval.classifiers.heads.confidences`.
 
         Args:
             queries: (q, d) unit embeddings.
             neighbours: not looked at.
         """
-        return self._rank(Descriptors.of(queries).vectors)
+        return self._rank(Representation.of(queries).vectors)
 
     def save(self, folder: Path) -> None:
         """Write ``network.json``; the head stays with its training."""

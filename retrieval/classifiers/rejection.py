@@ -1,7 +1,7 @@
 """Whether to answer or to say "none", and how sure to be; settled on held-out photographs only.
 
 What an answer's confidence is: the classifier's own (``threshold``), one signal of
-:mod:`retrieval.classifiers.evidence` in its place (``margin``, ``agreement``, ``evt``), or the
+:mod:`retrieval.classifiers.signals` in its place (``margin``, ``agreement``, ``evt``), or the
 log-odds of a logistic model over all of them, learnt on the held-out photographs (``learnt``), or
 of boosted trees (``boosted``). All compare photographs, so that global average precision may gain
 by it.
@@ -42,12 +42,12 @@ from retrieval.classifiers.calibration import (
     Platt,
     fit_curve,
 )
-from retrieval.classifiers.evidence import FROM_SCORES, SIGNALS, SIGNS, Evidence, signals
 from retrieval.classifiers.promise import least_false_accepts
+from retrieval.classifiers.signals import FROM_SCORES, SIGNALS, SIGNS, Signals, signal_matrix
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
-from retrieval.extractors.base import StrictModel
-from retrieval.index.store import read_json, reading, write_json
+from retrieval.storage.files import read_json, reading, write_json
+from retrieval.types import StrictModel
 
 FILE: Final = "rejection.json"
 ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}
@@ -76,7 +76,7 @@ class RejectionConfig(StrictModel):
     tolerance: float = Field(default=0.12, ge=1e-6, le=1.0)
 
     @property
-    def needs_evidence(self) -> bool:
+    def needs_signals(self) -> bool:
         """Whether more than scores is looked at."""
         return self.kind not in ("threshold", "margin")
 
@@ -97,7 +97,7 @@ class SignalModel(StrictModel):
     Attributes:
         weights: of each signal.
         offset: added to their weighted sum.
-        least: see :func:`retrieval.classifiers.evidence.signals`.
+        least: see :func:`retrieval.classifiers.signals.signals`.
         trees: whose log-odds is the confidence, if there are any; the sum then settles ties.
     """
 
@@ -107,7 +107,7 @@ class SignalModel(StrictModel):
     trees: Trees | None = None
 
     @property
-    def needs_evidence(self) -> bool:
+    def needs_signals(self) -> bool:
         return self.trees is not None or any(self.weights[FROM_SCORES:])
 
     def confidence(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,9 +115,9 @@ class SignalModel(StrictModel):
         total: NDArray[np.float64] = found @ np.array(self.weights) + self.offset
         return total if self.trees is None else self.trees.log_odds(found) + TIES * total
 
-    def applied(self, scores: Scores, evidence: Evidence | None) -> Scores:
+    def applied(self, scores: Scores, signals: Signals | None) -> Scores:
         """Scores whose confidence is the model's; the runners-up keep their distances."""
-        return _with_confidence(scores, self.confidence(signals(scores, evidence, self.least)))
+        return _with_confidence(scores, self.confidence(signal_matrix(scores, signals, self.least)))
 
 
 class Expectation(StrictModel):
@@ -282,17 +282,17 @@ class Rejection:
         return unkept + ([str(self.curve)] if isinstance(self.curve, NoCurve) else [])
 
     @property
-    def needs_evidence(self) -> bool:
+    def needs_signals(self) -> bool:
         """Whether ``judge`` must be given evidence."""
-        return self.model is not None and self.model.needs_evidence
+        return self.model is not None and self.model.needs_signals
 
-    def judge(self, scores: Scores, evidence: Evidence | None = None) -> Judgement:
+    def judge(self, scores: Scores, signals: Signals | None = None) -> Judgement:
         """Probability and acceptance of each query's first candidate.
 
         The scores of the judgement have the confidence that was judged.
         """
         if self.model is not None:
-            scores = self.model.applied(scores, evidence)
+            scores = self.model.applied(scores, signals)
         confidence = scores.confidence
         accepted = (confidence >= self.threshold) & (scores.best >= 0)
         probability = self.curve.probability(confidence)
@@ -361,20 +361,20 @@ def fit_rejection(
         return Rejection.fit(held_out, config, calibration), held_out
     values = np.concatenate([held_out.gallery.values.ravel(), held_out.bank.values.ravel()])
     least = float(values[np.isfinite(values)].min(initial=0.0))
-    evidence: tuple[Evidence | None, Evidence | None] = None, None
-    if config.needs_evidence:
-        evidence = Evidence.held_out(gallery, held_out)
+    signals: tuple[Signals | None, Signals | None] = None, None
+    if config.needs_signals:
+        signals = Signals.held_out(gallery, held_out)
     if config.kind in ALONE:
         chosen = [float(one == ALONE[config.kind]) for one in SIGNALS]
         model = SignalModel(weights=chosen, offset=0.0, least=least)
         judged = replace(
             held_out,
-            gallery=model.applied(held_out.gallery, evidence[0]),
-            bank=model.applied(held_out.bank, evidence[1]),
+            gallery=model.applied(held_out.gallery, signals[0]),
+            bank=model.applied(held_out.bank, signals[1]),
         )
     else:
-        found = (signals(held_out.gallery, evidence[0], least),
-                 signals(held_out.bank, evidence[1], least))  # fmt: skip
+        found = (signal_matrix(held_out.gallery, signals[0], least),
+                 signal_matrix(held_out.bank, signals[1], least))  # fmt: skip
         model, judged = _learnt(held_out, found, config, least, seed)
     return replace(Rejection.fit(judged, config, calibration), model=model), judged
 

@@ -50,11 +50,11 @@ from retrieval.classifiers.base import (
     kept_rows,
     stratified_folds,
 )
+from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import RunError
-from retrieval.extractors.base import StrictModel, unit_rows
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
+from retrieval.types import StrictModel, unit_rows
 
 FILE: Final = "svm.safetensors"
 MARGINS: Final = 1 << 23
@@ -156,7 +156,7 @@ class SvmClassifier:
             chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
         )
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by margin.
 
         A candidate's value is its margin m against a soft maximum of what speaks against it: the
@@ -174,7 +174,7 @@ class SvmClassifier:
         Returns:
             (q, min(candidates, landmarks)) candidates.
         """
-        return self._rank(Descriptors.of(queries).vectors, neighbours)
+        return self._rank(Representation.of(queries).vectors, neighbours)
 
     def save(self, folder: Path) -> None:
         """Write ``svm.safetensors``: scale, weights, biases and the constants behind them."""
@@ -355,7 +355,7 @@ def _hard_negatives(
     means = np.stack([gallery.vectors[own[code]].sum(axis=0, dtype=np.float64) for code in block])
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     # Twice as many as wanted, since the landmark's own rows come first.
-    found = gallery.index.index.search(means.astype(np.float32), 2 * count).rows
+    found = gallery.searcher.index.search(means.astype(np.float32), 2 * count).rows
     usable = (found >= 0) & allowed[found] & (gallery.codes[found] != np.array(block)[:, None])
     return [rows[use][:count] for rows, use in zip(found, usable, strict=True)]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier
 
-from retrieval.extractors.base import StrictModel
+from retrieval.types import StrictModel
 
 TREES: Final = 60
 DEPTH: Final = 3

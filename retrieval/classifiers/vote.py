@@ -30,11 +30,11 @@ from retrieval.classifiers.base import (
     Vectors,
     stratified_folds,
 )
+from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.faiss_index import Neighbours
-from retrieval.index.search import Searcher
+from retrieval.index.neighbours import Neighbours
+from retrieval.index.searcher import Searcher
+from retrieval.types import StrictModel
 
 FILE: Final = "knn.safetensors"
 BLOCK: Final = 1 << 20
@@ -120,7 +120,7 @@ class VoteClassifier:
     Attributes:
         config: its constants.
         codes: (n,) int64 landmark code of every gallery row.
-        bank_index: the bank's index, None where it is empty.
+        bank_searcher: the bank's index, None where it is empty.
         row_corrections: (n,) float32 mean similarity of every gallery row to its nearest bank
             photographs; zeros without a bank.
     """
@@ -128,7 +128,7 @@ class VoteClassifier:
     kind: ClassVar[str] = "knn"
     config: VoteConfig
     codes: Integers
-    bank_index: Searcher | None
+    bank_searcher: Searcher | None
     row_corrections: Vectors
 
     @property
@@ -139,9 +139,9 @@ class VoteClassifier:
     def fit(cls, config: VoteConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Search the bank for every gallery row. The vote has nothing random: no seed is used."""
         corrections = bank_similarity(
-            gallery.descriptors, gallery.bank_index, config.bank_neighbours
+            gallery.descriptors, gallery.bank_searcher, config.bank_neighbours
         )
-        return cls(config, gallery.codes, gallery.bank_index, corrections)
+        return cls(config, gallery.codes, gallery.bank_searcher, corrections)
 
     @classmethod
     def held_out(cls, config: VoteConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
@@ -158,7 +158,7 @@ class VoteClassifier:
             chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
         )
 
-    def scores(self, queries: Descriptors | Vectors, neighbours: Neighbours) -> Scores:
+    def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Let the first k of the given neighbours vote.
 
         Args:
@@ -169,7 +169,7 @@ class VoteClassifier:
             min(k, columns) candidates a query, ties settled by the best single similarity, then
             by the landmarks' order.
         """
-        own = bank_similarity(queries, self.bank_index, self.config.bank_neighbours)
+        own = bank_similarity(queries, self.bank_searcher, self.config.bank_neighbours)
         return self._vote(neighbours, self.row_corrections[neighbours.rows], own)
 
     def save(self, folder: Path) -> None:
@@ -186,19 +186,19 @@ class VoteClassifier:
                 f"{folder / FILE} is of {len(corrections)} rows, the gallery has "
                 f"{len(gallery.codes)}: fit the classifiers again"
             )
-        return cls(config, gallery.codes, gallery.bank_index, corrections)
+        return cls(config, gallery.codes, gallery.bank_searcher, corrections)
 
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
         """Scores of bank photographs, each with itself left out of the bank."""
         k, n = self.config.k, self.config.bank_neighbours
-        if self.bank_index is None or not len(rows):
+        if self.bank_searcher is None or not len(rows):
             return Scores(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
         queries = gallery.bank[rows]
         found = gallery.neighbours_of_bank(rows, k)
-        near = self.bank_index.search(queries, n + 1)
+        near = self.bank_searcher.search(queries, n + 1)
         own = mean_without(near, np.arange(len(rows))[:, None], rows, n)[:, 0]
         voters, places = np.unique(np.maximum(found.rows, 0), return_inverse=True)
-        near = self.bank_index.search(gallery.descriptors[voters], n + 1)
+        near = self.bank_searcher.search(gallery.descriptors[voters], n + 1)
         corrections = mean_without(near, places.reshape(found.rows.shape), rows, n)
         return self._vote(found, corrections, own)
 
@@ -343,15 +343,17 @@ class Groups:
         return Scores(candidates, ranked)
 
 
-def bank_similarity(queries: Descriptors | Vectors, bank_index: Searcher | None, n: int) -> Vectors:
+def bank_similarity(
+    queries: Representation | Vectors, bank_searcher: Searcher | None, n: int
+) -> Vectors:
     """(q,) mean similarity of q photographs to their n nearest bank photographs; 0 without."""
     similarity = np.zeros(len(queries), np.float32)
-    if bank_index is None:
+    if bank_searcher is None:
         return similarity
     # Nothing is verified in the bank: the most bulky part need not be read.
-    n, asked = min(n, len(bank_index)), replace(Descriptors.of(queries), kept=None)
+    n, asked = min(n, len(bank_searcher)), replace(Representation.of(queries), kept=None)
     for start in range(0, len(queries), ROWS):
-        near = bank_index.search(asked[start : start + ROWS], n)
+        near = bank_searcher.search(asked[start : start + ROWS], n)
         similarity[start : start + ROWS] = near.similarities.mean(axis=1, dtype=np.float64)
     return similarity
 

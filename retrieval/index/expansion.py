@@ -12,7 +12,8 @@
   (2019), section 3.3.
 
 An augmented gallery knows a photograph even without its row, since its neighbours took it in.
-:class:`Augmentation` can therefore leave one out again, as if it had never been in the gallery.
+:class:`DatabaseAugmentation` can therefore leave one out again, as if it had never been in the
+gallery.
 
 Rows are summed element by element in a settled order, so that a photograph's sum is the same to
 the bit whatever the batch it came in.
@@ -28,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.extractors.base import StrictModel, unit_rows
-from retrieval.index.faiss_index import GPU_MOST_NEIGHBOURS, FaissIndex, IndexConfig, Neighbours
+from retrieval.index.faiss_index import GPU_MOST_NEIGHBOURS, FaissIndex, IndexConfig
+from retrieval.index.neighbours import Neighbours
+from retrieval.types import StrictModel, unit_rows
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -94,7 +96,7 @@ def without_self(found: Neighbours, own: Integers) -> Neighbours:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class DatabaseAugmentation:
     """What every gallery row takes in.
 
     Attributes:
@@ -291,7 +293,7 @@ class Members:
 
 def augmented_index(
     rows: Vectors, config: ExpansionConfig, build: Callable[[Vectors], FaissIndex]
-) -> tuple[FaissIndex, Vectors, Augmentation | None]:
+) -> tuple[FaissIndex, Vectors, DatabaseAugmentation | None]:
     """An index of rows that fit into memory, augmented where the config says so.
 
     Args:
@@ -305,7 +307,7 @@ def augmented_index(
     index = build(rows)
     if not config.gallery:
         return index, rows, None
-    augmentation = Augmentation.of(rows, index, config)
+    augmentation = DatabaseAugmentation.of(rows, index, config)
     rows = augmentation.rows()
     return build(rows), rows, augmentation
 

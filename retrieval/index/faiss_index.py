@@ -14,16 +14,14 @@ An index is named by FAISS's factory key ("Flat", "IVF4096,SQ8", "OPQ64_256,IVF4
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import faiss
 import numpy as np
@@ -32,8 +30,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from retrieval.errors import ConfigError, DeviceError, RunError
-from retrieval.index.store import atomic_write, checksum
+from retrieval.errors import ConfigError, RunError
+from retrieval.index.neighbours import Neighbours
+from retrieval.storage.files import atomic_write
+from retrieval.storage.fingerprint import checksum
+from retrieval.vectors.checked import checked_rows
+from retrieval.vectors.gpu import _gpu_resources, require_device
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +51,12 @@ GPU_MOST_NEIGHBOURS = 2048
 GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Bytes of a product-quantised code for which FAISS has GPU kernels."""
 
-_GPU_TEMPORARY_BYTES = 512 << 20
 _ROWS_PER_BLOCK = 65_536
 _CODES = 2048  # searched at a time for codes like them
 _CACHED_BYTES = 1 << 22  # of the gallery, in an exact search
 _TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
 _LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
 _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a factory key on
-_SAMPLES_PER_CELL = 100
-_CELLS_PROBED = 16  # of a WordFinder
-_CELLS_PROBED_LEARNING = 4  # more bring the words no nearer to the samples
 _HALVES = "SQfp16"
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
@@ -66,33 +64,6 @@ _SIDECAR_FILE = "index.json"
 # One search at a time where FAISS keeps state outside the index: its GPU resources, and the
 # process-wide threshold that _without_matrix_products sets.
 _shared_state = threading.RLock()
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """The nearest gallery rows of each query, most similar first, ties by row.
-
-    ``rows`` (q, k) int64 are positions in the index, -1 where there is none; ``similarities``
-    (q, k) float32 are inner products, -inf where there is none. Where neighbours were verified,
-    ``bonus`` (q, k) float32 is what their inliers added to their similarities, else ``None``.
-    """
-
-    rows: NDArray[np.int64]
-    similarities: NDArray[np.float32]
-    bonus: NDArray[np.float32] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def at(self, queries: slice | NDArray[Any]) -> Neighbours:
-        """Those of some of the queries."""
-        bonus = None if self.bonus is None else self.bonus[queries]
-        return Neighbours(self.rows[queries], self.similarities[queries], bonus)
-
-    def first(self, k: int) -> Neighbours:
-        """The k nearest."""
-        bonus = None if self.bonus is None else self.bonus[:, :k]
-        return Neighbours(self.rows[:, :k], self.similarities[:, :k], bonus)
 
 
 class IndexConfig(BaseModel):
@@ -220,7 +191,7 @@ class FaissIndex:
         similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
         found = min(k, len(self))
         for start in range(0, len(queries) if found else 0, self.config.batch):
-            batch = _checked(queries[start : start + self.config.batch], self.dimension, start)
+            batch = checked_rows(queries[start : start + self.config.batch], self.dimension, start)
             here = slice(start, start + len(batch))
             similarities[here, :found], rows[here, :found] = self._search_batch(batch, found)
         return Neighbours(rows, similarities)
@@ -282,7 +253,7 @@ class FaissIndex:
 
     def _fill(self, blocks: _Rows, progress: Progress | None, first: int = 0) -> None:
         for start, block in blocks.blocks():
-            self.index.add(_checked(block, self.dimension, first + start))
+            self.index.add(checked_rows(block, self.dimension, first + start))
             if progress is not None:
                 progress(len(block), 0)
 
@@ -366,158 +337,6 @@ def check_limits(config: IndexConfig, k: int, device: str) -> None:
             )
 
 
-def gpu_problem() -> str | None:
-    """Why FAISS cannot use a GPU here, with the remedy; None where it can."""
-    if not hasattr(faiss, "StandardGpuResources"):
-        return (
-            "this FAISS has no GPU code: pip uninstall faiss-cpu and pip install faiss-gpu "
-            "(Linux x86-64), or use --device cpu"
-        )
-    if faiss.get_num_gpus() < 1:
-        return (
-            "FAISS sees no GPU: nvidia-smi must list one and its driver be new enough for "
-            "CUDA 12.6 (see `landmarks doctor`), or use --device cpu"
-        )
-    return None
-
-
-def require_device(device: str) -> None:
-    """Raise DeviceError unless ``device`` is "cpu", or "cuda" with a GPU that FAISS can use."""
-    if device not in ("cpu", "cuda"):
-        raise DeviceError(f'device "{device}" is unknown: choose cpu or cuda')
-    problem = gpu_problem() if device == "cuda" else None
-    if problem is not None:
-        raise DeviceError(f"no GPU for the index: {problem}")
-
-
-def train_kmeans(
-    samples: NDArray[np.float32],
-    words: int,
-    seed: int,
-    device: str = "cpu",
-    iterations: int = 20,
-) -> NDArray[np.float32]:
-    """Centroids (words, d) of ``samples`` (n, d) by Lloyd's k-means (Euclidean).
-
-    All samples are used: bound them before. The same on the CPU for the same seed and the same
-    number of threads. Raises RunError with fewer samples than words or a non-finite one.
-    """
-    require_device(device)
-    samples = _enough(samples, words)
-    kmeans = faiss.Kmeans(
-        samples.shape[1],
-        words,
-        niter=iterations,
-        seed=seed,
-        gpu=device == "cuda",
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(samples),
-    )
-    kmeans.train(samples)
-    return np.ascontiguousarray(kmeans.centroids, dtype=np.float32).reshape(words, -1)
-
-
-def train_many_words(
-    samples: NDArray[np.float32], words: int, seed: int, iterations: int = 10
-) -> NDArray[np.float32]:
-    """Centroids (words, d) of ``samples`` (n, d) by approximate k-means, on the CPU.
-
-    Lloyd's iterations look for a sample's nearest centroid in a few coarse cells only (Philbin et
-    al., "Object retrieval with large vocabularies and fast spatial matching", CVPR 2007, with
-    cells for their trees). The same for the same seed and number of threads, which matrix
-    products' last bits depend on. Raises as :func:`train_kmeans`.
-    """
-    samples = _enough(samples, words)
-    cells = _cells(words)
-    few = np.random.default_rng(seed).permutation(len(samples))[: cells * _SAMPLES_PER_CELL]
-    coarse = train_kmeans(samples[np.sort(few)], cells, seed, iterations=iterations)
-    parameters = faiss.ClusteringParameters()
-    parameters.niter = iterations
-    parameters.seed = seed
-    parameters.min_points_per_centroid = 1
-    parameters.max_points_per_centroid = len(samples)
-    clustering = faiss.Clustering(samples.shape[1], words, parameters)
-    clustering.train(samples, _cells_of(coarse, _CELLS_PROBED_LEARNING))
-    return np.asarray(faiss.vector_to_array(clustering.centroids).reshape(words, -1))
-
-
-def assign(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The nearest (Euclidean) of ``centroids`` (w, d) to each of ``points`` (n, d): (n,) int64."""
-    if not len(points):
-        return np.zeros(0, dtype=np.int64)
-    points = _checked(points, centroids.shape[1], 0)
-    _, nearest = faiss.knn(points, np.ascontiguousarray(centroids), 1)
-    return np.asarray(nearest[:, 0], dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class WordFinder:
-    """The nearest of many visual words, by an inverted list of the words themselves.
-
-    With thousands of words, comparing each descriptor with each word costs more than finding its
-    keypoint did. Words are gathered in 2√w coarse cells, and those of the :data:`_CELLS_PROBED`
-    nearest cells are compared: of 8192 words, the true nearest is among them 98 times in 100.
-
-    Attributes:
-        centroids: (w, d) float32 words.
-        coarse: (c, d) float32 cells' centres.
-    """
-
-    NAMES: ClassVar[tuple[str, ...]] = ("centroids", "coarse")
-    centroids: NDArray[np.float32]
-    coarse: NDArray[np.float32]
-
-    @classmethod
-    def build(cls, centroids: NDArray[np.float32], seed: int) -> WordFinder:
-        """Arrange (w, d) words, learnt by :func:`train_kmeans`, for finding."""
-        return cls(centroids, train_kmeans(centroids, _cells(len(centroids)), seed))
-
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """What it is made from, to be saved."""
-        return {name: getattr(self, name) for name in self.NAMES}
-
-    def nearest(self, points: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-        """The k nearest words of each of (n, d) points, nearest first; -1 pads."""
-        if not len(points):
-            return np.zeros((0, k), dtype=np.int64)
-        points = _checked(points, self.centroids.shape[1], 0)
-        _, found = self._index.search(points, k)
-        return np.asarray(found, dtype=np.int64)
-
-    @functools.cached_property
-    def _index(self) -> Any:
-        index = _cells_of(self.coarse, _CELLS_PROBED)
-        index.add(np.ascontiguousarray(self.centroids))
-        return index
-
-
-def _cells(words: int) -> int:
-    """Coarse cells that so many words are gathered in."""
-    return min(words, round(2 * math.sqrt(words)))
-
-
-def _cells_of(coarse: NDArray[np.float32], probed: int) -> Any:
-    """An inverted list without rows, of cells with given (c, d) centres."""
-    count, dimension = coarse.shape
-    quantiser = faiss.IndexFlatL2(dimension)
-    quantiser.add(np.ascontiguousarray(coarse))
-    index = faiss.IndexIVFFlat(quantiser, dimension, count, faiss.METRIC_L2)
-    index.is_trained = True
-    index.nprobe = min(probed, count)
-    return index
-
-
-def _enough(samples: NDArray[np.float32], words: int) -> NDArray[np.float32]:
-    """Samples (n, d) as FAISS takes them; refused unless finite and no fewer than the words."""
-    samples = _checked(samples, samples.shape[1], 0)
-    if len(samples) < words:
-        raise RunError(
-            f"{words} visual words need at least as many local features; there are {len(samples)}: "
-            "use fewer words or more photographs"
-        )
-    return samples
-
-
 class _Rows:
     """Descriptors as blocks of bounded size, whether given as one array or as many."""
 
@@ -553,24 +372,8 @@ class _Rows:
         sample = np.empty((len(chosen), self.dimension()), dtype=np.float32)
         for start, block in self.blocks():
             here = slice(*np.searchsorted(chosen, (start, start + len(block))))
-            sample[here] = _checked(block[chosen[here] - start], sample.shape[1], start)
+            sample[here] = checked_rows(block[chosen[here] - start], sample.shape[1], start)
         return sample
-
-
-def _checked(rows: NDArray[np.float32], dimension: int, first: int) -> NDArray[np.float32]:
-    """Rows as FAISS takes them; refused unless (n, dimension) and finite."""
-    if rows.ndim != 2 or rows.shape[1] != dimension:
-        raise RunError(
-            f"descriptors of shape {rows.shape} do not fit an index of {dimension} dimensions: "
-            "they come from another extractor or whitening"
-        )
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise RunError(
-            f"descriptor {first + int(np.argmin(finite))} (counted from 0) is not finite: "
-            "describe that photograph again"
-        )
-    return np.ascontiguousarray(rows, dtype=np.float32)
 
 
 def _empty_index(factory: str, dimension: int) -> Any:
@@ -720,14 +523,6 @@ def _without_matrix_products() -> Iterator[None]:
             yield
         finally:
             faiss.cvar.distance_compute_blas_threshold = before
-
-
-@functools.cache
-def _gpu_resources() -> Any:
-    """The one resources object: each would reserve GPU memory of its own and never free it."""
-    resources = faiss.StandardGpuResources()
-    resources.setTempMemory(_GPU_TEMPORARY_BYTES)
-    return resources
 
 
 def _to_device(index: Any, device: str) -> Any:

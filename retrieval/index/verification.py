@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from retrieval.errors import ConfigError
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.local.features import Codes
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
+from retrieval.local.features import Codes
+from retrieval.types import StrictModel
 
 Matrix = NDArray[np.float64]
 Integers = NDArray[np.int64]

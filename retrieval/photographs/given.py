@@ -32,7 +32,7 @@ URL_STARTS: Final = ("http://", "https://")
 def source_windows(
     given: Given | Iterable[Given], size: int, ids: list[str]
 ) -> Iterator[Sequence[Source]]:
-    """What was given, ``size`` photographs at a time, as :mod:`retrieval.extractors.extraction`
+    """What was given, ``size`` photographs at a time, as :mod:`retrieval.descriptors.extraction`
     takes them.
 
     Args:

@@ -38,6 +38,7 @@ from retrieval.errors import TableError
 from retrieval.photographs.delimited import DelimitedTable, listing, open_table
 from retrieval.photographs.folders import FolderScan, scan_data_set, scan_folder
 from retrieval.photographs.labels import landmark_label, looks, shown
+from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,6 @@ NESTED_ROOTS: Final = (".", "photos", "images", "train", "index", "test")
 GALLERY: Final = "index.csv"
 TEST: Final = "test.csv"
 BANK: Final = "none.csv"
-STRING: Final = "string[pyarrow]"
 CELLS: Final = ("id", "path", "url", "landmark_id")
 """Columns that are read; others are passed over."""
 LIKE_ID: Final = frozenset("imageid photoid photographid pictureid imgid fileid name key".split())

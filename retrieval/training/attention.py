@@ -24,16 +24,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from retrieval.classifiers.base import Integers
+from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.devices import CPU
 from retrieval.errors import PhotographError, TrainingError
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.cnn import fast_bfloat16
-from retrieval.extractors.extraction import WINDOW, worker_pool
-from retrieval.extractors.local.delf import Attention, DelfDetector
-from retrieval.extractors.trunks import seeded
+from retrieval.local.delf import Attention, DelfDetector
+from retrieval.networks.running import fast_bfloat16
+from retrieval.networks.trunk import seeded
 from retrieval.photographs.decoding import read_photograph
 from retrieval.training.split import split
 from retrieval.training.watching import Watcher
+from retrieval.types import StrictModel
 
 log = logging.getLogger(__name__)
 

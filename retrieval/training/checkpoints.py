@@ -22,20 +22,19 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from retrieval.classifiers.base import Flags
+from retrieval.descriptors.trained import FILES, NETWORK, RECORD, TRAIN, check_file
 from retrieval.errors import RunError
-from retrieval.extractors.trained import FILES, NETWORK, RECORD, TRAIN, check_file
-from retrieval.index.store import (
+from retrieval.storage.files import (
     atomic_write,
-    checksum,
-    first_difference,
     read_json,
     read_sealed,
     reading,
     write_json,
     write_sealed,
 )
-from retrieval.photographs.table import STRING
+from retrieval.storage.fingerprint import checksum, first_difference
 from retrieval.training.watching import Epoch
+from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
 

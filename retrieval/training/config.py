@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from retrieval.classifiers.heads import HeadConfig, LinearConfig
-from retrieval.extractors.base import StrictModel
-from retrieval.extractors.network import NetworkConfig
-from retrieval.extractors.variation import AugmentationConfig, Share
+from retrieval.networks.embedder import NetworkConfig
+from retrieval.photographs.augmentation import AugmentationConfig, Share
+from retrieval.types import StrictModel
 
 
 class AdamConfig(StrictModel):

@@ -10,13 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.classifiers.heads import Head
-from retrieval.extractors.network import Embedder, set_trained
-from retrieval.training.config import (
-    OptimiserConfig,
-    ScheduleConfig,
-    SgdConfig,
-    TrainingConfig,
-)
+from retrieval.networks.embedder import Embedder, set_trained
+from retrieval.training.config import OptimiserConfig, ScheduleConfig, SgdConfig, TrainingConfig
 from retrieval.training.losses import margins, row_losses
 from retrieval.training.split import Collection
 

@@ -22,12 +22,7 @@ from torch import Tensor, nn
 
 from retrieval.classifiers.base import Integers
 from retrieval.classifiers.heads import ranked, uses_bank
-from retrieval.devices import CUDA
-from retrieval.errors import TrainingError
-from retrieval.evaluation.metrics import Truth, global_average_precision
-from retrieval.extractors.cnn import fast_bfloat16
-from retrieval.extractors.network import Embedder, at_rest
-from retrieval.extractors.trained import (
+from retrieval.descriptors.trained import (
     RECORD,
     TrainedConfig,
     TrainedExtractor,
@@ -35,7 +30,12 @@ from retrieval.extractors.trained import (
     read_record,
     settle,
 )
-from retrieval.index.store import fingerprint
+from retrieval.devices import CUDA
+from retrieval.errors import TrainingError
+from retrieval.evaluation.metrics import Truth, global_average_precision
+from retrieval.networks.embedder import Embedder, at_rest
+from retrieval.networks.running import fast_bfloat16
+from retrieval.storage.fingerprint import fingerprint
 from retrieval.training.checkpoints import (
     Checkpoint,
     begin,

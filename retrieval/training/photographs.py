@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from retrieval.extractors.base import Photograph
 from retrieval.photographs.decoding import read_photograph
+from retrieval.types import Photograph
 
 
 class Photographs:

@@ -10,9 +10,9 @@ import pandas as pd
 import torch
 
 from retrieval.classifiers.base import Integers
+from retrieval.descriptors.trained import TrainedConfig, extractor_around, settle
 from retrieval.errors import TrainingError
-from retrieval.extractors.network import Embedder, at_rest
-from retrieval.extractors.trained import TrainedConfig, extractor_around, settle
+from retrieval.networks.embedder import Embedder, at_rest
 from retrieval.training.config import TrainingConfig
 from retrieval.training.distributed import World
 from retrieval.training.learner import make_learner, make_optimiser, set_rates, without_gradient

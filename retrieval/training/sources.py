@@ -17,23 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval.classifiers.base import Flags, Integers
+from retrieval.descriptors.extraction import WINDOW, Outcome, extract, worker_pool
+from retrieval.descriptors.trained import TrainedExtractor
 from retrieval.errors import PhotographError, RunError
-from retrieval.extractors.base import Photograph, Vectors
-from retrieval.extractors.extraction import WINDOW, Outcome, extract, worker_pool
-from retrieval.extractors.network import at_rest
-from retrieval.extractors.trained import TrainedExtractor
-from retrieval.extractors.variation import AugmentationConfig, draw, varied
-from retrieval.index.store import (
-    SEAL,
-    checksum,
-    checksums,
-    read_arrays,
-    read_json,
-    write_arrays,
-    write_json,
-)
+from retrieval.networks.embedder import at_rest
+from retrieval.photographs.augmentation import AugmentationConfig, draw, varied
+from retrieval.storage.files import SEAL, read_arrays, read_json, write_arrays, write_json
+from retrieval.storage.fingerprint import checksum, checksums
 from retrieval.training.photographs import Photographs
 from retrieval.training.watching import Watcher
+from retrieval.types import Photograph, Vectors
 
 log = logging.getLogger(__name__)
 

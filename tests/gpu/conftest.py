@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from retrieval.index.faiss_index import gpu_problem
+from retrieval.vectors.gpu import gpu_problem
 
 
 def missing() -> str | None:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from pipelines.demo.rendering import render_data_set
 from pipelines.main import main
-from pipelines.rendering import render_data_set
 
 # Float32 everywhere, so that what differs is the device alone.
 SYSTEMS = {

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from retrieval.descriptors.cnn import CnnConfig, LayerConfig
+from retrieval.descriptors.cnn import build as build_cnn
+from retrieval.descriptors.extraction import extract
+from retrieval.descriptors.joint_frontend import JointFrontend
+from retrieval.descriptors.registry import build_extractor
 from retrieval.devices import gpu_mistake
 from retrieval.errors import PhotographError
-from retrieval.extractors.cnn import CnnConfig, LayerConfig
-from retrieval.extractors.cnn import build as build_cnn
-from retrieval.extractors.extraction import extract
-from retrieval.extractors.local.delf import DelfConfig
-from retrieval.extractors.local.delf import build as build_delf
-from retrieval.extractors.pooling import GemConfig, RmacConfig, SpocConfig
-from retrieval.extractors.registry import build_extractor
-from retrieval.extractors.several import Several
+from retrieval.local.delf import DelfConfig
+from retrieval.local.delf import build as build_delf
+from retrieval.networks.pooling import GemConfig, RmacConfig, SpocConfig
 from tests.photographs import picture
 
 SHAPES = [(96, 128), (128, 96), (128, 128)]
@@ -76,21 +76,21 @@ def test_what_comes_out_does_not_hang_on_the_company() -> None:
 
 def test_networks_and_detectors_side_by_side() -> None:
     configs: list[Any] = [SYSTEMS["convnext_tiny"], SEVERAL]
-    several = Several(tuple(build_cnn(one, "cuda", 0) for one in configs))
+    several = JointFrontend(tuple(build_cnn(one, "cuda", 0) for one in configs))
     (found,) = extract([PHOTOGRAPHS], several)
-    for place, maker in enumerate(several.makers):
-        own = rows(maker)
-        beside = maker.aggregate([row[place] for row in found])
+    for place, frontend in enumerate(several.frontends):
+        own = rows(frontend)
+        beside = frontend.aggregate([row[place] for row in found])
         assert (own * beside).sum(axis=1).min() > 0.999
 
 
 def test_a_combination_with_sift() -> None:
-    from retrieval.extractors.aggregated import AggregatedConfig
-    from retrieval.extractors.aggregation.vlad import VladConfig
-    from retrieval.extractors.combination import CombinationConfig, PartConfig
-    from retrieval.extractors.local.sift import SiftConfig
+    from retrieval.aggregation.vlad import VladConfig
+    from retrieval.descriptors.aggregated import AggregatedConfig
+    from retrieval.descriptors.registry import JointConfig, PartConfig
+    from retrieval.local.sift import SiftConfig
 
-    config = CombinationConfig(
+    config = JointConfig(
         parts=(
             PartConfig(extractor=SYSTEMS["convnext_tiny"]),
             PartConfig(
@@ -133,8 +133,8 @@ def test_delf_finds_the_processors_features() -> None:
 
 def test_aliked_finds_the_processors_features(tmp_path: Path) -> None:
     pytest.importorskip("kornia", reason="kornia is not installed")
-    from retrieval.extractors.local.learned import AlikedConfig
-    from retrieval.extractors.local.learned import build as build_aliked
+    from retrieval.local.learned import AlikedConfig
+    from retrieval.local.learned import build as build_aliked
     from tests.networks import random_aliked
 
     config = AlikedConfig(weights=str(random_aliked(tmp_path / "a.pth", 0)), size=128)

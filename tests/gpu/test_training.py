@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from retrieval.extractors.describer import table_digest
-from retrieval.extractors.extraction import extract
-from retrieval.extractors.trained import NETWORK, TrainedConfig, build
+from retrieval.descriptors.describer import table_digest
+from retrieval.descriptors.extraction import extract
+from retrieval.descriptors.trained import NETWORK, TrainedConfig, build
 from retrieval.training.checkpoints import CHECKPOINTS
 from retrieval.training.loop import fit
 from retrieval.training.watching import Epoch, Watcher

@@ -107,7 +107,7 @@ def fusion(
     return values
 
 
-def signals(
+def signal_matrix(
     candidates: list[int],
     values: list[float],
     gallery: list[tuple[float, int]],

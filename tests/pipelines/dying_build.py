@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipelines.building.index import build_run
 from pipelines.config import load_config
-from pipelines.index import build_run
-from retrieval.extractors import describer
-from retrieval.index.store import Shard, ShardStore
+from retrieval.descriptors import describer
 from retrieval.photographs.table import load_data_set
+from retrieval.storage.shards import Shard, ShardStore
 
 WINDOW = 6
 

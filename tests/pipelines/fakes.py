@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipelines.classify import ClassifySummary, classify_csv
-from retrieval.extractors.descriptors import Descriptors
+from pipelines.answering.classify import ClassifySummary, classify_csv
+from retrieval.descriptors.representation import Representation
 from retrieval.photographs.fetching import FetchConfig
 
 COLOURS = ("blue", "green", "red")
@@ -32,11 +32,11 @@ class FakeDescriber:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def describe(self, photographs: Sequence[NDArray[np.uint8]]) -> Descriptors:
+    def describe(self, photographs: Sequence[NDArray[np.uint8]]) -> Representation:
         self.batches.append(len(photographs))
         means = np.stack([p.reshape(-1, 3).mean(axis=0) for p in photographs]) / 255
         places = np.arange(len(photographs))[:, None] / (1000 * len(photographs))
-        return Descriptors(np.concatenate([means, places], axis=1).astype(np.float32))
+        return Representation(np.concatenate([means, places], axis=1).astype(np.float32))
 
 
 class FakeSystem:
@@ -47,7 +47,7 @@ class FakeSystem:
         self.describer = FakeDescriber()
 
     def predictions(
-        self, ids: Sequence[str], descriptors: Descriptors, top: int = 0, near: int = 1
+        self, ids: Sequence[str], descriptors: Representation, top: int = 0, near: int = 1
     ) -> pd.DataFrame:
         vectors = descriptors.vectors
         best = vectors[:, :3].argmax(axis=1)

@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval.classifiers.base import Judgement, Scores
-from retrieval.extractors.descriptors import Descriptors
-from retrieval.index.faiss_index import Neighbours
+from retrieval.descriptors.representation import Representation
+from retrieval.index.neighbours import Neighbours
 
 LANDMARKS = ["l1", "l3", "l4", "l5", "l7"]
 #          id   truth  status
@@ -66,7 +66,7 @@ class FakeSystem:
         self.gallery = SimpleNamespace(
             codes=codes,
             bank=np.zeros((3, DIMENSION), np.float32),
-            index=SimpleNamespace(
+            searcher=SimpleNamespace(
                 vectors=np.eye(DIMENSION, dtype=np.float32)[[query_of[code] for code in codes]]
             ),
         )
@@ -76,8 +76,8 @@ class FakeSystem:
             "svm": SimpleNamespace(threshold=0.0, notes=[]),
         }
 
-    def neighbours(self, descriptors: Descriptors, k: int | None = None) -> Neighbours:
-        similarities = descriptors.vectors @ self.gallery.index.vectors.T
+    def neighbours(self, descriptors: Representation, k: int | None = None) -> Neighbours:
+        similarities = descriptors.vectors @ self.gallery.searcher.vectors.T
         rows = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
         padding = ((0, 0), (0, (k or 3) - rows.shape[1]))
         return Neighbours(
@@ -86,7 +86,7 @@ class FakeSystem:
         )
 
     def judge(
-        self, descriptors: Descriptors, neighbours: Neighbours | None = None
+        self, descriptors: Representation, neighbours: Neighbours | None = None
     ) -> dict[str, Judgement]:
         if neighbours is not None and neighbours.rows.shape[1] != 3:
             raise ValueError("the classifiers asked for three neighbours")
@@ -112,7 +112,7 @@ class FakeStore:
     """The described test table."""
 
     table: pd.DataFrame
-    descriptors: Descriptors
+    descriptors: Representation
     seconds_per_image: float = 0.02
 
 
@@ -153,5 +153,5 @@ def described(table: pd.DataFrame) -> FakeStore:
             status=[one[2] for one in QUERIES],
             reason=["not a photograph of a known format" if one else "" for one in failed],
         ),
-        Descriptors(np.eye(5, DIMENSION, dtype=np.float32)),
+        Representation(np.eye(5, DIMENSION, dtype=np.float32)),
     )

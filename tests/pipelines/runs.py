@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from retrieval.index.record import write_record
+from retrieval.storage.record import write_record
 
 CLOCKS = (".lock", "timings.json")
 """Files that tell of the time of day."""

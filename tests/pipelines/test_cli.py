@@ -16,9 +16,10 @@ import torch
 import typer
 import yaml
 
-from pipelines import cli, config, shipped
+from pipelines import cli, config
+from pipelines.building import shipped
+from pipelines.building.proposal import Proposal
 from pipelines.config import config_names
-from pipelines.proposal import Proposal
 from retrieval.errors import LandmarksError
 from retrieval.predictions import ANSWER, prediction_columns
 from tests.photographs import view, write_csv, write_photograph

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.index import build_run
+from pipelines.building.index import build_run
 from retrieval.errors import ConfigError
 from retrieval.photographs.table import load_data_set
 from tests.photographs import blank, write_csv, write_photograph
-from tests.pipelines.test_index import config_of
+from tests.pipelines.building.test_index import config_of
 
 pytestmark = pytest.mark.usefixtures("root_logger")
 
@@ -60,7 +60,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Path, **options: object) -> None:
         raise ConnectionError("not of the user's making")
 
-    monkeypatch.setattr("pipelines.checking.check_data_set", broken)
+    monkeypatch.setattr("pipelines.data.checking.check_data_set", broken)
     monkeypatch.setattr(sys, "argv", ["landmarks", "data", "check", "x"])
     with pytest.raises(ConnectionError):
         cli.main()

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.compare import Budget
 from pipelines.config import CONFIGS, config_names, dump_config, load_config
+from pipelines.studies.compare import Budget
 from retrieval.errors import ConfigError
 from retrieval.photographs.fetching import FetchConfig
 from retrieval.system import SystemConfig

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.evaluate import as_json, measure
+from pipelines.measuring.evaluate import as_json, measure
 from pipelines.report import curves, examples
 from pipelines.report.measured import Measured, side_by_side
 from pipelines.report.page import render

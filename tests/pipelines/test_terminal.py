@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.inputs import opened
+from pipelines.lists.inputs import opened
 from pipelines.terminal import show
 from tests.pipelines.fakes import QUICK, FakeSystem, photographs
 

@@ -10,7 +10,7 @@ import pytest
 from retrieval.classifiers import centroid
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.centroid import CentroidClassifier, CentroidConfig
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
@@ -55,6 +55,8 @@ def test_held_out_scores_are_those_without_the_photograph() -> None:
         assert held.gallery.values[row] == pytest.approx(values, abs=1e-5)
     for row in range(6):
         bank = np.delete(gallery.bank_vectors, row, axis=0)
-        slowly = expected(replace(gallery, bank=bank, bank_index=None), gallery.bank_vectors[row])
+        slowly = expected(
+            replace(gallery, bank=bank, bank_searcher=None), gallery.bank_vectors[row]
+        )
         values = [slowly[code] for code in held.bank.candidates[row]]
         assert held.bank.values[row] == pytest.approx(values, abs=1e-5)

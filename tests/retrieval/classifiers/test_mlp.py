@@ -10,7 +10,7 @@ import torch
 
 from retrieval.classifiers.mlp import MlpClassifier, MlpConfig
 from retrieval.errors import ConfigError
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
 NOBODY = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))

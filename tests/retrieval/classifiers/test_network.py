@@ -11,12 +11,13 @@ import torch
 
 from retrieval.classifiers.base import Gallery, stratified_folds
 from retrieval.classifiers.heads import Head, LinearConfig
-from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig, TrainedHead
+from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig
 from retrieval.classifiers.registry import held_out_scores, load_classifier
 from retrieval.classifiers.svm import SvmConfig
+from retrieval.classifiers.trained_head import TrainedHead
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
 from tests.networks import random_training
 from tests.retrieval.classifiers.galleries import clusters
 
@@ -35,8 +36,10 @@ def trained_gallery(landmarks: list[str] | None = None) -> Gallery:
             if name in gallery.landmarks:
                 own = gallery.codes == gallery.landmarks.index(name)
                 head.weight[place] = torch.from_numpy(gallery.vectors[own].mean(axis=0))
-    unseen, bank_unseen = rng.random(40) < 0.4, rng.random(30) < 0.4
-    return replace(gallery, unseen=unseen, bank_unseen=bank_unseen, head=TrainedHead(head, names))
+    eligible, bank_eligible = rng.random(40) < 0.4, rng.random(30) < 0.4
+    return replace(
+        gallery, eligible=eligible, bank_eligible=bank_eligible, head=TrainedHead(head, names)
+    )
 
 
 @pytest.mark.parametrize("config", [VoteConfig(), SvmConfig(), NetworkClassifierConfig()])
@@ -44,14 +47,14 @@ def test_only_photographs_that_the_network_never_saw_are_held_out(
     config: VoteConfig | SvmConfig | NetworkClassifierConfig,
 ) -> None:
     gallery = trained_gallery()
-    assert gallery.unseen is not None
-    assert gallery.bank_unseen is not None
+    assert gallery.eligible is not None
+    assert gallery.bank_eligible is not None
     held = held_out_scores(config, gallery)
-    assert held.rows.tolist() == np.flatnonzero(gallery.unseen).tolist()
-    assert held.bank_rows.tolist() == np.flatnonzero(gallery.bank_unseen).tolist()
+    assert held.rows.tolist() == np.flatnonzero(gallery.eligible).tolist()
+    assert held.bank_rows.tolist() == np.flatnonzero(gallery.bank_eligible).tolist()
     assert held.correct.mean() > 0.9
     chosen = stratified_folds(gallery, 5, 3, 0)
-    assert gallery.unseen[chosen.rows].all()
+    assert gallery.eligible[chosen.rows].all()
     assert len(chosen.rows) == 3
 
 

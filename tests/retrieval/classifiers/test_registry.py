@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.heads import Head, LinearConfig
-from retrieval.classifiers.network import TrainedHead
 from retrieval.classifiers.registry import (
     ClassifierConfig,
     fit_classifier,
     held_out_scores,
     load_classifier,
 )
+from retrieval.classifiers.trained_head import TrainedHead
 from retrieval.errors import RunError
 from tests.retrieval.classifiers.galleries import clusters, gallery_of
 
@@ -63,13 +63,13 @@ def test_a_classifier_comes_from_its_config(config: dict[str, Any], tmp_path: Pa
     assert fitted.kind == config.kind
     # Not all look at neighbours.
     k = max(fitted.neighbours, 1)
-    found = gallery.index.search(queries, k)
+    found = gallery.searcher.search(queries, k)
     scores = fitted.scores(queries, found)
     assert len(scores) == 20
     assert (scores.candidates[:, 0] >= 0).all()
     assert (scores.values[:, :-1] >= scores.values[:, 1:]).all()
     one_by_one = [
-        fitted.scores(queries[[i]], gallery.index.search(queries[[i]], k)) for i in range(20)
+        fitted.scores(queries[[i]], gallery.searcher.search(queries[[i]], k)) for i in range(20)
     ]
     assert [one.best[0] for one in one_by_one] == scores.best.tolist()
     assert [one.confidence[0] for one in one_by_one] == pytest.approx(scores.confidence, abs=1e-4)
@@ -113,7 +113,7 @@ def test_galleries_with_little_in_them_are_scored(
     gallery = with_head(clusters(landmarks, photographs, bank, 0.2))
     fitted = fit_classifier(config, gallery)
     queries = clusters(landmarks, 2, 0, 0.2).vectors
-    scores = fitted.scores(queries, gallery.index.search(queries, max(fitted.neighbours, 1)))
+    scores = fitted.scores(queries, gallery.searcher.search(queries, max(fitted.neighbours, 1)))
     assert (scores.best >= 0).all()
     assert np.isfinite(scores.confidence).all()
     held_out = held_out_scores(config, gallery)
@@ -134,7 +134,7 @@ def test_a_landmark_without_photographs_is_never_named(config: dict[str, Any]) -
         return  # it was taught what it was taught
     config = CONFIGS.validate_python(config)
     fitted = fit_classifier(config, gallery)
-    found = gallery.index.search(full.vectors, max(fitted.neighbours, 1))
+    found = gallery.searcher.search(full.vectors, max(fitted.neighbours, 1))
     assert not (fitted.scores(full.vectors, found).best == 2).any()
 
 

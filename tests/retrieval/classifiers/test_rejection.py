@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from retrieval.classifiers import trees
 from retrieval.classifiers.base import HeldOut, Scores
 from retrieval.classifiers.calibration import CalibrationConfig, Isotonic, Platt, fit_curve
-from retrieval.classifiers.evidence import Evidence
 from retrieval.classifiers.rejection import (
     FILE,
     Expectation,
@@ -23,6 +22,7 @@ from retrieval.classifiers.rejection import (
     best_threshold,
     fit_rejection,
 )
+from retrieval.classifiers.signals import Signals
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.errors import ConfigError, RunError
 from retrieval.evaluation.selection import held_out_gap
@@ -324,25 +324,25 @@ def test_every_kind_judges_and_is_saved(
     config, calibration = RejectionConfig(kind=kind), CalibrationConfig(kind="isotonic")
     fitted, judged = fit_rejection(held, gallery, config, calibration)
     if bank and photographs > 1:
-        assert fitted.needs_evidence == config.needs_evidence
+        assert fitted.needs_signals == config.needs_signals
         assert len(judged.gallery) == len(gallery.codes)
     queries = clusters(5, 3, 0, 0.8).vectors
-    scores = vote.scores(queries, gallery.index.search(queries, 50))
-    evidence = Evidence.of(gallery, queries)
+    scores = vote.scores(queries, gallery.searcher.search(queries, 50))
+    signals = Signals.of(gallery, queries)
     fitted.save(tmp_path)
     loaded = Rejection.load(tmp_path)
     assert loaded == fitted
-    found = loaded.judge(scores, evidence)
+    found = loaded.judge(scores, signals)
     assert (found.scores.best == scores.best).all()
     assert np.isfinite(found.scores.confidence).all()
     assert (np.diff(found.scores.values[:, :2], axis=1) <= 0).all()
     alone = [
-        fitted.judge(vote.scores(queries[[i]], gallery.index.search(queries[[i]], 50)),
-                     Evidence.of(gallery, queries[[i]])).scores.confidence[0]
+        fitted.judge(vote.scores(queries[[i]], gallery.searcher.search(queries[[i]], 50)),
+                     Signals.of(gallery, queries[[i]])).scores.confidence[0]
         for i in range(len(queries))
     ]  # fmt: skip
     assert alone == pytest.approx(found.scores.confidence, abs=1e-5)
-    none = fitted.judge(scores.at(np.zeros(0, np.int64)), Evidence.of(gallery, queries[:0]))
+    none = fitted.judge(scores.at(np.zeros(0, np.int64)), Signals.of(gallery, queries[:0]))
     assert len(none.probability) == 0
 
 
@@ -373,7 +373,7 @@ def test_boosted_trees_see_what_no_sum_of_signals_shows(tmp_path: Path) -> None:
     assert gaps["boosted"] > gaps["learnt"] + 0.1
     assert len(np.unique(judged.gallery.confidence)) > 90, "few are taken for equals"
     fitted.save(tmp_path)
-    assert fitted.needs_evidence
+    assert fitted.needs_signals
     assert Rejection.load(tmp_path) == fitted
 
 
@@ -383,7 +383,7 @@ def test_boosted_trees_learn_nothing_by_heart() -> None:
     held = VoteClassifier.held_out(VoteConfig(), gallery)
     held.truth[:] = (held.gallery.best + rng.integers(0, 2, 160)) % 4  # which nothing tells
     fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="boosted"))
-    by_heart = fitted.judge(held.gallery, Evidence.held_out(gallery, held)[0])
+    by_heart = fitted.judge(held.gallery, Signals.held_out(gallery, held)[0])
     right = held.correct
     known, fresh = (
         (one.confidence[right][:, None] > one.confidence[~right]).mean()
@@ -411,7 +411,7 @@ def test_no_photograph_is_judged_by_a_model_that_it_taught() -> None:
         held = VoteClassifier.held_out(VoteConfig(), gallery)
         held.truth[:] = rng.integers(0, 4, 24)  # which nothing tells, but by heart
         fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
-        by_heart = fitted.judge(held.gallery, Evidence.held_out(gallery, held)[0])
+        by_heart = fitted.judge(held.gallery, Signals.held_out(gallery, held)[0])
         right = held.correct
         for one in (judged.gallery.confidence, by_heart.scores.confidence):
             found.append((one[right][:, None] > one[~right]).mean())

@@ -14,8 +14,9 @@ from retrieval.classifiers import svm
 from retrieval.classifiers.base import Gallery, Scores
 from retrieval.classifiers.svm import SvmClassifier, SvmConfig
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import FaissIndex, Neighbours
-from retrieval.index.search import Searcher
+from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.neighbours import Neighbours
+from retrieval.index.searcher import Searcher
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
@@ -87,8 +88,8 @@ def test_which_rule_is_taken_hangs_on_rows_and_landmarks() -> None:
         (SvmConfig(most_work=239, most_rows=40), 1),
         (SvmConfig(most_work=240, most_rows=39), 1),
     ):
-        index = Watched(gallery.index.index)
-        SvmClassifier.fit(config, replace(gallery, index=index))
+        index = Watched(gallery.searcher.index)
+        SvmClassifier.fit(config, replace(gallery, searcher=index))
         assert len(index.asked) == searches
 
 
@@ -151,7 +152,7 @@ def test_a_weight_of_the_bank_is_taken_off_all_values_of_a_photograph() -> None:
     np.testing.assert_allclose(found.values, before.values - 0.5 * bank[:, None], atol=1e-5)
     assert (bank[3:] > bank[:3].max()).all()
     # Nothing is taken off where there is no bank.
-    alone = replace(gallery, bank=gallery.bank_vectors[:0], bank_index=None)
+    alone = replace(gallery, bank=gallery.bank_vectors[:0], bank_searcher=None)
     without = [answer(SvmConfig(bank_weight=w), alone, queries).values for w in (0.0, 0.5)]
     np.testing.assert_array_equal(*without)
 
@@ -199,13 +200,13 @@ def test_held_out_scores_take_verified_neighbours_without_the_photograph_itself(
             assert own is None or not (found.rows == own[:, None]).any()
             return Neighbours(found.rows, found.similarities, np.ones_like(found.similarities))
 
-    searcher = Verifying(gallery.index.index, gallery.vectors)
+    searcher = Verifying(gallery.searcher.index, gallery.vectors)
     plain = SvmClassifier.held_out(SvmConfig(), gallery)
     verified = SvmClassifier.held_out(
-        SvmConfig(verified=5.0, k=1), replace(gallery, index=searcher)
+        SvmConfig(verified=5.0, k=1), replace(gallery, searcher=searcher)
     )
     # Of one neighbour, which is the landmark's own or not, the landmark gains much.
-    nearest = gallery.index.search(gallery.vectors[plain.rows], 1, own=plain.rows)
+    nearest = gallery.searcher.search(gallery.vectors[plain.rows], 1, own=plain.rows)
     np.testing.assert_array_equal(verified.gallery.best, gallery.codes[nearest.rows[:, 0]])
 
 
@@ -217,7 +218,7 @@ def test_strong_dimensions_are_put_first() -> None:
     strong = SvmClassifier.fit(SvmConfig(emphasis=1), gallery)
     assert plain.scale.tolist() == [1, 1, 1]
     assert strong.scale == pytest.approx([1, 0.25, 0], abs=1e-6)
-    found = gallery.index.search(rows, 1)
+    found = gallery.searcher.search(rows, 1)
     margins = [fitted.scores(rows, found).confidence.min() for fitted in (plain, strong)]
     assert margins[1] > margins[0]
     alike = gallery_of(rows[[0, 0]], np.array([0, 1]))
@@ -259,7 +260,7 @@ def test_a_saved_machine_scores_alike(tmp_path: Path) -> None:
     fitted = SvmClassifier.fit(SvmConfig(penalty=0.5, candidates=2), gallery)
     fitted.save(tmp_path)
     loaded = SvmClassifier.load(tmp_path, gallery)
-    found = gallery.index.search(gallery.bank, 1)
+    found = gallery.searcher.search(gallery.bank, 1)
     assert loaded.config == fitted.config
     expected = fitted.scores(gallery.bank, found)
     assert (loaded.scores(gallery.bank, found).values == expected.values).all()

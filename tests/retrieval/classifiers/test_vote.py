@@ -24,7 +24,7 @@ from retrieval.classifiers.vote import (
     WeightedVote,
 )
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
 
@@ -43,7 +43,7 @@ PLAIN = VoteConfig(k=3, vote=SUM, row_correction=0.0, query_correction=0.0)
 
 def answer(config: VoteConfig, gallery: Gallery, queries: np.ndarray) -> Scores:
     fitted = VoteClassifier.fit(config, gallery)
-    return fitted.scores(queries, gallery.index.search(queries, fitted.neighbours))
+    return fitted.scores(queries, gallery.searcher.search(queries, fitted.neighbours))
 
 
 def voted(codes: list[int], rows: list[list[int]], similarities: list[list[float]]) -> Scores:
@@ -141,7 +141,7 @@ def test_the_bank_lowers_whom_it_resembles() -> None:
     config = VoteConfig(k=2, row_correction=0.5, query_correction=0.0, bank_neighbours=1)
     between = unit(axes[[0]] + axes[[1]])
     assert answer(config, gallery, between).candidates[0].tolist() == [0, 1]
-    flipped = replace(gallery, bank=axes[[0]], bank_index=None)
+    flipped = replace(gallery, bank=axes[[0]], bank_searcher=None)
     assert answer(config, flipped, between).candidates[0].tolist() == [1, 0]
     # Equally near to landmark 0, one query of the two resembles the bank.
     config = VoteConfig(k=1, row_correction=0.0, query_correction=1.0, bank_neighbours=1)
@@ -166,7 +166,7 @@ def test_held_out_scores_are_those_of_a_vote_without_the_photograph() -> None:
         assert held_out.gallery.values[row] == pytest.approx(expected.values[0], abs=1e-6)
     for row in range(7):
         without = replace(
-            gallery, bank=np.delete(gallery.bank_vectors, row, axis=0), bank_index=None
+            gallery, bank=np.delete(gallery.bank_vectors, row, axis=0), bank_searcher=None
         )
         expected = answer(config, without, gallery.bank[[row]])
         assert held_out.bank.candidates[row].tolist() == expected.candidates[0].tolist()
@@ -193,7 +193,7 @@ def test_a_landmarks_only_photograph_is_not_held_out() -> None:
 def test_a_bank_of_one_photograph_is_no_bank_to_itself() -> None:
     gallery = clusters(2, 3, 1, 0.1)
     held_out = VoteClassifier.held_out(VoteConfig(k=3), gallery)
-    bare = replace(gallery, bank=gallery.bank[:0], bank_index=None)
+    bare = replace(gallery, bank=gallery.bank[:0], bank_searcher=None)
     expected = answer(VoteConfig(k=3), bare, gallery.bank)
     assert held_out.bank.values == pytest.approx(expected.values)
 
@@ -210,7 +210,7 @@ def test_a_saved_vote_scores_alike(tmp_path: Path) -> None:
     fitted = VoteClassifier.fit(config, gallery)
     fitted.save(tmp_path)
     loaded = VoteClassifier.load(tmp_path, gallery)
-    found = gallery.index.search(gallery.bank, 6)
+    found = gallery.searcher.search(gallery.bank, 6)
     assert loaded.config == config
     expected = fitted.scores(gallery.bank, found)
     assert (loaded.scores(gallery.bank, found).values == expected.values).all()

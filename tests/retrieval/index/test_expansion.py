@@ -13,17 +13,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from retrieval.extractors.base import unit_rows
 from retrieval.index import expansion
 from retrieval.index.expansion import (
-    Augmentation,
+    DatabaseAugmentation,
     ExpansionConfig,
     Members,
     expand,
     rerank_by_label,
     without_self,
 )
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, Neighbours
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.neighbours import Neighbours
+from retrieval.types import unit_rows
 from tests.oracles import neighbours as slow
 
 Vectors = NDArray[np.float32]
@@ -131,16 +132,16 @@ def test_augments_as_one_by_one(
 ) -> None:
     gallery = rows_of(count, max(dimension, 2), seed)
     config = ExpansionConfig(gallery=n, alpha=alpha)
-    made = Augmentation.of(gallery, index_of(gallery), config).rows()
+    made = DatabaseAugmentation.of(gallery, index_of(gallery), config).rows()
     assert np.allclose(made, slow.augmented(list(gallery), n, alpha), atol=1e-5)
 
 
 def test_augments_in_blocks_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = rows_of(40, 24, 0)
     index, config = index_of(gallery), ExpansionConfig(gallery=4)
-    whole = Augmentation.of(gallery, index, config)
+    whole = DatabaseAugmentation.of(gallery, index, config)
     monkeypatch.setattr(expansion, "NUMBERS", 100)
-    parts = Augmentation.of(gallery, index, config)
+    parts = DatabaseAugmentation.of(gallery, index, config)
     blocks = list(parts.blocks())
     assert len(blocks) == 10
     assert np.concatenate(blocks).tobytes() == parts.rows().tobytes() == whole.rows().tobytes()
@@ -149,7 +150,7 @@ def test_augments_in_blocks_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -
 def test_copies_take_each_other_in_and_not_themselves() -> None:
     axes = np.eye(3, dtype=np.float32)
     gallery = axes[[0, 0, 0, 0, 1]]
-    augmentation = Augmentation.of(gallery, index_of(gallery), ExpansionConfig(gallery=2))
+    augmentation = DatabaseAugmentation.of(gallery, index_of(gallery), ExpansionConfig(gallery=2))
     near = augmentation.nearest.rows
     assert near.shape == (5, 3)
     assert not (near == np.arange(5)[:, None]).any()
@@ -172,7 +173,7 @@ def test_leaves_out_as_if_never_there(
     dimension += 1  # in one dimension, all is as similar as can be, and no order is the right one
     gallery = rows_of(count, dimension, seed)
     config = ExpansionConfig(gallery=n, queries=queries, alpha=alpha)
-    augmentation = Augmentation.of(gallery, index_of(gallery), config)
+    augmentation = DatabaseAugmentation.of(gallery, index_of(gallery), config)
     index = index_of(augmentation.rows())
     own = np.arange(count)
     first = augmentation.search_without(index, gallery, own, k)
@@ -194,7 +195,9 @@ def test_a_photograph_is_not_found_through_those_that_took_it_in() -> None:
     axes = np.eye(4, dtype=np.float32)
     near = unit_rows(np.array([[0.6, 0.8, 0.0, 0.0]]))[0]
     gallery = np.stack([axes[0], near, axes[2], axes[3]])
-    augmentation = Augmentation.of(gallery, index_of(gallery), ExpansionConfig(gallery=1, alpha=1))
+    augmentation = DatabaseAugmentation.of(
+        gallery, index_of(gallery), ExpansionConfig(gallery=1, alpha=1)
+    )
     index = index_of(augmentation.rows())
     assert index.search(gallery[:1], 2).similarities[0, 1] > 0.8
     found = augmentation.search_without(index, gallery[:1], np.array([0]), 3)
@@ -205,7 +208,7 @@ def test_a_photograph_is_not_found_through_those_that_took_it_in() -> None:
 
 def test_leaves_out_in_blocks_and_the_same_one_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = rows_of(40, 24, 0)
-    augmentation = Augmentation.of(
+    augmentation = DatabaseAugmentation.of(
         gallery, index_of(gallery), ExpansionConfig(queries=3, gallery=4)
     )
     index = index_of(augmentation.rows())
@@ -224,7 +227,7 @@ def test_leaves_out_in_blocks_and_the_same_one_twice(monkeypatch: pytest.MonkeyP
 
 def test_asks_no_more_of_a_gpu_than_it_can_do() -> None:
     gallery = rows_of(12, 5, 0)
-    augmentation = Augmentation.of(gallery, index_of(gallery), ExpansionConfig(gallery=3))
+    augmentation = DatabaseAugmentation.of(gallery, index_of(gallery), ExpansionConfig(gallery=3))
     index, own = index_of(augmentation.rows()), np.arange(12)
     limited = replace(index, device="cuda")  # which only checks limits before it searches
     found = augmentation.search_without(limited, gallery, own, 2048)
@@ -235,7 +238,7 @@ def test_asks_no_more_of_a_gpu_than_it_can_do() -> None:
 def test_without_augmentation_leaves_out_the_own_row_alone() -> None:
     gallery = rows_of(12, 5, 0)
     index, own = index_of(gallery), np.array([3, 8])
-    augmentation = Augmentation.of(gallery, index, ExpansionConfig(queries=2))
+    augmentation = DatabaseAugmentation.of(gallery, index, ExpansionConfig(queries=2))
     assert augmentation.rows().tobytes() == gallery.tobytes()
     found = augmentation.search_without(index, gallery[own], own, 4)
     expected = without_self(index.search(gallery[own], 5), own)

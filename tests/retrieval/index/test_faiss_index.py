@@ -18,15 +18,9 @@ from pydantic import ValidationError
 
 from retrieval.errors import ConfigError, DeviceError, RunError
 from retrieval.index import faiss_index
-from retrieval.index.faiss_index import (
-    FaissIndex,
-    IndexConfig,
-    assign,
-    check_limits,
-    gpu_problem,
-    resolve_factory,
-    train_kmeans,
-)
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits, resolve_factory
+from retrieval.vectors.clustering import assign, train_kmeans
+from retrieval.vectors.gpu import gpu_problem
 
 Rows = NDArray[np.float32]
 

@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError
-from retrieval.extractors.local.features import LocalFeatures
-from retrieval.extractors.local.sift import SiftConfig, detect
 from retrieval.index import verification
-from retrieval.index.faiss_index import Neighbours
+from retrieval.index.neighbours import Neighbours
 from retrieval.index.verification import (
     Kept,
     Verification,
@@ -30,6 +28,8 @@ from retrieval.index.verification import (
     rerank,
     verify,
 )
+from retrieval.local.features import LocalFeatures
+from retrieval.local.sift import SiftConfig, detect
 from tests.photographs import blank, picture
 
 Matrix = NDArray[np.float64]

@@ -11,12 +11,7 @@ import pytest
 import torch
 
 from retrieval.errors import TrainingError
-from retrieval.extractors.local.delf import (
-    DelfConfig,
-    DelfDetector,
-    build,
-    save_attention,
-)
+from retrieval.local.delf import DelfConfig, DelfDetector, build, save_attention
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import make_table
 from retrieval.training.attention import AttentionConfig, Maps, _Learner, train_attention

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from retrieval.classifiers.network import TrainedHead
+from retrieval.classifiers.trained_head import TrainedHead
+from retrieval.descriptors.trained import NETWORK, RECORD, TrainedConfig, build
 from retrieval.errors import RunError
-from retrieval.extractors.trained import NETWORK, RECORD, TrainedConfig, build
-from retrieval.index.store import read_json, write_json
+from retrieval.storage.files import read_json, write_json
 from retrieval.training.checkpoints import CHECKPOINTS, PHOTOGRAPHS, STARTED, seen_photographs
 from tests.retrieval.training.toys import toy_config, toy_table, train
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from retrieval.extractors.trained import NETWORK, read_record
+from retrieval.descriptors.trained import NETWORK, read_record
 from retrieval.photographs.table import load_data_set
 from tests.retrieval.training.toys import toy_config, toy_data, train
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from retrieval.descriptors.trained import NETWORK, RECORD, TrainedConfig, build
 from retrieval.errors import ConfigError, TrainingError
-from retrieval.extractors.network import Embedder, at_rest, set_trained
-from retrieval.extractors.trained import NETWORK, RECORD, TrainedConfig, build
+from retrieval.networks.embedder import Embedder, at_rest, set_trained
 from retrieval.training.checkpoints import CHECKPOINTS, PHOTOGRAPHS
 from retrieval.training.watching import Epoch, Watcher
 from tests.photographs import features_of

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from retrieval.errors import TrainingError
-from retrieval.extractors.network import Embedder, LearntGem
+from retrieval.networks.embedder import Embedder, LearntGem
 from retrieval.training.sanity import check_sanity
 from tests.retrieval.training.toys import LAST, toy_config, toy_table
 

@@ -1,0 +1,1 @@
+"""From a list of photographs to predictions."""

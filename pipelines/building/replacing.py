@@ -1,0 +1,226 @@
+"""What a run was asked to be, so that another system or other photographs do not take its place.
+
+``asked.json`` in the run says it from the first moment of a build on. A run is another's where the
+system has another name or extractor, or the photographs come from another folder or table; what
+else differs (a whitening, a classifier, photographs that came into the folder) is mended by the
+build itself, which says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from pydantic import ValidationError
+
+from pipelines.building.index import FIRST, PART_ROWS
+from pipelines.building.locking import locked
+from retrieval.errors import RunError
+from retrieval.index.faiss_index import check_limits
+from retrieval.photographs.table import DataSet
+from retrieval.storage.files import read_sealed, read_table, write_sealed, writing
+from retrieval.storage.fingerprint import first_difference
+from retrieval.storage.record import RUN, read_record
+from retrieval.system import SystemConfig, read_run
+
+log = logging.getLogger(__name__)
+
+ASKED: Final = "asked.json"
+MADE: Final = (
+    "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
+    "classifiers", "training", "evaluation", "protocols", "timings.json",
+    "rehearsal",  # of earlier versions
+)  # fmt: skip
+"""What builds, trainings and measurements write into a run."""
+SHARED: Final = 0.5
+"""The least share of a run's photographs that a table of the same place has to hold."""
+
+
+def begin_build(
+    run: Path,
+    config: SystemConfig,
+    data: DataSet,
+    gallery: Path | None,
+    device: str,
+    replace: bool,
+    agreed: Callable[[str], bool],
+) -> None:
+    """Make sure that a run is this system's of these photographs, and note what it is to be.
+
+    Args:
+        run: the run's folder.
+        config: the system.
+        data: its photographs.
+        gallery: the table that was given in place of the data folder's own.
+        device: ``cpu`` or ``cuda``.
+        replace: whether another run may be taken away.
+        agreed: asked otherwise, with what the run holds.
+
+    Raises:
+        RunError: the run holds something else, and nobody agreed to replace it.
+        ConfigError: the system asks for what the device cannot do.
+    """
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file: a run needs a folder (--run)")
+    if run.exists() and run.resolve() == data.folder.resolve():
+        raise RunError(f"{run} is the data's own folder: give the run another (--run)")
+    check_limits(config.index, config.neighbours, device)
+    asked = _asked(config, data, gallery)
+    held = _held(run)
+    difference = None if held is None else _difference(held, asked, run, data)
+    if difference is not None and not replace and not agreed(f"{run} holds {difference}"):
+        raise RunError(
+            f"{run} holds {difference}: build into another folder (--run), or say that it may be"
+            " replaced: --replace"
+        )
+    with writing(run):
+        run.mkdir(parents=True, exist_ok=True)
+    with locked(run):
+        if difference is not None:
+            _take_away(run)
+        write_sealed(run / ASKED, asked)
+
+
+def held_config(run: Path) -> dict[str, Any] | None:
+    """The config of a run that is there, begun or built; ``None`` where there is none.
+
+    Raises:
+        RunError: only parts of it are known: a version before noted no weights.
+    """
+    held = _held(run)
+    if held is None:
+        return None
+    if _is_whole(held["config"]):
+        return dict(held["config"])
+    with contextlib.suppress(RunError):
+        return dict(read_run(run)[0]["config"])
+    raise RunError(
+        f"{run} holds {held['system']}, begun by another version, and not all of its config: name"
+        f" it (--config {held['system']})"
+    )
+
+
+def _is_whole(config: Any) -> bool:
+    """Whether nothing of a config is left to defaults."""
+    try:
+        return bool(SystemConfig.model_validate(config).model_dump(mode="json") == config)
+    except ValidationError:
+        return False
+
+
+def _asked(config: SystemConfig, data: DataSet, gallery: Path | None) -> dict[str, Any]:
+    asked = {
+        "system": config.name,
+        "config": config.model_dump(mode="json"),
+        "data": os.path.abspath(data.folder),
+        "gallery": None if gallery is None else _place(gallery, data.folder),
+    }
+    return dict(json.loads(json.dumps(asked)))
+
+
+def _place(gallery: Path, folder: Path) -> str:
+    """Where a table lies that is looked for as given, then in the data folder."""
+    return os.path.abspath(gallery if gallery.exists() else folder / gallery)
+
+
+def _held(run: Path) -> dict[str, Any] | None:
+    """What a run was asked to be; ``None`` where there is none, or nothing tells."""
+    if (run / ASKED).exists():
+        try:
+            return read_sealed(run / ASKED)
+        except RunError:
+            log.warning("%s is damaged: run.json is gone by", run / ASKED)
+    # A run of the version that did not note it yet.
+    try:
+        record = read_record(run)
+        return {
+            "system": record["name"],
+            "config": dict(record["config"]),
+            "data": os.path.abspath(record["data"]),
+        }
+    except (RunError, TypeError, KeyError, ValueError):
+        return None
+
+
+def _difference(
+    held: dict[str, Any], asked: dict[str, Any], run: Path, data: DataSet
+) -> str | None:
+    """In what way a run is another's; ``None`` where it is not."""
+    if held["system"] != asked["system"] and _unnamed(held) != _unnamed(asked):
+        return f"another system, {held['system']}"
+    before, now = (_without_weights(one["config"].get("extractor", {})) for one in (held, asked))
+    changed = first_difference(before, now, "extractor")
+    if changed is not None:
+        return f"another system ({changed} differs)"
+    rows = _rows(run)
+    if rows is not None and _same_photographs(rows, data):
+        return None
+    if held["data"] != asked["data"]:
+        return f"the photographs of other data, {held['data']}"
+    if held.get("gallery", asked["gallery"]) != asked["gallery"]:
+        return f"the photographs of another table, {held['gallery'] or 'index.csv'}"
+    if rows is not None and rows["id"].isin(_ids(data)).mean() < SHARED:
+        return f"other photographs of {held['data']}, most of which are not there any more"
+    return None
+
+
+def _unnamed(asked: dict[str, Any]) -> dict[str, Any]:
+    kept = _without_weights(asked["config"]).items()
+    return {key: value for key, value in kept if key not in ("name", "description")}
+
+
+def _rows(run: Path) -> pd.DataFrame | None:
+    """The photographs that the run was built of, where it has come so far."""
+    path = run / "descriptors" / FIRST / PART_ROWS
+    try:
+        return read_table(path, ("id", "landmark")) if path.exists() else None
+    except RunError:  # damaged, and the build's to mend
+        return None
+
+
+def _ids(data: DataSet) -> pd.Series:
+    return pd.concat([data.gallery["id"], data.bank["id"]], ignore_index=True)
+
+
+def _same_photographs(before: pd.DataFrame, data: DataSet) -> bool:
+    """Whether ids and landmarks are the same, wherever the files lie."""
+    landmarks = pd.concat([data.gallery["landmark"], data.bank["landmark"]], ignore_index=True)
+    return len(before) == len(landmarks) and bool(
+        (before["id"].to_numpy() == _ids(data).to_numpy()).all()
+        and (before["landmark"].fillna("").to_numpy() == landmarks.fillna("").to_numpy()).all()
+    )
+
+
+def _without_weights(config: Any) -> Any:
+    """A config without the places of weights: the same weights may lie elsewhere."""
+    if isinstance(config, dict):
+        return {
+            key: _without_weights(value)
+            for key, value in config.items()
+            if key not in ("weights", "network")
+        }
+    return [_without_weights(one) for one in config] if isinstance(config, list) else config
+
+
+def _take_away(run: Path) -> None:
+    """Empty a run of what was made in it. run.json and the note go last: cut short, it asks again.
+
+    What else lies there (predictions, notes) stays.
+    """
+    log.warning("%s: what it held is taken away", run)
+    for name in MADE:
+        with writing(run / name):
+            if (run / name).is_dir():
+                shutil.rmtree(run / name)
+            else:
+                (run / name).unlink(missing_ok=True)
+    for name in (RUN, ASKED):
+        with writing(run / name):
+            (run / name).unlink(missing_ok=True)

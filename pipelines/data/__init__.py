@@ -1,0 +1,1 @@
+"""Photographs on the way in."""

@@ -1,0 +1,118 @@
+"""The whole job on rendered landmarks: photographs, index, evaluation, classification of URLs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from rich.console import Console
+
+from pipelines.answering.classify import classify_csv
+from pipelines.building.index import build_run
+from pipelines.building.replacing import begin_build
+from pipelines.building.train import train_run
+from pipelines.demo.rendering import render_data_set
+from pipelines.loopback import serve
+from pipelines.measuring.evaluate import evaluate_runs, figures_table
+from pipelines.progress import progress_bar
+from retrieval.descriptors.trained import RECORD
+from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.table import load_data_set
+from retrieval.storage.files import atomic_write, read_json, write_json
+from retrieval.system import TRAINING, System, SystemConfig
+
+log = logging.getLogger(__name__)
+
+MADE: Final = "made.json"
+"""Beside the photographs once all are there: what they were made from."""
+RENDERING: Final = 1
+"""Version of the renderer's photographs: raised when they change."""
+QUERIES: Final = 100
+
+
+def make_photographs(folder: Path, seed: int = 0) -> None:
+    """Render the demo's data set into a folder, unless it is there already."""
+    wanted = {"rendering": RENDERING, "seed": seed}
+    note = folder / MADE
+    if note.exists() and read_json(note) == wanted:
+        log.info("%s: the demo's photographs are there already", folder)
+        return
+    with progress_bar("rendering", None) as progress:
+        render_data_set(folder, seed=seed, progress=progress)
+    write_json(note, wanted)
+
+
+def run_demo(
+    config: SystemConfig, learner: SystemConfig, folder: Path, run: Path, device: str,
+    console: Console, replace: bool, agreed: Callable[[str], bool],
+) -> dict[str, Any]:  # fmt: skip
+    """Make the photographs, build two systems, measure them side by side, classify URLs.
+
+    The URLs are of a server on this machine's loopback address, started and stopped here.
+
+    Args:
+        config: descriptor and machine learning model.
+        learner: a network trained from nothing, beside it.
+        folder: of the photographs.
+        run: of the first system; the second's lies beside it.
+        device: ``cpu`` or ``cuda``.
+        console: what is found is told there.
+        replace, agreed: as of :func:`pipelines.building.replacing.begin_build`.
+
+    Returns:
+        the figures of both systems' answers side by side.
+    """
+    make_photographs(folder)
+    data = load_data_set(folder)
+    deep = run.with_name(f"{run.name}-{learner.name}")
+    for one, system in ((run, config), (deep, learner)):
+        begin_build(one, system, data, None, device, replace, agreed)
+    build_run(config, data, run, device)
+    # Ten photographs by heart first, and only then all of them.
+    train_run(learner, data, deep, device, sanity=not (deep / TRAINING / RECORD).exists())
+    build_run(learner, data, deep, device)
+    systems = {one.name: System.load(one, device) for one in (run, deep)}
+    out = run.with_name(f"{run.name}-evaluation")
+    figures = evaluate_runs(systems, folder / "test.csv", out)
+    tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
+    predictions = _classify_urls(systems[run.name], tests, folder, run)
+    console.print(figures_table(figures))
+    console.print(_summary(predictions, tests), highlight=False)
+    for what, path in (
+        ("photographs", folder),
+        ("report", out / "report.html"),
+        *((f"{name}", out / name / "report.html") for name in systems),
+        ("predictions", run / "predictions.csv"),
+    ):
+        console.print(f"{what + ':':<16} {path}", highlight=False)
+    return figures
+
+
+def _classify_urls(system: System, tests: pd.DataFrame, folder: Path, run: Path) -> pd.DataFrame:
+    """Classify URLs of some of the test photographs, one of them dead."""
+    chosen = tests.iloc[:: max(1, len(tests) // QUERIES)].head(QUERIES)
+    out = run / "predictions.csv"
+    with serve(folder) as address:
+        urls = chosen[["id"]].assign(url=[f"{address}/{path}" for path in chosen["path"]])
+        urls.loc[len(tests)] = ["no-such-photograph", f"{address}/photos/missing.jpg"]
+        atomic_write(run / "urls.csv", urls.to_csv(index=False).encode())
+        with progress_bar("classifying", len(urls)) as progress:
+            # The server's port is another each time, so earlier answers are no use.
+            classify_csv(
+                system, run / "urls.csv", out, fetch=FetchConfig(allow_private=True),
+                restart=True, progress=progress,
+            )  # fmt: skip
+    return pd.read_csv(out, dtype=str, keep_default_na=False)
+
+
+def _summary(predictions: pd.DataFrame, tests: pd.DataFrame) -> str:
+    truth = tests.set_index("id")["landmark_id"].reindex(predictions["id"])
+    ok = (predictions["status"] == "ok").to_numpy()
+    right = int((truth.to_numpy()[ok] == predictions["landmark"].to_numpy()[ok]).sum())
+    return (
+        f"{len(predictions)} URLs: {right} of {ok.sum()} answered right (a landmark or none),"
+        f" {(~ok).sum()} not fetched"
+    )

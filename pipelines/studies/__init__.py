@@ -1,0 +1,1 @@
+"""Systems compared, and what their parts add."""

@@ -1,0 +1,500 @@
+"""One table of systems: every detector by every aggregation, and the global descriptors.
+
+Everything is learnt on gallery and bank of one data set. Each system is then measured twice: by the
+mean average precision over INRIA Holidays, of which nothing is learnt, and by the neighbours' vote
+on the data set's test photographs. A detector's features are computed once, for all of its
+aggregations, and stay in a folder: a run cut short goes on, and a second one only aggregates.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from pipelines.building.index import CODE, machine
+from pipelines.config import load_config
+from pipelines.progress import Report, progress_bar
+from pipelines.report.measured import codes_of
+from pipelines.studies.protocol import Pool, flat_searcher, holidays_rankings
+from retrieval.aggregation.asmk import Asmk, AsmkConfig
+from retrieval.aggregation.bow import Bow, BowConfig
+from retrieval.aggregation.fisher import FisherConfig
+from retrieval.aggregation.registry import build_aggregator
+from retrieval.aggregation.vlad import VladConfig
+from retrieval.classifiers.base import Gallery
+from retrieval.classifiers.vote import VoteClassifier, VoteConfig
+from retrieval.descriptors.aggregated import AggregatedExtractor
+from retrieval.descriptors.describer import (
+    Describer,
+    KnownFeatures,
+    complaints,
+    extract_table,
+    frontend_of,
+    table_digest,
+    with_status,
+)
+from retrieval.descriptors.extraction import WINDOW, worker_pool
+from retrieval.descriptors.hog import HogConfig
+from retrieval.descriptors.hough import HoughConfig
+from retrieval.descriptors.local_branch import LocalBranch
+from retrieval.descriptors.registry import build_extractor
+from retrieval.descriptors.representation import Representation
+from retrieval.errors import ConfigError, TableError, WeightsError
+from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
+from retrieval.evaluation.protocols import holidays_groups, holidays_map
+from retrieval.frontend import Frontend
+from retrieval.index.searcher import PLAIN, SearchConfig, Searcher
+from retrieval.index.verification import VerificationConfig
+from retrieval.local.compression import CompressedFeatures, CompressionConfig, FeatureCompressor
+from retrieval.local.delf import DelfConfig
+from retrieval.local.dense import DenseConfig
+from retrieval.local.harris import HarrisConfig
+from retrieval.local.learned import AlikedConfig
+from retrieval.local.reduction import ReduceConfig, Reducer
+from retrieval.local.registry import DetectorConfig, build_detector, located
+from retrieval.local.sift import SiftConfig
+from retrieval.local.surf import SurfConfig
+from retrieval.photographs.table import DataSet, labels_of, make_table
+from retrieval.storage.files import atomic_write, write_json
+from retrieval.storage.fingerprint import fingerprint
+from retrieval.storage.shards import OK, ShardStore
+from retrieval.system import SystemConfig, local_branch_of
+from retrieval.types import Features, Labels, StrictModel
+from retrieval.vectors.whitening import WhiteningConfig
+
+log = logging.getLogger(__name__)
+
+SEED: Final = 0
+TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
+VOTE: Final = VoteConfig()
+TOGETHER: Final = 16
+"""Photographs that a core describes at a time."""
+HEADER: Final = (
+    "features", "aggregation", "mAP", "top-1", "GAP", "bytes a photograph", "photographs/s",
+)  # fmt: skip
+
+Config = DetectorConfig | HogConfig | HoughConfig | SystemConfig
+Integers = NDArray[np.int64]
+
+
+class Budget(StrictModel):
+    """What all systems get alike.
+
+    Attributes:
+        size: longest side of the photograph in pixels, for detectors.
+        keypoints: of a photograph, at most.
+        words: of VLAD and Fisher vectors.
+        visual_words: of bags of words and ASMK*.
+        whitening: of all descriptors but those of shipped configs, which say so themselves.
+        verified: neighbours that are verified, in the rows that do.
+    """
+
+    size: int = Field(512, ge=16, le=4096)
+    keypoints: int = Field(1000, ge=1, le=20_000)
+    words: int = Field(64, ge=1, le=4096)
+    visual_words: int = Field(4096, ge=1, le=1_000_000)
+    whitening: WhiteningConfig = WhiteningConfig(dimension=128, power=-0.4)
+    verified: int = Field(50, ge=1, le=2048)
+
+
+@dataclass(frozen=True)
+class WordsAlone:
+    """A describer by visual words; a photograph's vector only says whether it has any."""
+
+    local_branch: LocalBranch
+
+    @classmethod
+    def fit(
+        cls,
+        local_branch: LocalBranch,
+        features: Sequence[Features],
+        seed: int,
+        labels: Labels | None = None,
+    ) -> WordsAlone:
+        """As :meth:`Describer.fit`; words learn nothing from labels."""
+        return cls(local_branch.fit(features, seed))
+
+    def from_features(self, features: Sequence[Features]) -> Representation:
+        """As :meth:`Describer.from_features`, of the detector's features."""
+        words, kept = self.local_branch.from_features(features)
+        assert words is not None
+        vectors = (np.diff(words.starts) > 0).astype(np.float32)[:, None]
+        return Representation(vectors, words, kept)
+
+
+@dataclass(frozen=True)
+class System:
+    """Photographs described in one way, and searched in one or more.
+
+    Attributes:
+        features: their name.
+        maker: of the features.
+        learn: from features, and ``labels``, of gallery and bank to what describes photographs by
+            theirs.
+        searches: how a gallery of them is searched, by what is made of the features, in words; a
+            row of the table each.
+    """
+
+    features: str
+    frontend: Frontend
+    learn: Callable[..., Describer | WordsAlone]
+    searches: Mapping[str, SearchConfig]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one system; ``skipped`` says why nothing was, where that is so."""
+
+    features: str
+    aggregation: str
+    map: float | None = None
+    top1: float | None = None
+    gap: float | None = None
+    bytes_per_photograph: float | None = None
+    photographs_per_second: float | None = None
+    skipped: str = ""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Photographs whose features are on disk: the table with what became of each row, the features
+    of those that went well, and the seconds that it took."""
+
+    table: pd.DataFrame
+    features: Sequence[Features]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Known:
+    """The usable photographs of a part: (u,) their rows in its table, and what they are described
+    by; and the seconds of all the part's photographs, decoding and features among them."""
+
+    rows: Integers
+    descriptors: Representation
+    seconds: float
+
+
+def catalogue(budget: Budget, configs: Sequence[str] = ()) -> dict[str, Config]:
+    """Everything that is compared, by name: detectors, global descriptors, shipped configs.
+
+    A shipped config stands in place of features of the same name.
+    """
+    shared: dict[str, Any] = {"size": budget.size, "keypoints": budget.keypoints}
+    return {
+        "sift": SiftConfig(root=False, **shared),
+        "rootsift": SiftConfig(**shared),
+        "rootsift-oriented": SiftConfig(upright=False, **shared),
+        "dense": DenseConfig(**shared),
+        "harris": HarrisConfig(**shared),
+        "surf": SurfConfig(**shared),
+        "aliked": AlikedConfig(**shared),
+        "delf": DelfConfig(**shared),
+        "hog": HogConfig(),
+        "hog-cells": HogConfig(cells=(10, 20, 40)),
+        "hough": HoughConfig(),
+        **{name: load_config(name) for name in configs},
+    }
+
+
+def systems_of(
+    name: str, config: Config, budget: Budget, weights: Path | None, device: str
+) -> list[System]:
+    """The systems on one kind of features, all of one maker.
+
+    Raises:
+        ConfigError: a package that it needs is not installed.
+        WeightsError: its network's weights are not there.
+    """
+    if isinstance(config, SystemConfig):
+        return [_shipped(name, config.with_weights(weights), device)]
+    if isinstance(config, HogConfig | HoughConfig):
+        whole = build_extractor(config, device, SEED)
+        learn = partial(Describer.fit, whole, whitening=budget.whitening, seed=SEED)
+        return [System(name, whole, learn, {"the whole photograph": PLAIN})]
+    if weights is not None:
+        config = located(config, weights)
+    elif isinstance(config, DelfConfig):
+        raise WeightsError("DELF needs weights of its trunk (--weights)")
+    detector = build_detector(config, device)
+    # Of a network's many channels, as few numbers as DELF's paper keeps.
+    short = isinstance(config, DelfConfig)
+    reducer = Reducer(ReduceConfig(dimension=64), detector.dimension) if short else None
+    systems = []
+    for dense in (VladConfig(words=budget.words), FisherConfig(words=budget.words)):
+        aggregator = build_aggregator(dense, (reducer or detector).dimension)
+        extractor = AggregatedExtractor(detector, aggregator, device, reducer)
+        learn = partial(Describer.fit, extractor, whitening=budget.whitening, seed=SEED)
+        systems.append(System(name, detector, learn, {dense.kind: PLAIN}))
+    # ALIKED's keypoints have no scale to be verified by.
+    estimator: Final = "magsac" if isinstance(config, AlikedConfig) else "affine"
+    verification = VerificationConfig(top=budget.verified, estimator=estimator)
+    by_words = SearchConfig(share=1.0)
+    verified = SearchConfig(share=1.0, verification=verification)
+    bow = LocalBranch(detector, Bow(BowConfig(words=budget.visual_words)), None, device, reducer)
+    asmk = Asmk(AsmkConfig(words=budget.visual_words))
+    both = {"asmk": by_words, f"asmk + verification of the first {budget.verified}": verified}
+    for local_branch, searches in (
+        (bow, {"bow": by_words}),
+        (replace(bow, words=asmk, compressor=FeatureCompressor(CompressionConfig())), both),
+    ):
+        teach = partial(WordsAlone.fit, local_branch, seed=SEED)
+        systems.append(System(name, detector, teach, searches))
+    return systems
+
+
+def run_comparison(
+    data: DataSet,
+    holidays: Path,
+    work: Path,
+    out: Path,
+    *,
+    budget: Budget,
+    configs: Sequence[str] = (),
+    only: Sequence[str] = (),
+    weights: Path | None = None,
+    device: str = "cpu",
+) -> list[Row]:
+    """Measure every system, and write the table as Markdown and, beside it, as JSON.
+
+    Args:
+        data: with a test table.
+        holidays: a folder with ``photos/NNNNNN.jpg`` of INRIA Holidays, or a part of it.
+        work: the folder of the features.
+        out: the Markdown file.
+        budget: of all systems.
+        configs: shipped systems that stand in the table too.
+        only: names of :func:`catalogue`; without any, all of them.
+        weights: of networks.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: ``only`` has a name that there is not.
+        TableError: there is no test table, or no photograph of Holidays.
+    """
+    chosen = catalogue(budget, configs)
+    unknown = [name for name in only if name not in chosen]
+    if unknown:
+        raise ConfigError(f"--only {unknown[0]}: no such features; there are {', '.join(chosen)}")
+    tables = _tables(data, holidays)
+    conditions = _conditions(data, tables, budget)
+    rows: list[Row] = []
+    for name in only or chosen:
+        rows += _rows(name, chosen[name], budget, weights, device, tables, work)
+        # The table so far, in a run that takes hours.
+        atomic_write(out, markdown(rows, conditions).encode())
+        told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
+        write_json(out.with_suffix(".json"), told)
+    return rows
+
+
+def _rows(
+    name: str,
+    config: Config,
+    budget: Budget,
+    weights: Path | None,
+    device: str,
+    tables: Mapping[str, pd.DataFrame],
+    work: Path,
+) -> list[Row]:
+    """Everything measured of one kind of features, or why nothing was."""
+    try:
+        systems = systems_of(name, config, budget, weights, device)
+    except (ConfigError, WeightsError) as error:
+        return [Row(name, "–", skipped=str(error))]
+    parts = _extracted(name, systems[0].frontend, tables, work)
+    return [row for system in systems for row in _measured(system, parts)]
+
+
+def markdown(rows: Sequence[Row], conditions: str) -> str:
+    """The table, and a line of what the figures have to be quoted with."""
+    lines = [HEADER, ("---",) * len(HEADER)]
+    for row in rows:
+        figures = [_cell(value, 3) for value in (row.map, row.top1, row.gap)]
+        rates = _cell(row.bytes_per_photograph, 0), _cell(row.photographs_per_second, 1)
+        note = f"{row.aggregation}: skipped: {row.skipped}" if row.skipped else row.aggregation
+        lines.append((row.features, note.replace("|", "\\|"), *figures, *rates))
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"# Features and aggregations compared\n\n{table}\n\n{conditions}\n"
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _shipped(name: str, config: SystemConfig, device: str) -> System:
+    if config.whitening is not None and config.whitening.views:
+        raise ConfigError("views are described by landmarks index alone: measure it by evaluate")
+    extractor = build_extractor(config.extractor, device, config.seed)
+    local_branch = local_branch_of(config, device)
+    learn = partial(
+        Describer.fit,
+        extractor,
+        whitening=config.whitening,
+        seed=config.seed,
+        local_branch=local_branch,
+    )
+    frontend = frontend_of(extractor, local_branch)
+    searches = {config.description: config.search}
+    return System(name, frontend, learn, searches)
+
+
+def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
+    """The photographs of each part."""
+    if data.test is None:
+        raise TableError(f"{data.folder} has no test.csv: there is nothing to measure")
+    paths = sorted((holidays / "photos").glob("*.jpg"))
+    if not paths:
+        raise TableError(f"{holidays}: no photographs photos/NNNNNN.jpg there (--holidays)")
+    names = [path.stem for path in paths]
+    holidays_groups(names)  # refuses what is no Holidays
+    return {
+        TAUGHT: pd.concat([data.gallery, data.bank], ignore_index=True),
+        TEST: data.test,
+        HOLIDAYS: make_table(names, map(str, paths), [None] * len(paths)),
+    }
+
+
+def _extracted(
+    name: str, frontend: Frontend, tables: Mapping[str, pd.DataFrame], work: Path
+) -> dict[str, Part]:
+    """Every part's features, from disk where they are there already."""
+    identity = {"code": CODE, "extractor": frontend.identity()}
+    folder = work / fingerprint(identity)
+    parts = {}
+    for part, table in tables.items():
+        made_from = {**identity, "table": table_digest(table)}
+        store = ShardStore(folder / part, made_from, folder / "timings.json")
+        with progress_bar(f"extracting {name}, {part}", len(table)) as progress:
+            extract_table(
+                table, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
+            )
+        known = KnownFeatures(frontend, store, np.arange(len(table)))
+        parts[part] = Part(with_status(table, store), known.good, store.seconds)
+    return parts
+
+
+def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
+    name = f"{system.features}, {next(iter(system.searches))}"
+    log.info("learning %s", name)
+    taught = parts[TAUGHT]
+    photographs = taught.table[taught.table["status"] == OK]
+    try:
+        # Nothing is held out here, so that all labels teach.
+        describer = system.learn(taught.features, labels=labels_of(photographs))
+    except ConfigError as error:  # too few photographs for so many words
+        return [Row(system.features, label, skipped=str(error)) for label in system.searches]
+    count = sum(len(part.table) for part in parts.values())
+    with progress_bar(f"describing {name}", count) as progress:
+        known = {part: _known(parts[part], describer, progress) for part in parts}
+    rate = count / sum(one.seconds for one in known.values())
+    rows = []
+    for label, search in system.searches.items():
+        gallery = _gallery(parts[TAUGHT].table, known[TAUGHT], describer, search)
+        top1, gap = _recognition(gallery, parts[TEST].table, known[TEST])
+        precision = _holidays(parts[HOLIDAYS].table, known[HOLIDAYS], describer, search)
+        size = _bytes_per_row(gallery.searcher, describer)
+        rows.append(Row(system.features, label, precision, top1, gap, size, rate))
+        log.info("%s, %s: mAP %.3f, top-1 %.3f, GAP %.3f", system.features, label, precision,
+                 top1, gap)  # fmt: skip
+    return rows
+
+
+def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:
+    """Describe a part on all cores, a shard's worth of features in memory at a time."""
+    blocks, seconds = [describer.from_features([])], part.seconds
+    with worker_pool() as pool:
+        for start in range(0, len(part.features), WINDOW):
+            features = list(part.features[start : start + WINDOW])
+            begun = time.perf_counter()
+            blocks += pool.map(
+                describer.from_features,
+                [features[i : i + TOGETHER] for i in range(0, len(features), TOGETHER)],
+            )
+            seconds += time.perf_counter() - begun
+            progress(len(features), 0)
+    failed = len(part.table) - len(part.features)
+    progress(failed, failed)
+    found = Representation.joined(blocks)
+    usable = np.array([not reason for reason in complaints(found)], dtype=bool)
+    rows = np.flatnonzero(part.table["status"] == OK)[usable]
+    return Known(rows, found[np.flatnonzero(usable)], seconds)
+
+
+def _gallery(
+    table: pd.DataFrame, taught: Known, describer: Describer | WordsAlone, search: SearchConfig
+) -> Gallery:
+    labels = table["landmark"].iloc[taught.rows]
+    shown = labels.notna().to_numpy(dtype=bool)
+    known, bank = (taught.descriptors[np.flatnonzero(mask)] for mask in (shown, ~shown))
+    if not len(known):
+        raise TableError("no gallery photograph could be described")
+    landmarks = sorted(labels[shown].unique())
+    codes = pd.Categorical(labels[shown], categories=landmarks).codes.astype(np.int64)
+    alone = SearchConfig(share=search.share)
+    bank_searcher = flat_searcher(bank, describer.local_branch, alone) if len(bank) else None
+    index = flat_searcher(known, describer.local_branch, search)
+    return Gallery(known, codes, landmarks, bank, index, bank_searcher)
+
+
+def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[float, float]:
+    """Top-1 and GAP of the vote; a photograph that failed has no answer."""
+    vote = VoteClassifier.fit(VOTE, gallery)
+    scores = vote.scores(test.descriptors, gallery.searcher.search(test.descriptors, VOTE.k))
+    best = np.full(len(table), -1)
+    best[test.rows] = scores.best
+    confidence = np.full(len(table), -np.inf)
+    confidence[test.rows] = scores.confidence
+    truth = Truth.of_codes(codes_of(labels_of(table), gallery.landmarks))
+    gap = global_average_precision(list(table["id"]), best, confidence, truth)
+    return top_k_accuracy(best[:, None], truth, 1), gap
+
+
+def _holidays(
+    table: pd.DataFrame, known: Known, describer: Describer | WordsAlone, search: SearchConfig
+) -> float:
+    """Mean average precision; a photograph that failed is never found, nor finds anything."""
+    ids, pool = list(table["id"]), Pool(len(table), known.rows, known.descriptors)
+    searcher = flat_searcher(known.descriptors, describer.local_branch, search)
+    return holidays_map(ids, holidays_rankings(ids, pool, searcher))
+
+
+def _bytes_per_row(index: Searcher, describer: Describer | WordsAlone) -> float:
+    """What a gallery photograph takes in the index: vector, postings and kept features."""
+    total = 0.0 if isinstance(describer, WordsAlone) else float(index.index.bytes_per_row)
+    if index.inverted is not None:
+        total += index.inverted.bytes_per_row
+    verified = index.config.verification is not None and index.config.stored
+    if isinstance(index.kept, CompressedFeatures) and verified:
+        total += index.kept.bytes_per_row
+    return total
+
+
+def _conditions(data: DataSet, tables: Mapping[str, pd.DataFrame], budget: Budget) -> str:
+    """What the figures have to be quoted with, in a line."""
+    there = machine()
+    queries = len(holidays_groups(list(tables[HOLIDAYS]["id"])).queries)
+    whitening = budget.whitening
+    return (
+        f"Conditions: top-1 and GAP on {data.folder.name}, {len(data.gallery):,} gallery,"
+        f" {len(data.bank):,} bank and {len(tables[TEST]):,} test photographs, by the vote of"
+        f" {VOTE.k} neighbours; mAP on {len(tables[HOLIDAYS]):,} photographs of Holidays,"
+        f" {queries:,} queries. Detectors: longest side {budget.size:,} pixels, at most"
+        f" {budget.keypoints:,} keypoints; VLAD and Fisher vectors of {budget.words:,} words, bags"
+        f" of words and ASMK* of {budget.visual_words:,}. Codebooks and whitening are learnt on"
+        f" gallery and bank, words' document frequencies counted in what is searched. Descriptors"
+        f" are whitened to {whitening.dimension:,} numbers, eigenvalues to the power"
+        f" {whitening.power:g}, float32, flat index; shipped configs as they are, but for"
+        f" the index. A photograph's time is that of decoding, features and description one after"
+        f" the other, on {there['processor']}, {there['cores']} cores."
+    )

@@ -1,0 +1,1 @@
+"""What is learnt of vectors alone: centroids, principal axes, whitening."""

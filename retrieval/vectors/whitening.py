@@ -1,0 +1,274 @@
+"""PCA whitening of descriptors to a chosen size.
+
+Jégou and Chum, "Negative evidences and co-occurences in image retrieval" (ECCV 2012): descriptors
+are centred, projected on their leading principal directions, each direction is scaled by a power
+of its eigenvalue (−1/2 whitens, 0 only rotates; in between trusts weak directions less, which
+helps where few photographs were seen), and rows are brought back to unit length.
+
+Where landmarks are known, what differs between photographs of one landmark can be scaled down
+instead: Radenović, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation"
+(TPAMI 2019), section 3.4, after Mikolajczyk and Matas (ICCV 2007). The covariance of the
+differences within matching pairs is whitened, and the principal directions of all photographs in
+that space are kept, scaled by a power of their eigenvalues as above.
+
+A photograph and altered views of it (cropped, turned, mirrored, in another light) are matching
+pairs that need no labels, and that a gallery of few photographs a landmark has enough of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors.numpy import save
+from sklearn.utils.extmath import randomized_svd
+
+from retrieval.errors import ConfigError
+from retrieval.storage.files import atomic_write, read_tensors
+from retrieval.types import Labels, StrictModel, Vectors, unit_rows
+
+FILE: Final = "whitening.safetensors"
+SAME: Final = 1e-14
+"""A variance of unit rows that is mere rounding of float32."""
+EXACT_LIMIT: Final = 4096
+"""Largest side of a covariance or Gram matrix that is decomposed in full."""
+MOST_DIRECTIONS: Final = 2048
+"""Pairs are looked at along this many principal directions at most: the rest is all but noise."""
+
+
+class WhiteningConfig(StrictModel):
+    """How descriptors are whitened.
+
+    Attributes:
+        dimension: numbers kept; fewer if fewer photographs were seen.
+        power: exponent of the eigenvalues of all photographs' covariance; where pairs teach, of
+            the one after what differs within pairs was whitened (Radenović et al. have 0).
+        shrinkage: share of the mean eigenvalue mixed into each, 0 to 1, against overfitting; where
+            pairs teach, of the covariance of their differences.
+        learnt_on: ``all`` photographs alike, or besides by the differences within ``pairs`` of one
+            landmark's, each photograph counting alike.
+        views: altered views of each photograph that are described for their differences, which
+            count as much as the landmarks' pairs where both teach; 0: none.
+    """
+
+    dimension: int = Field(256, ge=1, le=65_536)
+    power: float = Field(-0.5, ge=-1.0, le=0.0)
+    shrinkage: float = Field(0.0, ge=0.0, le=1.0)
+    learnt_on: Literal["all", "pairs"] = "all"
+    views: int = Field(0, ge=0, le=100)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Altered views of some of the photographs that a whitening is learnt from.
+
+    Attributes:
+        rows: (m, d) unit rows, their descriptors.
+        of: (m,) int64 the place of each one's photograph among those.
+    """
+
+    rows: Vectors
+    of: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A learnt whitening: ``unit((x − mean) · projection)``.
+
+    Attributes:
+        mean: (d,) float32.
+        projection: (d, k) float32, columns scaled by the eigenvalues' power.
+    """
+
+    mean: NDArray[np.float32]
+    projection: NDArray[np.float32]
+
+    @property
+    def dimension(self) -> int:
+        return int(self.projection.shape[1])
+
+    @classmethod
+    def fit(
+        cls,
+        descriptors: Vectors,
+        config: WhiteningConfig,
+        seed: int = 0,
+        labels: Labels | None = None,
+        views: Views | None = None,
+    ) -> Whitening:
+        """Learn from (n, d) unit rows, with their n labels where pairs teach, and views where they
+        do.
+
+        Raises:
+            ConfigError: fewer than two rows, rows that are all the same, or too few pairs.
+        """
+        if len(descriptors) < 2:
+            raise ConfigError("whitening needs at least two photographs to learn from")
+        mean = descriptors.mean(axis=0, dtype=np.float64)
+        centred = descriptors - mean.astype(np.float32)
+        if views is not None:
+            views = Views(views.rows - mean.astype(np.float32), views.of)
+        if config.learnt_on == "pairs" or views is not None:
+            scaled = _learnt_on_pairs(centred, labels, views, config, seed)
+        else:
+            scaled = _learnt_on_all(centred, config, seed)
+        # In the order in which it is saved and loaded: another one is rounded in another way.
+        return cls(mean.astype(np.float32), np.ascontiguousarray(scaled, dtype=np.float32))
+
+    def apply(self, descriptors: Vectors) -> Vectors:
+        """(n, d) rows to (n, k) float32 unit rows."""
+        return unit_rows((descriptors - self.mean) @ self.projection)
+
+    def save(self, folder: Path) -> None:
+        atomic_write(folder / FILE, save({"mean": self.mean, "projection": self.projection}))
+
+    @classmethod
+    def load(cls, folder: Path) -> Whitening:
+        """The inverse of ``save``.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        arrays = read_tensors(folder / FILE, ("mean", "projection"))
+        return cls(arrays["mean"], arrays["projection"])
+
+
+def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDArray[np.float64]:
+    directions, eigenvalues = _varied_directions(centred, config.dimension, seed)
+    average = float(np.einsum("ij,ij->", centred, centred, dtype=np.float64))
+    average /= len(centred) * min(centred.shape)
+    softened = (1 - config.shrinkage) * eigenvalues + config.shrinkage * average
+    scaled: NDArray[np.float64] = directions * softened**config.power
+    return scaled
+
+
+def _learnt_on_pairs(
+    centred: Vectors,
+    labels: Labels | None,
+    views: Views | None,
+    config: WhiteningConfig,
+    seed: int,
+) -> NDArray[np.float64]:
+    """Radenović et al., section 3.4, within the space that photographs and views span."""
+    known = centred if views is None else np.concatenate([centred, views.rows])
+    span, _ = _varied_directions(known, MOST_DIRECTIONS, seed)
+    rows = known @ span
+    scatters = []
+    if config.learnt_on == "pairs":
+        scatters.append(_within(rows[: len(centred)], _landmark_codes(labels, len(centred))))
+    if views is not None:
+        codes = np.concatenate([np.arange(len(centred)), views.of])
+        scatters.append(_within(rows, codes))
+    values, axes = np.linalg.eigh(np.mean(scatters, axis=0))
+    softened = (1 - config.shrinkage) * values + config.shrinkage * values.mean()
+    if softened[0] <= softened[-1] * 1e-9:
+        raise ConfigError(
+            f"whitening on pairs has too few differences for {len(values)} directions: give it"
+            " some whitening.shrinkage (0.1, say) or more photographs a landmark"
+        )
+    alike = span @ (axes * softened**-0.5)
+    turn, spread = _varied_directions((centred @ alike).astype(np.float32), config.dimension, seed)
+    return _settled(alike @ (turn * spread**config.power))
+
+
+def _landmark_codes(labels: Labels | None, photographs: int) -> NDArray[np.int64]:
+    """(n,) numbers of the landmarks, -1 where there is none.
+
+    Raises:
+        ConfigError: no landmark has two photographs.
+    """
+    names = np.asarray([None] * photographs if labels is None else labels, object)
+    codes = pd.factorize(names)[0]
+    if not (np.bincount(codes[codes >= 0], minlength=1) > 1).any():
+        raise ConfigError(
+            "whitening on pairs needs a landmark with two photographs, and there is none: take"
+            " whitening.learnt_on: all"
+        )
+    return codes
+
+
+def _within(rows: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(d, d) covariance of the differences between rows of one code, its trace 1.
+
+    The sum over a code's m (m − 1) / 2 pairs is m times that over its rows' differences from their
+    mean, so that no pair is listed; here each code's sum is divided by m. Rows of code -1, and a
+    code's only row, tell nothing.
+    """
+    counts = np.bincount(codes[codes >= 0])
+    paired = (codes >= 0) & (counts[codes] > 1)
+    rows, codes = rows[paired], codes[paired]
+    means = np.zeros((len(counts), rows.shape[1]))
+    np.add.at(means, codes, rows)
+    differences = rows - (means / np.maximum(counts, 1)[:, None])[codes]
+    scatter = differences.T @ differences
+    total = float(np.trace(scatter))
+    if total <= SAME * len(rows):
+        raise ConfigError(
+            "whitening on pairs has nothing to learn where those of a landmark are all the same"
+        )
+    normalised: NDArray[np.float64] = scatter / total
+    return normalised
+
+
+def _varied_directions(
+    centred: Vectors, most: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Principal directions and eigenvalues, at most so many, along which the rows differ.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    wanted = min(most, *centred.shape)
+    directions, eigenvalues = _principal_directions(centred, wanted, seed)
+    # Directions without variance (fewer photographs than numbers) would be noise blown up.
+    kept = eigenvalues > max(eigenvalues[0] * 1e-9, SAME)
+    if not kept.any():
+        raise ConfigError("whitening has nothing to learn from photographs that all look alike")
+    return directions[:, kept], eigenvalues[kept]
+
+
+def _principal_directions(
+    centred: Vectors, wanted: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Leading eigenvectors (d, k) and eigenvalues (k,) of the covariance of (n, d) centred rows.
+
+    The smaller of covariance and Gram matrix is decomposed in full where it is small enough, and
+    by a randomised range finder (Halko et al., 2011) where it is not. Signs are settled, so that
+    the result does not hang on the linear algebra library's whim.
+    """
+    n, d = centred.shape
+    if min(n, d) > EXACT_LIMIT:
+        _, singular, rows = randomized_svd(
+            centred, wanted, n_oversamples=32, n_iter=4, random_state=seed
+        )
+        directions = rows.T.astype(np.float64)
+        eigenvalues = singular.astype(np.float64) ** 2 / n
+    elif n < d:
+        values, vectors = np.linalg.eigh(_gram(centred))
+        values, vectors = values[::-1][:wanted], vectors[:, ::-1][:, :wanted]
+        eigenvalues = np.maximum(values, 0) / n
+        directions = centred.T.astype(np.float64) @ vectors
+        directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
+    else:
+        values, vectors = np.linalg.eigh(_gram(centred.T) / n)
+        eigenvalues = np.maximum(values[::-1][:wanted], 0)
+        directions = vectors[:, ::-1][:, :wanted]
+    return _settled(directions), eigenvalues
+
+
+def _settled(directions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns whose largest number is positive."""
+    largest = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
+    settled: NDArray[np.float64] = directions * np.sign(largest)
+    return settled
+
+
+def _gram(rows: Vectors) -> NDArray[np.float64]:
+    wide = rows.astype(np.float64)
+    product: NDArray[np.float64] = wide @ wide.T
+    return product
