@@ -92,7 +92,7 @@ def test_a_tenth_maker_s_arrays_are_not_the_first_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("makers", "batched", "batch", "threaded"),
+    ("frontends", "batched", "batch", "threaded"),
     [
         ((Sees("a"), Sees("b")), False, 1, True),
         ((Sees("a"), Sees("b", batched=True, batch=8)), True, 8, True),
