@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from retrieval.classifiers.base import Classifier, Flags, Gallery, Integers, Judgement
+from retrieval.classifiers.base import Classifier, Gallery, Judgement
 from retrieval.classifiers.calibration import CalibrationConfig
 from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.network import NetworkClassifierConfig
@@ -49,7 +49,7 @@ from retrieval.storage.record import RUN, check_files, read_record
 from retrieval.storage.shards import OK
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.training.config import TrainingConfig
-from retrieval.types import STRING, PartName, StrictModel, SystemName, Vectors
+from retrieval.types import STRING, Flags, Integers, PartName, StrictModel, SystemName, Vectors
 from retrieval.vectors.gpu import gpu_problem
 from retrieval.vectors.whitening import WhiteningConfig
 

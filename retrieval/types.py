@@ -14,6 +14,9 @@ STRING: Final = "string[pyarrow]"
 
 Photograph = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Reals = NDArray[np.floating[Any]]
 Features = Any
 """What ``features`` makes of one photograph: a row of floats, or local features."""
 Labels = Sequence[str | None]

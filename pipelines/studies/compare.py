@@ -18,7 +18,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import Field
 
 from pipelines.building.index import CODE, machine
@@ -69,7 +68,7 @@ from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.fingerprint import fingerprint
 from retrieval.storage.shards import OK, ShardStore
 from retrieval.system import SystemConfig, local_branch_of
-from retrieval.types import Features, Labels, StrictModel
+from retrieval.types import Features, Integers, Labels, StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 
 log = logging.getLogger(__name__)
@@ -84,7 +83,6 @@ HEADER: Final = (
 )  # fmt: skip
 
 Config = DetectorConfig | HogConfig | HoughConfig | SystemConfig
-Integers = NDArray[np.int64]
 
 
 class Budget(StrictModel):

@@ -38,7 +38,7 @@ from retrieval.photographs.table import make_table
 from retrieval.storage.files import write_json
 from retrieval.storage.shards import OK
 from retrieval.system import System
-from retrieval.types import Photograph
+from retrieval.types import Integers, Photograph
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ FLAT: Final = IndexConfig(factory="Flat")
 EXACT: Final = "by descriptors"
 AS_RUN: Final = "as the run searches"
 
-Integers = NDArray[np.int64]
 Figures = dict[str, dict[str, dict[str, float]]]
 """By search, by setup, by the figure's name."""
 

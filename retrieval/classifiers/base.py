@@ -16,19 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.descriptors.representation import Representation
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
+from retrieval.types import Flags, Integers, Vectors
 
 if TYPE_CHECKING:
     from retrieval.classifiers.trained_head import TrainedHead
 
-Vectors = NDArray[np.float32]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 FOLDS: Final = 10
 """Parts that gallery and bank are dealt into, unless a config says otherwise."""

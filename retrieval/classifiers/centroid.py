@@ -18,21 +18,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from retrieval.classifiers.arrays import read_arrays, write_arrays
-from retrieval.classifiers.base import (
-    FOLDS,
-    Gallery,
-    HeldOut,
-    Integers,
-    Scores,
-    Vectors,
-    stratified_folds,
-)
+from retrieval.classifiers.base import FOLDS, Gallery, HeldOut, Scores, stratified_folds
 from retrieval.classifiers.vote import bank_similarity, mean_without
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
-from retrieval.types import StrictModel
+from retrieval.types import Integers, StrictModel, Vectors
 
 FILE: Final = "centroid.safetensors"
 SIMILARITIES: Final = 1 << 23

@@ -23,9 +23,7 @@ from retrieval.classifiers.base import (
     FOLDS,
     Gallery,
     HeldOut,
-    Integers,
     Scores,
-    Vectors,
     deal,
     kept_rows,
     stratified_folds,
@@ -36,7 +34,7 @@ from retrieval.errors import ConfigError, RunError
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.trunk import seeded
 from retrieval.storage.files import reading
-from retrieval.types import StrictModel
+from retrieval.types import Integers, StrictModel, Vectors
 
 FILE: Final = "mlp.safetensors"
 LOOKED: Final = 25

@@ -13,21 +13,13 @@ from typing import ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from retrieval.classifiers.base import (
-    FOLDS,
-    Gallery,
-    HeldOut,
-    Integers,
-    Scores,
-    Vectors,
-    stratified_folds,
-)
+from retrieval.classifiers.base import FOLDS, Gallery, HeldOut, Scores, stratified_folds
 from retrieval.classifiers.heads import Head, ranked
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import read_json, reading, write_json
-from retrieval.types import StrictModel
+from retrieval.types import Integers, StrictModel, Vectors
 
 FILE: Final = "network.json"
 LOGITS: Final = 1 << 23

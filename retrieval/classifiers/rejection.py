@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from scipy.stats import beta
 
-from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
+from retrieval.classifiers.base import PARTS, Gallery, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
     CalibrationConfig,
     Curve,
@@ -47,7 +47,7 @@ from retrieval.classifiers.signals import FROM_SCORES, SIGNALS, SIGNS, Signals, 
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
 from retrieval.storage.files import read_json, reading, write_json
-from retrieval.types import StrictModel
+from retrieval.types import Flags, StrictModel
 
 FILE: Final = "rejection.json"
 ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}

@@ -27,9 +27,10 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.classifiers.base import Flags, Gallery, HeldOut, Integers, Scores, Vectors
+from retrieval.classifiers.base import Gallery, HeldOut, Scores
 from retrieval.descriptors.representation import Representation
 from retrieval.index.neighbours import Neighbours
+from retrieval.types import Flags, Integers, Vectors
 
 SIGNALS: Final = ("confidence", "margin", "agreement", "tail", "bank", "nearest")
 SIGNS: Final = (1.0, 1.0, 1.0, 1.0, -1.0, 1.0)

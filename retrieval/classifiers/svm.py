@@ -44,9 +44,7 @@ from retrieval.classifiers.base import (
     Folds,
     Gallery,
     HeldOut,
-    Integers,
     Scores,
-    Vectors,
     kept_rows,
     stratified_folds,
 )
@@ -54,7 +52,7 @@ from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
-from retrieval.types import StrictModel, unit_rows
+from retrieval.types import Integers, StrictModel, Vectors, unit_rows
 
 FILE: Final = "svm.safetensors"
 MARGINS: Final = 1 << 23

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.evaluation.metrics import Truth, by_confidence
+from retrieval.types import Flags, Integers, Reals
 
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Reals = NDArray[np.floating[Any]]
 Counts = NDArray[np.int64]
 
 RESAMPLES: Final = 1000

@@ -10,14 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Reals = NDArray[np.floating[Any]]
+from retrieval.types import Flags, Integers, Reals
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import TableError
-
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-Reals = NDArray[np.floating[Any]]
+from retrieval.types import Flags, Integers, Reals
 
 GROUP = 100
 """Numbers of a group of Holidays: 100400 to 100499 are one, and 100400 is its query."""

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from retrieval.classifiers.base import HeldOut, Integers
+from retrieval.classifiers.base import HeldOut
 from retrieval.evaluation.metrics import Truth, global_average_precision
+from retrieval.types import Integers
 
 
 def held_out_gap(held_out: HeldOut) -> float:

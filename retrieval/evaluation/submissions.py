@@ -40,9 +40,8 @@ from retrieval.evaluation.metrics import (
 )
 from retrieval.photographs.delimited import listing, open_table
 from retrieval.photographs.labels import landmark_label, shown
+from retrieval.types import Flags, Integers
 
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 Kind = Literal["recognition", "retrieval"]
 
 COLUMN: Final[dict[Kind, str]] = {"recognition": "landmarks", "retrieval": "images"}

@@ -26,16 +26,11 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from retrieval.index.faiss_index import GPU_MOST_NEIGHBOURS, FaissIndex, IndexConfig
 from retrieval.index.neighbours import Neighbours
-from retrieval.types import StrictModel, unit_rows
-
-Vectors = NDArray[np.float32]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+from retrieval.types import Flags, Integers, StrictModel, Vectors, unit_rows
 
 NUMBERS: Final = 1 << 23
 """Numbers worked on at a time: about 200 MB with the copies."""

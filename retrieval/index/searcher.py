@@ -18,7 +18,6 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from retrieval.descriptors.representation import Representation
@@ -29,9 +28,7 @@ from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.verification import Kept, VerificationConfig, count_inliers, rerank
 from retrieval.local.features import LocalFeatures
-from retrieval.types import StrictModel, Vectors
-
-Integers = NDArray[np.int64]
+from retrieval.types import Integers, StrictModel, Vectors
 
 BLOCK: Final = 256
 """Queries searched for at a time, where more than FAISS is asked …"""

@@ -34,11 +34,9 @@ from pydantic import Field
 from retrieval.errors import ConfigError
 from retrieval.index.neighbours import Neighbours
 from retrieval.local.features import Codes
-from retrieval.types import StrictModel
+from retrieval.types import Flags, Integers, StrictModel
 
 Matrix = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 
 LEAST_PAIRS: Final = 8
 """Fewer matches are not tried: OpenCV's USAC has crashed on them, and chance fits a handful."""

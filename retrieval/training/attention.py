@@ -23,7 +23,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from retrieval.classifiers.base import Integers
 from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.devices import CPU
 from retrieval.errors import PhotographError, TrainingError
@@ -33,7 +32,7 @@ from retrieval.networks.trunk import seeded
 from retrieval.photographs.decoding import read_photograph
 from retrieval.training.split import split
 from retrieval.training.watching import Watcher
-from retrieval.types import StrictModel
+from retrieval.types import Integers, StrictModel
 
 log = logging.getLogger(__name__)
 

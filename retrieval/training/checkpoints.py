@@ -21,7 +21,6 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from retrieval.classifiers.base import Flags
 from retrieval.descriptors.trained import FILES, NETWORK, RECORD, TRAIN, check_file
 from retrieval.errors import RunError
 from retrieval.storage.files import (
@@ -34,7 +33,7 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.fingerprint import checksum, first_difference
 from retrieval.training.watching import Epoch
-from retrieval.types import STRING
+from retrieval.types import STRING, Flags
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from retrieval.classifiers.base import Integers
 from retrieval.classifiers.heads import ranked, uses_bank
 from retrieval.descriptors.trained import (
     RECORD,
@@ -64,6 +63,7 @@ from retrieval.training.sampling import epoch_batches, own_part, sampled_classes
 from retrieval.training.sources import Crops, Halfway, Pooled, Source, Views
 from retrieval.training.split import Collection, split
 from retrieval.training.watching import Epoch, Mistake, Watcher
+from retrieval.types import Integers
 
 log = logging.getLogger(__name__)
 

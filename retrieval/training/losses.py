@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from retrieval.classifiers.base import Integers
 from retrieval.classifiers.heads import (
     ArcFaceConfig,
     Head,
@@ -17,6 +16,7 @@ from retrieval.classifiers.heads import (
     SubCentreConfig,
     TwoLayerConfig,
 )
+from retrieval.types import Integers
 
 
 def margins(config: HeadConfig, counts: Integers) -> Tensor:

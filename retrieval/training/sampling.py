@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from retrieval.classifiers.base import Integers
 from retrieval.training.config import SamplingConfig
+from retrieval.types import Integers
 
 
 def epoch_batches(codes: Integers, config: SamplingConfig, batch: int, seed: int) -> Integers:

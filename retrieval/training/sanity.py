@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from retrieval.classifiers.base import Integers
 from retrieval.descriptors.trained import TrainedConfig, extractor_around, settle
 from retrieval.errors import TrainingError
 from retrieval.networks.embedder import Embedder, at_rest
@@ -21,6 +20,7 @@ from retrieval.training.photographs import Photographs
 from retrieval.training.sources import Crops, Pooled, Source, described
 from retrieval.training.split import Collection, split
 from retrieval.training.watching import Watcher
+from retrieval.types import Integers
 
 PHOTOGRAPHS: Final = 10
 LANDMARKS: Final = 5

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from retrieval.classifiers.base import Flags, Integers
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract, worker_pool
 from retrieval.descriptors.trained import TrainedExtractor
 from retrieval.errors import PhotographError, RunError
@@ -26,7 +25,7 @@ from retrieval.storage.files import SEAL, read_arrays, read_json, write_arrays, 
 from retrieval.storage.fingerprint import checksum, checksums
 from retrieval.training.photographs import Photographs
 from retrieval.training.watching import Watcher
-from retrieval.types import Photograph, Vectors
+from retrieval.types import Flags, Integers, Photograph, Vectors
 
 log = logging.getLogger(__name__)
 

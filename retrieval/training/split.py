@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from retrieval.classifiers.base import Flags, Integers
 from retrieval.errors import TrainingError
+from retrieval.types import Flags, Integers
 
 
 @dataclass(frozen=True)

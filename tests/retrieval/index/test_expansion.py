@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from retrieval.index import expansion
@@ -24,11 +23,8 @@ from retrieval.index.expansion import (
 )
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.index.neighbours import Neighbours
-from retrieval.types import unit_rows
+from retrieval.types import Vectors, unit_rows
 from tests.oracles import neighbours as slow
-
-Vectors = NDArray[np.float32]
-Integers = NDArray[np.int64]
 
 SHAPES = {
     "count": st.integers(2, 14),
