@@ -132,64 +132,24 @@ class Judge(Protocol):
     ) -> dict[str, Judgement]: ...
 
 
-def evaluate(
-    system: Judge,
-    test: pd.DataFrame,
-    store: Described,
-    out: Path,
-    *,
-    config: str,
-    bytes_per_image: float | None = None,
-    conditions: Mapping[str, str | int | float] | None = None,
-    origins: Sequence[str] = (),
-    share: float | None = None,
-    read: Reader = read_photograph,
-    shown: int = 6,
+def write_evaluation(
+    measured: Measured, out: Path, read: Reader = read_photograph, shown: int = 6
 ) -> dict[str, Any]:
-    """Measure every classifier of a system, and write what was found.
+    """Write what was measured, and return the figures.
 
     Args:
-        system: the loaded run.
-        test: the image table that was asked for: id, source, landmark, row.
-        store: the same rows described.
+        measured: what was measured.
         out: the folder for ``metrics.json``, ``predictions.csv``, ``per_landmark.csv``,
             ``submission.csv`` and ``report.html``, each written whole or not at all.
-        config: the name of the system's config.
-        bytes_per_image: what the index holds of a photograph; float32 descriptors unless said.
-        conditions: more lines for the report's footer and ``metrics.json``: whitening, precision,
-            machine and so on.
-        origins: where each row comes from, for figures by origin.
-        share: of landmark photographs, 0 to 1, for which precision is told too.
         read: how the report reads a photograph for its thumbnail.
         shown: examples of each kind in the report, at most.
 
     Returns:
-        What ``metrics.json`` holds: for each classifier its figures, with their intervals where
-        there are any, and beside them ``seconds_per_image``, ``bytes_per_image``, ``answer``,
-        ``conditions``, ``per_source`` and ``paired``; ``None`` where a figure is undefined, as a
-        false-accept rate is without photographs of no landmark.
-
-    Raises:
-        TableError: the test table has no rows.
-        RunError: the described rows are not those of the test table.
+        the content of ``metrics.json``: for each classifier its figures, with their intervals
+        where there are any, and beside them ``seconds_per_image``, ``bytes_per_image``,
+        ``answer``, ``conditions``, ``per_source`` and ``paired``; ``None`` where a figure is
+        undefined, as a false-accept rate is without photographs of no landmark.
     """
-    measured = measure(
-        system,
-        test,
-        store,
-        config=config,
-        bytes_per_image=bytes_per_image,
-        conditions=conditions or {},
-        origins=origins,
-        share=share,
-    )
-    return write_evaluation(measured, out, read, shown)
-
-
-def write_evaluation(
-    measured: Measured, out: Path, read: Reader = read_photograph, shown: int = 6
-) -> dict[str, Any]:
-    """Write what was measured as :func:`evaluate` says, and return the figures."""
     figures = as_json(measured)
     write_json(out / "metrics.json", figures)
     atomic_write(out / "predictions.csv", predictions_csv(measured))
@@ -212,7 +172,23 @@ def measure(
     origins: Sequence[str] = (),
     share: float | None = None,
 ) -> Measured:
-    """The evaluation itself; :func:`evaluate` says what goes in. Nothing is written."""
+    """Measure every classifier of a system; nothing is written.
+
+    Args:
+        system: the loaded run.
+        test: the image table that was asked for: id, source, landmark, row.
+        store: the same rows described.
+        config: the name of the system's config.
+        bytes_per_image: what the index holds of a photograph; ``None``: float32 descriptors.
+        conditions: more lines for the report's footer and ``metrics.json``: whitening, precision,
+            machine and so on.
+        origins: where each row comes from, for figures by origin.
+        share: of landmark photographs, 0 to 1, for which precision is given too.
+
+    Raises:
+        TableError: the test table has no rows.
+        RunError: the described rows are not those of the test table.
+    """
     table = store.table
     _check(test, table, store.descriptors)
     truth = labels_of(table)
@@ -371,7 +347,7 @@ def _warn_of_spaces(landmarks: Sequence[str]) -> None:
 def evaluate_run(
     system: System, csv: Path, out: Path, share: float | None = None
 ) -> dict[str, Any]:
-    """Describe a labelled CSV's photographs with a run, and :func:`evaluate` it.
+    """Describe a labelled CSV's photographs with a run, and evaluate it.
 
     The descriptors stay in ``out/descriptors``: a killed evaluation goes on, and one of the same
     photographs describes nothing again.

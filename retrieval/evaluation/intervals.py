@@ -77,17 +77,13 @@ class Difference:
     p: float
 
 
-def intervals(
-    outcomes: Outcomes, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float]]:
+def intervals(outcomes: Outcomes) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of :data:`FIGURES`, by their names; NaN where undefined."""
-    found = _resampled([outcomes], list(FIGURES), resamples, seed)[0]
+    found = _resampled([outcomes], list(FIGURES))[0]
     return {name: _middle(values) for name, values in found.items()}
 
 
-def paired_differences(
-    system: Outcomes, against: Outcomes, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Difference]:
+def paired_differences(system: Outcomes, against: Outcomes) -> dict[str, Difference]:
     """GAP and top-1 of a system less another's on the same queries, drawn anew for both alike.
 
     The chance is twice the share of resamples in which the difference has the other sign, or is
@@ -100,7 +96,7 @@ def paired_differences(
         raise ValueError("the systems were not asked the same queries")
     names = ["gap", "top1"]
     ones = np.ones((1, len(system.shown)), np.int64)
-    ours, theirs = _resampled([system, against], names, resamples, seed)
+    ours, theirs = _resampled([system, against], names)
     differences = {}
     for name in names:
         value = float((FIGURES[name](system, ones) - FIGURES[name](against, ones))[0])
@@ -112,16 +108,14 @@ def paired_differences(
     return differences
 
 
-def _resampled(
-    systems: Sequence[Outcomes], names: Sequence[str], resamples: int, seed: int
-) -> list[dict[str, Reals]]:
+def _resampled(systems: Sequence[Outcomes], names: Sequence[str]) -> list[dict[str, Reals]]:
     """(resamples,) of each figure for each system, all from the same draws."""
     n = len(systems[0].shown)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     parts: list[dict[str, list[Reals]]] = [{name: [] for name in names} for _ in systems]
     step = max(1, BLOCK // max(n, 1))
-    for start in range(0, resamples if n else 0, step):
-        counts = _drawn(random, n, min(step, resamples - start))
+    for start in range(0, RESAMPLES if n else 0, step):
+        counts = _drawn(random, n, min(step, RESAMPLES - start))
         for part, system in zip(parts, systems, strict=True):
             for name in names:
                 part[name].append(FIGURES[name](system, counts))

@@ -8,13 +8,16 @@ the photographs given (a false-accept rate where every photograph shows a landma
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.types import Flags, Integers, Reals
+
+BINS = 10
+"""Of probabilities, of equal width."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,6 @@ class Truth:
         codes = np.asarray(codes, np.int64)
         shown = np.flatnonzero(codes != -1)
         return cls(len(codes), shown, codes[shown])
-
-    @classmethod
-    def of_sets(cls, landmarks: Sequence[Collection[int]]) -> Truth:
-        """Any number of landmarks a photograph: n collections of codes."""
-        counts = [len(each) for each in landmarks]
-        flat = np.fromiter((code for each in landmarks for code in each), np.int64, sum(counts))
-        return cls(len(landmarks), np.repeat(np.arange(len(landmarks)), counts), flat)
 
     @property
     def has_landmark(self) -> Flags:
@@ -213,7 +209,7 @@ class Reliability:
     error: float
 
 
-def reliability(probability: Reals, right: Flags, bins: int = 10) -> Reliability:
+def reliability(probability: Reals, right: Flags) -> Reliability:
     """Does an answer given with probability p turn out right in a share p of the cases?
 
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.)
@@ -221,16 +217,15 @@ def reliability(probability: Reals, right: Flags, bins: int = 10) -> Reliability
     Args:
         probability: (a,) of the answers, 0 to 1.
         right: (a,).
-        bins: of equal width.
     """
     probability = np.asarray(probability, np.float64)
     if not probability.size:
         return Reliability(np.empty(0), np.empty(0), np.empty(0, np.int64), float("nan"))
-    bin_of = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
-    count = np.bincount(bin_of, minlength=bins)
+    bin_of = np.clip((probability * BINS).astype(np.int64), 0, BINS - 1)
+    count = np.bincount(bin_of, minlength=BINS)
     used = count > 0
-    promised = np.bincount(bin_of, probability, minlength=bins)[used] / count[used]
-    share = np.bincount(bin_of, right, minlength=bins)[used] / count[used]
+    promised = np.bincount(bin_of, probability)[np.flatnonzero(used)] / count[used]
+    share = np.bincount(bin_of, right)[np.flatnonzero(used)] / count[used]
     error = float(np.average(np.abs(promised - share), weights=count[used]))
     return Reliability(promised, share, count[used], error)
 

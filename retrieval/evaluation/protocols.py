@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import TableError
-from retrieval.types import Flags, Integers, Reals
+from retrieval.types import Flags, Integers
 
 GROUP = 100
 """Numbers of a group of Holidays: 100400 to 100499 are one, and 100400 is its query."""
@@ -72,11 +72,6 @@ def holidays_groups(ids: Sequence[str]) -> Holidays:
     groups = numbers // GROUP
     _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     return Holidays(groups, np.flatnonzero((numbers % GROUP == 0) & (sizes[inverse] > 1)))
-
-
-def rankings_of(similarities: Reals) -> Integers:
-    """(q, n) columns by falling similarity, ties by column."""
-    return np.argsort(-similarities, axis=1, kind="stable")
 
 
 def trapezoidal_average_precision(hits: Flags, relevant: Integers) -> NDArray[np.float64]:

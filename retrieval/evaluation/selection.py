@@ -7,18 +7,22 @@ photographs depends on the gallery: wrong labels in it make them lower, near-dup
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 
 from retrieval.classifiers.base import HeldOut
 from retrieval.evaluation.metrics import Truth, global_average_precision
-from retrieval.types import Integers
 
 
 def held_out_gap(held_out: HeldOut) -> float:
     """GAP over held-out gallery photographs, with the held-out bank as distractors."""
-    return _gap(held_out, held_out.rows, held_out.bank_rows)
+    predicted = np.concatenate([held_out.gallery.best, held_out.bank.best])
+    confidence = np.concatenate([held_out.gallery.confidence, held_out.bank.confidence])
+    truth = np.concatenate([held_out.truth, np.full(len(held_out.bank_rows), -1)])
+    ids = [f"{place:012d}" for place in range(len(truth))]
+    return global_average_precision(ids, predicted, confidence, Truth.of_codes(truth))
 
 
 def choose_answer(held_out: Mapping[str, HeldOut]) -> str:
@@ -26,27 +30,11 @@ def choose_answer(held_out: Mapping[str, HeldOut]) -> str:
 
     Equal ones go to the first in the mapping.
     """
-    rows, bank_rows = (
-        _common([one.rows for one in held_out.values()]),
-        _common([one.bank_rows for one in held_out.values()]),
-    )
-    gaps = {name: _gap(one, rows, bank_rows) for name, one in held_out.items()}
-    return max(gaps, key=lambda name: gaps[name])
+    rows = functools.reduce(np.intersect1d, [one.rows for one in held_out.values()])
+    bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held_out.values()])
 
+    def gap(name: str) -> float:
+        one = held_out[name]
+        return held_out_gap(one.at(np.isin(one.rows, rows), np.isin(one.bank_rows, bank_rows)))
 
-def _common(rows: list[Integers]) -> Integers:
-    shared = rows[0]
-    for other in rows[1:]:
-        shared = np.intersect1d(shared, other)
-    return shared
-
-
-def _gap(held_out: HeldOut, rows: Integers, bank_rows: Integers) -> float:
-    known, other = np.isin(held_out.rows, rows), np.isin(held_out.bank_rows, bank_rows)
-    predicted = np.concatenate([held_out.gallery.best[known], held_out.bank.best[other]])
-    confidence = np.concatenate(
-        [held_out.gallery.confidence[known], held_out.bank.confidence[other]]
-    )
-    truth = np.concatenate([held_out.truth[known], np.full(int(other.sum()), -1)])
-    ids = [f"{place:012d}" for place in range(len(truth))]
-    return global_average_precision(ids, predicted, confidence, Truth.of_codes(truth))
+    return max(held_out, key=gap)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,6 @@ from retrieval.vectors.gpu import _gpu_resources, require_device
 logger = logging.getLogger(__name__)
 
 Blocks = NDArray[np.float32] | Iterable[NDArray[np.float32]]
-Progress = Callable[[int, int], None]
 
 SMALL = 100_000
 """Rows up to which "auto" takes a flat index, and up to which a flat index is bit-stable."""
@@ -112,17 +111,12 @@ class _Sidecar(BaseModel):
 
 @dataclass(frozen=True)
 class FaissIndex:
-    """A built index. Nothing changes it: :meth:`add` makes a new one.
-
-    ``factory`` is the key it was built by ("auto" resolved); ``mapped`` says that its arrays lie
-    in a file mapped into memory.
-    """
+    """A built index, which nothing changes; ``factory`` is the key it was built by, not "auto"."""
 
     index: Any
     config: IndexConfig
     factory: str
     device: str
-    mapped: bool = False
 
     @classmethod
     def build(
@@ -131,7 +125,6 @@ class FaissIndex:
         config: IndexConfig,
         device: str = "cpu",
         seed: int = 0,
-        progress: Progress | None = None,
     ) -> FaissIndex:
         """Train on a bounded sample of the rows, then add them block by block.
 
@@ -149,9 +142,9 @@ class FaissIndex:
         if not index.is_trained:
             _train(index, factory, blocks, seed)
         _reserve(index, blocks.count())
-        built = cls(index, config, factory, device)
-        built._fill(blocks, progress)
-        return built
+        for start, block in blocks.blocks():
+            index.add(checked_rows(block, dimension, start))
+        return cls(index, config, factory, device)
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
@@ -172,12 +165,6 @@ class FaissIndex:
             return int(index.sa_code_size())
         except RuntimeError:
             return len(faiss.serialize_index(index)) // max(len(self), 1)
-
-    def add(self, descriptors: Blocks, progress: Progress | None = None) -> FaissIndex:
-        """A new index with these rows after the present ones; this one stays as it is."""
-        grown = FaissIndex(self._copy(), self.config, self.factory, self.device)
-        grown._fill(_Rows(descriptors), progress, first=len(self))
-        return grown
 
     def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
         """The ``k`` nearest rows of each of ``queries`` (q, d).
@@ -248,14 +235,7 @@ class FaissIndex:
             ) from error
         if (index.ntotal, index.d) != (sidecar.count, sidecar.dimension):
             raise RunError(f"{folder / _SIDECAR_FILE}: belongs to another index.faiss")
-        moved = _to_device(index, device)
-        return cls(moved, sidecar.config, sidecar.factory, device, mapped=moved is index)
-
-    def _fill(self, blocks: _Rows, progress: Progress | None, first: int = 0) -> None:
-        for start, block in blocks.blocks():
-            self.index.add(checked_rows(block, self.dimension, first + start))
-            if progress is not None:
-                progress(len(block), 0)
+        return cls(_to_device(index, device), sidecar.config, sidecar.factory, device)
 
     def _on_cpu(self) -> Any:
         """The index as FAISS has it on the CPU: a copy, where it is on the GPU."""
@@ -268,15 +248,6 @@ class FaissIndex:
             rows = min(_ROWS_PER_BLOCK, len(self) - start)
             index.add(self.index.reconstruct_n(start, rows))
         return index
-
-    def _copy(self) -> Any:
-        """The index anew, to be changed, where this one is."""
-        if self.device == "cuda":
-            return _to_device(self._on_cpu(), self.device)
-        if self.mapped:
-            # FAISS aborts the process when a clone that still looks into the mapped file grows.
-            return faiss.deserialize_index(faiss.serialize_index(self.index))
-        return faiss.clone_index(self.index)
 
     def _search_batch(
         self, batch: NDArray[np.float32], k: int

@@ -26,15 +26,12 @@ from retrieval.aggregation.asmk import AsmkConfig
 from retrieval.aggregation.bow import BowConfig
 from retrieval.aggregation.words import Words
 from retrieval.devices import cores
-from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write, read_tensors
 from retrieval.storage.ragged import ranges
 
 FILE: Final = "inverted.safetensors"
 ENTRIES: Final = 1 << 15
 """Postings looked at in one go: their working memory stays in the processor's cache."""
-QUERIED: Final = 1 << 25
-"""Similarities held at one time: 128 MB, and their order twice that."""
 
 WordsConfig = AsmkConfig | BowConfig
 
@@ -106,19 +103,6 @@ class InvertedFile:
             with ThreadPoolExecutor(cores()) as pool:
                 found = list(pool.map(one, range(len(queries))))
         return np.stack(found) if found else np.zeros((0, len(self)), np.float32)
-
-    def search(self, queries: Words, k: int) -> Neighbours:
-        """The k most similar rows of each query; memory is bounded by blocks of queries."""
-        k = min(k, len(self))
-        step = max(1, QUERIED // max(len(self), 1))
-        rows = [np.zeros((0, k), np.int64)]
-        similarities = [np.zeros((0, k), np.float32)]
-        for start in range(0, len(queries), step):
-            found = self.similarities(queries[start : start + step])
-            order = np.argsort(-found, axis=1, kind="stable")[:, :k]
-            rows.append(order)
-            similarities.append(np.take_along_axis(found, order, axis=1))
-        return Neighbours(np.concatenate(rows), np.concatenate(similarities))
 
     @property
     def bytes_per_row(self) -> float:

@@ -122,7 +122,6 @@ def read_photograph(
     longest_side: int | None = None,
     *,
     max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
 ) -> NDArray[np.uint8]:
     """Read and :func:`decode` a local file.
 
@@ -130,10 +129,10 @@ def read_photograph(
         (height, width, 3) uint8.
 
     Raises:
-        DecodeError: as :func:`decode`; or the file is missing, unreadable, or over ``max_bytes``.
+        DecodeError: as :func:`decode`; or the file is missing, unreadable, or too large.
     """
     try:
-        data = _bytes_of(os.fspath(source), max_bytes)
+        data = _bytes_of(os.fspath(source))
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror or type(error).__name__})") from None
     except ValueError:  # a zero byte in the name
@@ -141,7 +140,7 @@ def read_photograph(
     return decode(data, longest_side, max_pixels=max_pixels)
 
 
-def from_image(image: PillowImage, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def from_image(image: PillowImage) -> NDArray[np.uint8]:
     """A Pillow image as :func:`decode` makes it of its file: RGB (height, width, 3), upright.
 
     Raises:
@@ -150,8 +149,8 @@ def from_image(image: PillowImage, *, max_pixels: int = MAX_PIXELS) -> NDArray[n
     try:
         data = _unread(image)
         if data is not None:
-            return decode(data, max_pixels=max_pixels)
-        return _pixels(image, b"", None, None, max_pixels)
+            return decode(data)
+        return _pixels(image, b"", None, None, MAX_PIXELS)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:  # as in decode; a closed image is a ValueError
@@ -173,7 +172,7 @@ def _unread(image: PillowImage) -> bytes | None:
     return data
 
 
-def _bytes_of(path: str, max_bytes: int) -> bytes:
+def _bytes_of(path: str) -> bytes:
     """A regular file's bytes; nothing else is opened, since opening or reading it may hang."""
     try:
         found = os.stat(path)
@@ -187,8 +186,8 @@ def _bytes_of(path: str, max_bytes: int) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise DecodeError("not a regular file")
-        if found.st_size > max_bytes:
-            raise DecodeError(f"file of {found.st_size} bytes is over the cap of {max_bytes}")
+        if found.st_size > MAX_BYTES:
+            raise DecodeError(f"file of {found.st_size} bytes is over the cap of {MAX_BYTES}")
         # The kernel's own files (/proc/kmsg) pass for regular and empty: nothing is read of them.
         data = bytearray()
         while block := file.read(found.st_size - len(data)):

@@ -16,6 +16,7 @@ from retrieval.vectors.checked import checked_rows
 from retrieval.vectors.gpu import require_device
 
 _SAMPLES_PER_CELL = 100
+_MANY_ITERATIONS = 10
 _CELLS_PROBED = 16  # of a WordFinder
 _CELLS_PROBED_LEARNING = 4  # more bring the words no nearer to the samples
 
@@ -47,9 +48,7 @@ def train_kmeans(
     return np.ascontiguousarray(kmeans.centroids, dtype=np.float32).reshape(words, -1)
 
 
-def train_many_words(
-    samples: NDArray[np.float32], words: int, seed: int, iterations: int = 10
-) -> NDArray[np.float32]:
+def train_many_words(samples: NDArray[np.float32], words: int, seed: int) -> NDArray[np.float32]:
     """Centroids (words, d) of ``samples`` (n, d) by approximate k-means, on the CPU.
 
     Lloyd's iterations look for a sample's nearest centroid in a few coarse cells only (Philbin et
@@ -60,9 +59,9 @@ def train_many_words(
     samples = _enough(samples, words)
     cells = _cells(words)
     few = np.random.default_rng(seed).permutation(len(samples))[: cells * _SAMPLES_PER_CELL]
-    coarse = train_kmeans(samples[np.sort(few)], cells, seed, iterations=iterations)
+    coarse = train_kmeans(samples[np.sort(few)], cells, seed, iterations=_MANY_ITERATIONS)
     parameters = faiss.ClusteringParameters()
-    parameters.niter = iterations
+    parameters.niter = _MANY_ITERATIONS
     parameters.seed = seed
     parameters.min_points_per_centroid = 1
     parameters.max_points_per_centroid = len(samples)

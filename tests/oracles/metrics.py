@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.evaluation.metrics import Truth
+
+
+def truth_of(landmarks: Sequence[set[int]]) -> Truth:
+    """Any number of landmarks a photograph."""
+    pairs = [(place, code) for place, each in enumerate(landmarks) for code in each]
+    photographs, codes = np.array(pairs, np.int64).reshape(-1, 2).T
+    return Truth(len(landmarks), photographs, codes)
+
+
+def rankings_of(similarities: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(q, n) columns by falling similarity, ties by column."""
+    return np.argsort(-similarities, axis=1, kind="stable")
+
 
 def global_average_precision(
     ids: Sequence[str],

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.measuring.evaluate import evaluate
+from pipelines.measuring.evaluate import measure, write_evaluation
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.table import read_origins
@@ -32,7 +32,9 @@ def run(folder: Path, out: str = "out", **changes: Any) -> dict[str, Any]:
     table = example.test_table(folder) if table is None else table
     store = changes.pop("store", None) or example.described(table)
     system = changes.pop("system", None) or example.system(folder)
-    return evaluate(system, table, store, folder / out, config="made-up", **changes)
+    drawn = {name: changes.pop(name) for name in ("read", "shown") if name in changes}
+    options = {"config": "made-up", "bytes_per_image": None, "conditions": {}} | changes
+    return write_evaluation(measure(system, table, store, **options), folder / out, **drawn)
 
 
 @pytest.mark.usefixtures("no_report")

@@ -21,7 +21,7 @@ from retrieval.descriptors import describer
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.hough import HoughConfig, HoughExtractor
 from retrieval.errors import ConfigError, TableError
-from retrieval.evaluation.protocols import holidays_map, rankings_of
+from retrieval.evaluation.protocols import holidays_map
 from retrieval.local import sift
 from retrieval.local.registry import DETECTORS
 from retrieval.photographs.decoding import read_photograph
@@ -29,6 +29,7 @@ from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.storage.shards import ShardStore
 from retrieval.system import System
 from retrieval.vectors.whitening import WhiteningConfig
+from tests.oracles.metrics import rankings_of
 from tests.photographs import blank, view, write_data_set, write_photograph
 
 BUDGET = Budget(

@@ -19,10 +19,11 @@ from pipelines.studies.protocol import AS_RUN, EXACT, measure_holidays, measure_
 from retrieval.descriptors.hog import HogExtractor
 from retrieval.errors import TableError
 from retrieval.evaluation.ground_truth import read_revisited
-from retrieval.evaluation.protocols import holidays_map, rankings_of, revisited_figures
+from retrieval.evaluation.protocols import holidays_map, revisited_figures
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
+from tests.oracles.metrics import rankings_of
 from tests.photographs import blank, picture, view, write_data_set, write_photograph
 from tests.pipelines.runs import LOCAL
 

@@ -49,10 +49,10 @@ def test_counts_stand_for_queries_written_out(n: int, seed: int) -> None:
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = outcomes_of(50, 0.6, 1)
-    whole = intervals(outcomes, 200)
+    monkeypatch.setattr(module, "RESAMPLES", 200)
+    whole = intervals(outcomes)
     monkeypatch.setattr(module, "BLOCK", 50 * 7)
-    assert intervals(outcomes, 200) == whole
-    assert intervals(outcomes, 200, seed=1) != whole
+    assert intervals(outcomes) == whole
 
 
 def test_intervals_hold_the_figure_and_shrink_with_queries() -> None:

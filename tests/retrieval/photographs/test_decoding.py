@@ -687,7 +687,10 @@ def test_reading_a_file(tmp_path: Path) -> None:
     assert max(read_photograph(str(path), 64).shape) == 64
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "MAX_BYTES", 1000)
     large = tmp_path / "large.png"
     large.write_bytes(encoded(picture(1), "PNG"))
     size = large.stat().st_size
@@ -705,5 +708,5 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         (large, f"file of {size} bytes is over the cap of 1000"),
     ):
         with pytest.raises(DecodeError) as caught:
-            read_photograph(path, max_bytes=1000)
+            read_photograph(path)
         assert str(caught.value) == reason
