@@ -34,7 +34,7 @@ from pipelines.answering.classify import classify_csv
 from pipelines.building.index import machine
 from retrieval.descriptors.cnn import CnnExtractor, build
 from retrieval.descriptors.describer import Describer
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.storage.files import write_json
 from retrieval.system import System
 

@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.answering.classify import classify_csv
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.storage.files import write_json
 
 PHOTOGRAPHS = 200

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pipelines.progress import console, progress_bar
 from retrieval.errors import ConfigError, LandmarksError, TableError
-from retrieval.photographs.fetching import PLAIN, FetchConfig
+from retrieval.photographs.fetch_config import PLAIN, FetchConfig
 
 if TYPE_CHECKING:
     from pipelines.answering.classify import ClassifySummary, Form

@@ -11,7 +11,7 @@ from rich.text import Text
 from pipelines.answering.classify import ALLOW, CHUNK_ROWS, PRIVATE, Answers, Form, answers
 from pipelines.lists.inputs import Input
 from pipelines.lists.journal import Item, chunks
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.storage.shards import OK
 
 WIDTH: Final = 17

@@ -26,7 +26,8 @@ from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import FetchError, PhotographError, RunError
 from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
-from retrieval.photographs.fetching import FetchConfig, Fetcher
+from retrieval.photographs.fetch_config import FetchConfig
+from retrieval.photographs.fetching import Fetcher
 from retrieval.predictions import STATUS, is_number, prediction_columns
 from retrieval.storage.shards import OK
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from retrieval.classifiers.promise import promise_of
 from retrieval.devices import cores
 from retrieval.errors import PhotographError
-from retrieval.index.faiss_index import groups_within
+from retrieval.index.near_codes import groups_within
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.folders import counted, escaped, listed
 from retrieval.photographs.table import (

@@ -24,7 +24,8 @@ from pipelines.lists.journal import Item, Journal, ahead, chunks
 from retrieval.devices import cores
 from retrieval.errors import ConfigError, DownloadError, FetchError, PhotographError, RunError
 from retrieval.photographs.decoding import MAX_PIXELS, decode
-from retrieval.photographs.fetching import FetchConfig, Fetcher, fetch_all
+from retrieval.photographs.fetch_config import FetchConfig
+from retrieval.photographs.fetching import Fetcher, fetch_all
 from retrieval.photographs.table import fetched_name, nested_path
 from retrieval.storage.files import read_json, write_json, writing
 from retrieval.storage.shards import OK

@@ -19,7 +19,7 @@ from pipelines.loopback import serve
 from pipelines.measuring.evaluate import evaluate_runs, figures_table
 from pipelines.progress import progress_bar
 from retrieval.descriptors.trained import RECORD
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.table import load_data_set
 from retrieval.storage.files import atomic_write, read_json, write_json
 from retrieval.system import TRAINING, System, SystemConfig

@@ -24,7 +24,7 @@ from typing import BinaryIO, Final
 
 from pipelines.lists.rows import URL_START, Row, read_rows
 from retrieval.errors import ConfigError, TableError
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.file_kinds import HEAD, photograph_kind
 from retrieval.photographs.folders import PHOTOGRAPH_ENDINGS, photographs_below
 from retrieval.storage.files import writing

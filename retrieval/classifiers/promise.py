@@ -30,7 +30,7 @@ def promise_of(bank: int, origins: Sequence[str], photographs: NDArray[np.int64]
 
 def least_false_accepts(bank: int) -> float:
     """The least share of false accepts that so many held-out photographs of none can promise
-    (see :func:`retrieval.classifiers.rejection.bounded_threshold`, with none of them accepted)."""
+    (see :func:`retrieval.classifiers.thresholds.bounded_threshold`, with none of them accepted)."""
     return 1.0 / (bank + 1)
 
 

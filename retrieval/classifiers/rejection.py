@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +42,13 @@ from retrieval.classifiers.calibration import (
     Platt,
     fit_curve,
 )
-from retrieval.classifiers.promise import least_false_accepts
 from retrieval.classifiers.signals import FROM_SCORES, SIGNALS, SIGNS, Signals, signal_matrix
+from retrieval.classifiers.thresholds import (
+    OperatingPoint,
+    best_threshold,
+    bounded_threshold,
+    precise_threshold,
+)
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
 from retrieval.storage.files import read_json, reading, write_json
@@ -52,7 +57,6 @@ from retrieval.types import Flags, StrictModel
 FILE: Final = "rejection.json"
 ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}
 """The signals that are confidences by themselves, by the kinds of rejection."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -180,13 +184,6 @@ class _Saved(StrictModel):
         if self.slope is None or self.offset is None:
             raise ValueError("no curve")
         return Platt(self.slope, self.offset)
-
-
-class OperatingPoint(NamedTuple):
-    """A threshold, and why what was asked of it cannot be promised; empty where it can."""
-
-    threshold: float
-    unkept: str = ""
 
 
 @dataclass(frozen=True)
@@ -377,96 +374,6 @@ def fit_rejection(
                  signal_matrix(held_out.bank, signals[1], least))  # fmt: skip
         model, judged = _learnt(held_out, found, config, least, seed)
     return replace(Rejection.fit(judged, config, calibration), model=model), judged
-
-
-def best_threshold(confidence: NDArray[Any], gain: NDArray[np.float64]) -> float:
-    """The threshold at which the accepted examples' gains sum to the most.
-
-    Of equally good ones the highest is taken, half-way to the next confidence below, so that
-    neither of the two examples it lies between decides by its last bit. Without any example, or
-    where accepting all is best, -inf.
-
-    Args:
-        confidence: (n,) float32; -inf (no candidate) is never accepted.
-        gain: (n,) of accepting each, negative where that is an error.
-    """
-    scores, places = np.unique(confidence[np.isfinite(confidence)], return_inverse=True)
-    if not len(scores):
-        return -np.inf
-    gains = np.bincount(places, weights=gain[np.isfinite(confidence)], minlength=len(scores))
-    # total[i]: everything from the i-th lowest score up is accepted; the last accepts nothing.
-    total = np.append(np.cumsum(gains[::-1])[::-1], 0.0)
-    chosen = int(np.flatnonzero(total >= total.max() - 1e-12)[-1])
-    return _half_way(scores, chosen)
-
-
-def precise_threshold(
-    confidence: NDArray[Any], right: Flags, weights: NDArray[np.float64], target: float
-) -> OperatingPoint:
-    """The lowest threshold at which so large a share of the accepted weight is right.
-
-    One more example of the largest weight is counted as accepted and wrong, since the lowest of
-    many thresholds is one that luck favoured. Where none is that precise, the highest of the most
-    precise ones; where no answer was right, nothing is accepted.
-
-    Args:
-        confidence: (n,) float32; -inf (no candidate) is never accepted.
-        right: (n,) whether the answer is.
-        weights: (n,) of the examples.
-        target: the share.
-    """
-    there = np.isfinite(confidence)
-    scores, places = np.unique(confidence[there], return_inverse=True)
-    taken, good = (
-        np.cumsum(np.bincount(places, part[there], len(scores))[::-1])[::-1]
-        for part in (weights, np.where(right, weights, 0.0))
-    )
-    precision = good / (taken + weights.max(initial=0.0))
-    enough = np.flatnonzero(precision >= target)
-    if len(enough):
-        return OperatingPoint(_half_way(scores, int(enough[0])))
-    unkept = f"a precision of {target:g} cannot be promised by so few photographs"
-    if not good.any():
-        return OperatingPoint(
-            np.inf, f"{unkept}: no held-out answer was right; nothing is accepted"
-        )
-    most = precision.max()
-    best = int(np.flatnonzero(precision >= most - 1e-12)[-1])
-    return OperatingPoint(_half_way(scores, best), f"{unkept}: {most:.3f} is the most")
-
-
-def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float) -> OperatingPoint:
-    """The lowest threshold that accepts at most such a share of photographs like the bank's.
-
-    Of b held-out ones it accepts a, with (a + 1) / (b + 1) at most the share: that is what a
-    further one is accepted with (Vovk, Gammerman and Shafer, "Algorithmic learning in a random
-    world", 2005, chapter 2). A bank too small for any a has none accepted.
-
-    Args:
-        confidence: (n,) float32 of all examples; thresholds lie half-way between them.
-        bank: (b,) of those without a landmark, at least one.
-        most: the share.
-    """
-    allowed = int(most * (len(bank) + 1) + 1e-9) - 1
-    unkept = ""
-    if allowed < 0:
-        unkept = (
-            f"{len(bank):,} photographs without a landmark are too few to bound false accepts by"
-            f" {most:g}: {least_false_accepts(len(bank)):.2g} is the least"
-        )
-    scores = np.unique(confidence[np.isfinite(confidence)])
-    accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
-    threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
-    return OperatingPoint(threshold, unkept)
-
-
-def _half_way(scores: NDArray[Any], chosen: int) -> float:
-    """The threshold that accepts rising scores from the chosen one up."""
-    if chosen == 0:
-        return -np.inf
-    if chosen == len(scores):
-        return float(np.nextafter(scores[-1], np.float32(np.inf)))
-    return float((np.float64(scores[chosen - 1]) + np.float64(scores[chosen])) / 2)
 
 
 def _of_other_landmarks(held_out: HeldOut) -> HeldOut:

@@ -26,32 +26,24 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write
 from retrieval.storage.fingerprint import checksum
+from retrieval.types import StrictModel
 from retrieval.vectors.checked import checked_rows
-from retrieval.vectors.gpu import _gpu_resources, require_device
+from retrieval.vectors.gpu import ROWS_PER_BLOCK, require_device, to_device
 
 logger = logging.getLogger(__name__)
-
 Blocks = NDArray[np.float32] | Iterable[NDArray[np.float32]]
-
 SMALL = 100_000
 """Rows up to which "auto" takes a flat index, and up to which a flat index is bit-stable."""
-
 GPU_MOST_NEIGHBOURS = 2048
 """The most neighbours, and lists probed, that FAISS's GPU code can do."""
-
 GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Bytes of a product-quantised code for which FAISS has GPU kernels."""
-
-_ROWS_PER_BLOCK = 65_536
-_CODES = 2048  # searched at a time for codes like them
 _CACHED_BYTES = 1 << 22  # of the gallery, in an exact search
 _TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
 _LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
@@ -59,20 +51,17 @@ _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a
 _HALVES = "SQfp16"
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
-
 # One search at a time where FAISS keeps state outside the index: its GPU resources, and the
 # process-wide threshold that _without_matrix_products sets.
 _shared_state = threading.RLock()
 
 
-class IndexConfig(BaseModel):
+class IndexConfig(StrictModel):
     """Which index, and how it is searched.
 
     ``factory`` is a FAISS factory key or "auto" (see :func:`resolve_factory`); ``nprobe`` the
     lists that an IVF index visits for a query; ``batch`` the queries searched at a time.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     factory: str = "Flat"
     nprobe: int = Field(default=32, ge=1, le=2**20)
@@ -93,10 +82,8 @@ class IndexConfig(BaseModel):
         return factory
 
 
-class _Sidecar(BaseModel):
+class _Sidecar(StrictModel):
     """What index.json says of the file beside it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     format: int
     faiss: str
@@ -138,7 +125,7 @@ class FaissIndex:
         factory = config.factory
         if factory == "auto":
             factory = resolve_factory(factory, blocks.count())
-        index = _to_device(_empty_index(factory, dimension), device)
+        index = to_device(_empty_index(factory, dimension), device)
         if not index.is_trained:
             _train(index, factory, blocks, seed)
         _reserve(index, blocks.count())
@@ -235,7 +222,7 @@ class FaissIndex:
             ) from error
         if (index.ntotal, index.d) != (sidecar.count, sidecar.dimension):
             raise RunError(f"{folder / _SIDECAR_FILE}: belongs to another index.faiss")
-        return cls(_to_device(index, device), sidecar.config, sidecar.factory, device)
+        return cls(to_device(index, device), sidecar.config, sidecar.factory, device)
 
     def _on_cpu(self) -> Any:
         """The index as FAISS has it on the CPU: a copy, where it is on the GPU."""
@@ -244,8 +231,8 @@ class FaissIndex:
         if self.factory != _HALVES:
             return faiss.index_gpu_to_cpu(self.index)
         index = _empty_index(_HALVES, self.dimension)
-        for start in range(0, len(self), _ROWS_PER_BLOCK):
-            rows = min(_ROWS_PER_BLOCK, len(self) - start)
+        for start in range(0, len(self), ROWS_PER_BLOCK):
+            rows = min(ROWS_PER_BLOCK, len(self) - start)
             index.add(self.index.reconstruct_n(start, rows))
         return index
 
@@ -320,8 +307,8 @@ class _Rows:
         """Each block with the position of its first row."""
         first = 0
         for array in self._arrays:
-            for start in range(0, len(array), _ROWS_PER_BLOCK):
-                yield first + start, array[start : start + _ROWS_PER_BLOCK]
+            for start in range(0, len(array), ROWS_PER_BLOCK):
+                yield first + start, array[start : start + ROWS_PER_BLOCK]
             first += len(array)
 
     def count(self) -> int:
@@ -447,43 +434,6 @@ def _exact_search(
     return similarities[:count], rows[:count]
 
 
-def groups_within(codes: NDArray[np.uint8], differing: int) -> NDArray[np.int64]:
-    """Group codes that differ in few bits; memory does not grow with how many are alike.
-
-    By multi-index hashing (Norouzi, Punjani and Fleet, CVPR 2012): codes that differ in fewer
-    bits than there are blocks of 16 agree in one of the blocks, so every pair is found.
-
-    Args:
-        codes: (n, bytes) an even number of bytes each.
-        differing: the bits in which two of a group may differ, fewer than there are blocks.
-
-    Returns:
-        (n,) a number for each code, the same for those that a chain of such pairs joins.
-    """
-    blocks = codes.shape[1] // 2
-    if differing >= blocks:
-        raise ValueError(f"{differing} bits: fewer than {blocks} are found for sure")
-    # Equal codes join first: a thousand of them would find a million pairs.
-    distinct, place = np.unique(codes, axis=0, return_inverse=True)
-    # Neighbouring bits tend to agree, and a block of them would tell few codes apart.
-    order = np.random.default_rng(0).permutation(8 * codes.shape[1])
-    distinct = np.packbits(np.unpackbits(distinct, axis=1)[:, order], axis=1)
-    index = faiss.IndexBinaryMultiHash(8 * codes.shape[1], blocks, 16)
-    index.add(distinct)
-    group = np.arange(len(distinct))
-    for start in range(0, len(distinct), _CODES):
-        asked = distinct[start : start + _CODES]
-        limits, _, found = index.range_search(asked, differing + 1)  # FAISS takes less
-        of = np.repeat(np.arange(start, start + len(asked)), np.diff(limits.astype(np.int64)))
-        # What is joined so far (each code and the first of its group), and what this block joins.
-        first = np.unique(group, return_index=True)[1][group]
-        ends = np.concatenate([np.arange(len(distinct)), of]), np.concatenate([first, found])
-        edges = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(len(distinct),) * 2)
-        group = connected_components(edges, directed=False)[1]
-    joined: NDArray[np.int64] = group[place.reshape(-1)].astype(np.int64)
-    return joined
-
-
 @contextmanager
 def _without_matrix_products() -> Iterator[None]:
     """Keep FAISS from handing large batches to BLAS; the threshold is the whole process's."""
@@ -494,39 +444,6 @@ def _without_matrix_products() -> Iterator[None]:
             yield
         finally:
             faiss.cvar.distance_compute_blas_threshold = before
-
-
-def _to_device(index: Any, device: str) -> Any:
-    require_device(device)
-    if device == "cpu":
-        return index
-    if not (faiss.isGpuIndexImplemented(index) or _is_halves(index)):
-        raise ConfigError(
-            "FAISS has this kind of index on the CPU alone: use Flat, SQfp16, or IVF with Flat, "
-            "SQ8 or PQ, or --device cpu"
-        )
-    if isinstance(index, faiss.IndexScalarQuantizer):
-        return _halves_on_gpu(index)
-    options = faiss.GpuClonerOptions()
-    options.useFloat16LookupTables = True  # codes of 56 bytes and more need it
-    return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index, options)
-
-
-def _is_halves(index: Any) -> bool:
-    return (
-        isinstance(index, faiss.IndexScalarQuantizer)
-        and index.sq.qtype == faiss.ScalarQuantizer.QT_fp16
-    )
-
-
-def _halves_on_gpu(index: Any) -> Any:
-    """Rows of float16: on the GPU that is a way of storing a flat index, not a quantiser."""
-    config = faiss.GpuIndexFlatConfig()
-    config.useFloat16 = True
-    moved = faiss.GpuIndexFlat(_gpu_resources(), index.d, faiss.METRIC_INNER_PRODUCT, config)
-    for start in range(0, index.ntotal, _ROWS_PER_BLOCK):
-        moved.add(index.reconstruct_n(start, min(_ROWS_PER_BLOCK, index.ntotal - start)))
-    return moved
 
 
 def _read_sidecar(folder: Path) -> _Sidecar:

@@ -14,7 +14,6 @@ import importlib
 import io
 import os
 import stat
-import struct
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
@@ -34,10 +33,10 @@ from retrieval.photographs.file_kinds import HEAD, photograph_kind
 from retrieval.photographs.jpeg import Layout, decode_whole, read_layout
 from retrieval.photographs.memory import MemoryBudget
 from retrieval.photographs.png import SIGNATURE, PlainPng, plain_png
+from retrieval.photographs.refusals import not_a_photograph, refuse_slow, refuse_zeros
 
 PillowImage = Image.Image
 """What Pillow opens; other modules take it from here."""
-
 MAX_PIXELS: Final = 100_000_000
 PILLOW_CAP: Final = 178_956_970
 """Pixels that Pillow itself refuses to go beyond."""
@@ -48,8 +47,6 @@ ORIENTATION_TAG: Final = 0x0112
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 MEMORY: Final = MemoryBudget(1024 * 1024 * 1024)
 """What decoding may take, in all threads of the process together; so also for one photograph."""
-MAX_STRIPS: Final = 100_000
-MAX_PLAIN_BYTES: Final = 8 * 1024 * 1024
 BAND: Final = 256 * 1024
 """Pixels that are turned into RGB at a time, where that takes more than the pixels themselves."""
 REDUCING_GAP: Final = 2.0
@@ -59,23 +56,9 @@ _PILLOW_BYTES: Final = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 
 _DECODER_BYTES: Final = {"WEBP": 16, "AVIF": 10, "HEIF": 10, "JPEG2000": 18, "GIF": 4, "PPM": 4}
 _BAND_BYTES: Final = 64
 _GREY_16: Final = 65535.0
-# Their remarks on the photograph may hold shorter stretches.
-_ZEROS_OF_AVIF: Final = 2048
-_UNREAD: Final = frozenset(("JPEG XL", "Photoshop", "raw", "OpenEXR", "Radiance"))
-_READ_BY_SOME: Final = {"AVIF": "avif", "JPEG 2000": "jpg_2000", "WebP": "webp"}
-"""Pillow's features for what only some builds of it read."""
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _SAMPLES, _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT = 258, 262, 277, 278, 322, 323
-_OFFSETS: Final = (273, 324)
 _MIN_IS_WHITE: Final = 0
-_TIFF_STARTS: Final = {
-    b"II*\0": ("<", False),
-    b"MM\0*": (">", False),
-    b"II+\0": ("<", True),
-    b"MM\0+": (">", True),
-}
-_PLAIN_PNM: Final = (b"P1", b"P2", b"P3")
-
 # Pillow's remarks on odd metadata say nothing of pixels, and our own cap replaces its warning of
 # large ones. Settled once: warnings.catch_warnings is not safe in the threads that decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -101,15 +84,15 @@ def decode(
     """
     try:
         png = plain_png(data) if data.startswith(SIGNATURE) else None
-        _refuse_zeros(data)
-        _refuse_slow(data)
+        refuse_zeros(data)
+        refuse_slow(data)
         formats = _with_heif() if photograph_kind(data[:HEAD]) == "HEIC" else FORMATS
         with Image.open(io.BytesIO(png.data if png else data), formats=formats) as image:
             return _pixels(image, data, png, longest_side, max_pixels)
     except (DecodeError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise DecodeError(_not_a_photograph(data)) from None
+        raise DecodeError(not_a_photograph(data)) from None
     except Image.DecompressionBombError:
         raise DecodeError(f"pixels are over the cap of {min(max_pixels, PILLOW_CAP)}") from None
     except Exception as error:  # decoders raise anything from OSError to struct.error
@@ -433,51 +416,6 @@ def _without_colour(colour: tuple[int, ...], band: Image.Image) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def _refuse_zeros(data: bytes) -> None:
-    """Refuse stretches of zeros, as lost sectors leave, in formats whose decoders take them.
-
-    Lossy WebP is not told apart: a plain surface is coded by zeros there.
-
-    Raises:
-        DecodeError: there are some.
-    """
-    lossless_webp = data[8:16] == b"WEBPVP8L" and data.find(bytes(64), 20) >= 0
-    if lossless_webp or (data[4:8] == b"ftyp" and data.find(bytes(_ZEROS_OF_AVIF)) >= 0):
-        raise DecodeError("damaged or truncated photograph (zeros in place of pixels)")
-
-
-def _refuse_slow(data: bytes) -> None:
-    """Refuse files over which Pillow spends a time that their pixels do not account for.
-
-    Raises:
-        DecodeError: a TIFF of very many strips or tiles, or pixels written as a long text.
-    """
-    if data.startswith(_PLAIN_PNM) and len(data) > MAX_PLAIN_BYTES:
-        raise DecodeError(f"plain PNM of over {MAX_PLAIN_BYTES >> 20} MiB: save it as PNG")
-    if (strips := _strips(data)) > MAX_STRIPS:
-        raise DecodeError(f"TIFF of {strips} strips or tiles, over the cap of {MAX_STRIPS}")
-
-
-def _strips(data: bytes) -> int:
-    """How many strips and tiles a TIFF's directory lists; none for other files.
-
-    (The layout of directories: TIFF 6.0, section 2; BigTIFF has 64 bits in place of 32.)
-    """
-    if data[:4] not in _TIFF_STARTS:
-        return 0
-    order, big = _TIFF_STARTS[data[:4]]
-    offset, entries, entry = ("Q", "Q", "HHQQ") if big else ("I", "H", "HHII")
-    try:
-        (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
-        (count,) = struct.unpack_from(order + entries, data, at)
-        at += struct.calcsize(order + entries)
-        size = struct.calcsize(order + entry)
-        listed = struct.iter_unpack(order + entry, data[at : at + count * size])
-        return max((many for tag, _, many, _ in listed if tag in _OFFSETS), default=0)
-    except (struct.error, OverflowError):
-        return 0  # cut off, as Pillow will say
-
-
 def _with_heif() -> tuple[str, ...]:
     """The formats and HEIC, which Pillow reads by an extra, where that is installed."""
     try:
@@ -488,30 +426,6 @@ def _with_heif() -> tuple[str, ...]:
             'HEIC photograph: install the extra "heif" (pip install "landmark-retrieval[heif]"),'
             " or save it as JPEG"
         ) from None
-
-
-def _not_a_photograph(data: bytes) -> str:
-    if not data:
-        return "empty file"
-    start = data[:256].lstrip().lower()
-    if b"<svg" in start:
-        return "SVG drawing: save it as PNG"
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        return "not a photograph (a web page or text)"
-    if start.startswith(b"%pdf"):
-        return "PDF: save it as JPEG or PNG"
-    kind = photograph_kind(data[:HEAD])
-    if kind in _UNREAD:
-        return f"{kind} photograph: save it as JPEG or PNG"
-    if kind in _READ_BY_SOME:
-        if features.check(_READ_BY_SOME[kind]):
-            return f"damaged or truncated photograph ({kind} photograph)"
-        return (
-            f"{kind} photograph, which the installed Pillow does not read: save it as JPEG or PNG"
-        )
-    if data[4:8] == b"ftyp":
-        return "a video or another file of the MP4 family, not a photograph"
-    return "not a photograph of a known format"
 
 
 def _without_addresses(text: str) -> str:

@@ -25,7 +25,6 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -35,30 +34,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval.errors import TableError
-from retrieval.photographs.delimited import DelimitedTable, listing, open_table
+from retrieval.photographs.columns import CELLS, LIKE_PATH, check_header, did_you_mean
+from retrieval.photographs.delimited import open_table
 from retrieval.photographs.folders import FolderScan, scan_data_set, scan_folder
-from retrieval.photographs.labels import landmark_label, looks, shown
+from retrieval.photographs.labels import looks, shown
+from retrieval.photographs.landmark_names import label_in_row, read_names
 from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
-
 COLUMNS: Final = ("id", "source", "landmark", "row")
 NESTED_ROOTS: Final = (".", "photos", "images", "train", "index", "test")
 GALLERY: Final = "index.csv"
 TEST: Final = "test.csv"
 BANK: Final = "none.csv"
-CELLS: Final = ("id", "path", "url", "landmark_id")
-"""Columns that are read; others are passed over."""
-LIKE_ID: Final = frozenset("imageid photoid photographid pictureid imgid fileid name key".split())
-LIKE_PATH: Final = frozenset(
-    "file filename filepath imagepath photopath image photo photograph picture img".split()
-)
-LIKE_LANDMARK: Final = frozenset(
-    "landmark landmarks landmarkid landmarkids landmarkname label labels labelid labelname class"
-    " classes classid classname category categories categoryid target targets groundtruth place"
-    " placeid monument".split()
-)
-"""What columns of landmarks are called elsewhere, without what stands between the words."""
 PIECE: Final = 50_000
 """Rows of a CSV held as Python strings at a time."""
 
@@ -306,50 +294,6 @@ def nested_path(root: Path, photograph_id: str) -> Path:
     return root.joinpath(*photograph_id[:3], f"{photograph_id}.jpg")
 
 
-def read_names(folder: Path) -> dict[str, str]:
-    """Readable names of landmarks, from ``landmarks.csv`` or Google's ``*_label_to_category.csv``.
-
-    The latter hold a Wikimedia address for each landmark, whose last part is the name.
-
-    Raises:
-        TableError: naming file and row: a column is missing, a row has too many cells, or a
-            landmark stands twice.
-    """
-    candidates = [folder / "landmarks.csv", *sorted(folder.glob("*label_to_category.csv"))]
-    path = next((one for one in candidates if one.exists()), None)
-    return {} if path is None else _read_names(path)
-
-
-def _read_names(path: Path) -> dict[str, str]:
-    table = open_table(path, lambda name: name.lower() in ("landmark_id", "name", "category"))
-    lower = [name.lower() for name in table.header]
-    column = "name" if "name" in lower else "category"
-    if "landmark_id" not in lower or column not in lower:
-        raise TableError(
-            f"{path}: needs the columns landmark_id and name (or category), found"
-            f" {listing(table.header)}"
-        )
-    names: dict[str, str] = {}
-    rows: dict[str, int] = {}
-    for row, (text, name) in table.rows([lower.index("landmark_id"), lower.index(column)]):
-        landmark = _label(path, row, text)
-        if landmark is None:
-            raise TableError(f"{path}, row {row}: no landmark_id: say which landmark is called so")
-        first = rows.setdefault(looks(landmark), row)
-        if first != row:
-            raise TableError(f"{path}, row {row}: the landmark {shown(landmark)} has a name in row"
-                             f" {first} already")  # fmt: skip
-        names[landmark] = name.strip().rsplit("Category:", 1)[-1].replace("_", " ")
-    return names
-
-
-def _label(path: Path, row: int, text: str) -> str | None:
-    try:
-        return landmark_label(text)
-    except TableError as error:
-        raise TableError(f"{path}, row {row}: {error}") from None
-
-
 def _find_gallery(folder: Path, gallery: Path | None) -> Path:
     if gallery is None:
         return folder / GALLERY
@@ -405,7 +349,7 @@ def _read_rows(path: Path) -> pd.DataFrame:
 def _read_csv(path: Path) -> pd.DataFrame:
     """Those of :data:`CELLS` that there are as strings, with ``row`` and ``landmark``."""
     table = open_table(path, lambda name: name.lower() in CELLS)
-    _check_header(table)
+    check_header(table)
     lower = [name.lower() for name in table.header]
     names = [name for name in CELLS if name in lower]
     # Piece by piece into pyarrow's strings: Python's own would take ten times the memory.
@@ -432,7 +376,7 @@ def _landmarks(path: Path, frame: pd.DataFrame) -> pd.Series:
     seen: dict[str, tuple[str, int]] = {}
     composed = 0
     for text, row in zip(texts, first.tolist(), strict=True):
-        label = _label(path, row, text)
+        label = label_in_row(path, row, text)
         labels.append(label)
         if label is None:
             continue
@@ -473,34 +417,6 @@ def _without_unfetched(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~failed].reset_index(drop=True)
 
 
-def _check_header(table: DelimitedTable) -> None:
-    """Refuse a table without ids, or whose landmarks stand in a column of another name."""
-    lower = [name.lower() for name in table.header]
-    where = f"{table.path}, row {table.skipped + 1}"
-    if "id" not in lower:
-        raise TableError(
-            f"{where}: no column id among {listing(table.header)}"
-            f"{_did_you_mean(table.header, 'id', LIKE_ID)}"
-            " (expected id,path,landmark_id or id,url,landmark_id)"
-        )
-    meant = _did_you_mean(table.header, "landmark_id", LIKE_LANDMARK)
-    if "landmark_id" not in lower and meant:
-        raise TableError(
-            f"{where}: no column landmark_id among {listing(table.header)}{meant} (a column that"
-            " means something else needs another name)"
-        )
-
-
-def _did_you_mean(header: Sequence[str], wanted: str, like: frozenset[str]) -> str:
-    """A question after a column that seems to be the wanted one; empty where none does."""
-    plain = {"".join(filter(str.isalnum, name.lower())): name for name in header}
-    alike = next((name for key, name in plain.items() if key in like), None)
-    if alike is None and len(wanted) > 4:
-        close = get_close_matches(wanted, [name.lower() for name in header], n=1, cutoff=0.8)
-        alike = next((name for name in header if close == [name.lower()]), None)
-    return "" if alike is None else f"; did you mean {listing([alike])}? Name it {wanted}"
-
-
 def _sources(path: Path, frame: pd.DataFrame) -> pd.Series:
     """A source for each row: its ``path``, the nested photograph of its id, or its ``url``."""
     folder = path.parent
@@ -535,7 +451,7 @@ def _is_nested(root: Path, photograph_id: str) -> bool:
 
 
 def _path_column_meant(path: Path) -> str:
-    return _did_you_mean(open_table(path, CELLS.__contains__).header, "path", LIKE_PATH)
+    return did_you_mean(open_table(path, CELLS.__contains__).header, "path", LIKE_PATH)
 
 
 def _refuse_shared_ids(

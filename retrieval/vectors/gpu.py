@@ -1,4 +1,4 @@
-"""Whether FAISS can use a GPU, and the memory that it takes there."""
+"""Whether FAISS can use a GPU, the memory that it takes there, and indices moved to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import faiss
 
-from retrieval.errors import DeviceError
+from retrieval.errors import ConfigError, DeviceError
 
+ROWS_PER_BLOCK = 65_536  # handled at a time
 _GPU_TEMPORARY_BYTES = 512 << 20
 
 
@@ -42,3 +43,37 @@ def _gpu_resources() -> Any:
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(_GPU_TEMPORARY_BYTES)
     return resources
+
+
+def to_device(index: Any, device: str) -> Any:
+    """An index of the CPU on ``device``; ConfigError where FAISS has its kind on the CPU alone."""
+    require_device(device)
+    if device == "cpu":
+        return index
+    if not (faiss.isGpuIndexImplemented(index) or _is_halves(index)):
+        raise ConfigError(
+            "FAISS has this kind of index on the CPU alone: use Flat, SQfp16, or IVF with Flat, "
+            "SQ8 or PQ, or --device cpu"
+        )
+    if isinstance(index, faiss.IndexScalarQuantizer):
+        return _halves_on_gpu(index)
+    options = faiss.GpuClonerOptions()
+    options.useFloat16LookupTables = True  # codes of 56 bytes and more need it
+    return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index, options)
+
+
+def _is_halves(index: Any) -> bool:
+    return (
+        isinstance(index, faiss.IndexScalarQuantizer)
+        and index.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+    )
+
+
+def _halves_on_gpu(index: Any) -> Any:
+    """Rows of float16: on the GPU that is a way of storing a flat index, not a quantiser."""
+    config = faiss.GpuIndexFlatConfig()
+    config.useFloat16 = True
+    moved = faiss.GpuIndexFlat(_gpu_resources(), index.d, faiss.METRIC_INNER_PRODUCT, config)
+    for start in range(0, index.ntotal, ROWS_PER_BLOCK):
+        moved.add(index.reconstruct_n(start, min(ROWS_PER_BLOCK, index.ntotal - start)))
+    return moved

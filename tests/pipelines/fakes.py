@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.answering.classify import ClassifySummary, classify_csv
 from retrieval.descriptors.representation import Representation
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 
 COLOURS = ("blue", "green", "red")
 QUICK = FetchConfig(

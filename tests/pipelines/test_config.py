@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pipelines.config import CONFIGS, config_names, dump_config, load_config
 from pipelines.studies.compare import Budget
 from retrieval.errors import ConfigError
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.system import SystemConfig
 from retrieval.training.attention import AttentionConfig
 

@@ -27,7 +27,7 @@ from pipelines.lists.formats import FORMATS, read_records
 from pipelines.lists.inputs import listed, opened
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.decoding import decode
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.predictions import prediction_columns
 from tests.pipelines.fakes import QUICK, FakeSystem, classify, photographs
 from tests.servers import BadServer, bad_server

@@ -26,7 +26,7 @@ from pipelines.data.downloads import (
     parse_shards,
 )
 from retrieval.errors import ConfigError, DownloadError, RunError, TableError
-from retrieval.photographs.fetching import FetchConfig
+from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.table import read_table
 from tests.crashes import killed_at
 from tests.pipelines.fakes import QUICK, photographs

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from retrieval.classifiers.promise import promise_of
-from retrieval.classifiers.rejection import RejectionConfig, bounded_threshold
+from retrieval.classifiers.rejection import RejectionConfig
+from retrieval.classifiers.thresholds import bounded_threshold
 
 TWO = np.array([2, 5])
 

@@ -19,10 +19,10 @@ from retrieval.classifiers.rejection import (
     Expectation,
     Rejection,
     RejectionConfig,
-    best_threshold,
     fit_rejection,
 )
 from retrieval.classifiers.signals import Signals
+from retrieval.classifiers.thresholds import best_threshold
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.errors import ConfigError, RunError
 from retrieval.evaluation.selection import held_out_gap

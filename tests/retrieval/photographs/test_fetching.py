@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import ipaddress
 import socket
@@ -21,8 +22,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from retrieval.errors import FetchError
-from retrieval.photographs import fetching
-from retrieval.photographs.fetching import FetchConfig, Fetched, Fetcher, fetch_all, is_public
+from retrieval.photographs import http_answer, http_client
+from retrieval.photographs.addresses import is_public
+from retrieval.photographs.fetch_config import FetchConfig
+from retrieval.photographs.fetching import Fetched, Fetcher, fetch_all
 from tests.servers import BadServer, bad_server
 
 PHOTO = bytes(range(256)) * 40
@@ -326,7 +329,7 @@ def test_pauses_double_and_are_the_same_each_run(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(fetching.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     for _ in range(2):
         reason(f"{server.url}/status/503", retries=4, backoff_seconds=1.0, backoff_cap_seconds=5.0)
     assert pauses[:4] == pauses[4:]
@@ -342,15 +345,15 @@ def test_retry_after_is_honoured_up_to_the_cap(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(fetching.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     url = f"{server.url}/busy/{asked}/a.jpg"
     assert fetch(url, backoff_seconds=0.0, backoff_cap_seconds=5.0).data == PHOTO
     assert pauses == [paused]
 
 
 def test_retry_after_may_be_a_date() -> None:
-    assert fetching._retry_after("Fri, 01 Jan 2100 00:00:00 GMT") > 1e9
-    assert fetching._retry_after("Fri, 01 Jan 2100 00:00:00") == 0.0
+    assert http_answer._retry_after("Fri, 01 Jan 2100 00:00:00 GMT") > 1e9
+    assert http_answer._retry_after("Fri, 01 Jan 2100 00:00:00") == 0.0
 
 
 def test_sizes_are_capped(server: BadServer) -> None:
@@ -432,8 +435,8 @@ def test_names_that_lead_to_private_addresses_are_refused(server: BadServer) -> 
 @pytest.fixture
 def loopback_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """127.0.0.1 passes for a public address, so that a public server can be played here."""
-    truly = fetching.is_public
-    monkeypatch.setattr(fetching, "is_public", lambda ip: ip == "127.0.0.1" or truly(ip))
+    truly = is_public
+    monkeypatch.setattr(http_client, "is_public", lambda ip: ip == "127.0.0.1" or truly(ip))
 
 
 @pytest.mark.usefixtures("loopback_is_public")

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 
 from retrieval.errors import TableError
+from retrieval.photographs.landmark_names import read_names
 from retrieval.photographs.table import (
     DataSet,
     load_data_set,
     make_table,
     nested_path,
-    read_names,
     read_table,
     unknown_landmarks,
 )

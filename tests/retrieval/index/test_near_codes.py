@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from retrieval.index import faiss_index
-from retrieval.index.faiss_index import groups_within
+from retrieval.index.near_codes import groups_within
 
 
 def every_pair(codes: NDArray[np.uint8], differing: int) -> list[list[int]]:
