@@ -283,7 +283,8 @@ def evaluate(
     weights: Weights = None,
 ) -> None:
     """Measure runs on labelled photographs: figures, predictions, submission and report."""
-    from pipelines.measuring.evaluate import evaluate_run, evaluate_runs, figures_table
+    from pipelines.measuring.evaluate import evaluate_run, evaluate_runs
+    from pipelines.measuring.written import figures_table
     from retrieval.system import System
 
     folders = runs or [DEMO_RUN]
@@ -679,7 +680,8 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Measure every extractor with every aggregation: one table. A killed run goes on."""
-    from pipelines.studies.compare import Budget, run_comparison
+    from pipelines.studies.compare import run_comparison
+    from pipelines.studies.methods import Budget
     from retrieval.devices import choose_device
     from retrieval.photographs.table import load_data_set
     from retrieval.vectors.whitening import WhiteningConfig
@@ -738,12 +740,12 @@ def protocol_revisited(
     weights: Weights = None,
 ) -> None:
     """Revisited Oxford or Paris: easy, medium and hard. A killed command goes on."""
-    from pipelines.studies.protocol import figures_table, measure_revisited
+    from pipelines.studies.protocol import measure_revisited, protocol_table
     from retrieval.system import System
 
     target = out or run / "protocols" / truth.stem
     system = System.load(run, device, weights)
-    console.print(figures_table(measure_revisited(system, truth, photos, target)))
+    console.print(protocol_table(measure_revisited(system, truth, photos, target)))
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
@@ -758,12 +760,12 @@ def protocol_holidays(
     weights: Weights = None,
 ) -> None:
     """INRIA Holidays, or a part of it. A killed command goes on."""
-    from pipelines.studies.protocol import figures_table, measure_holidays
+    from pipelines.studies.protocol import measure_holidays, protocol_table
     from retrieval.system import System
 
     target = out or run / "protocols" / "holidays"
     system = System.load(run, device, weights)
-    console.print(figures_table(measure_holidays(system, photos, target)))
+    console.print(protocol_table(measure_holidays(system, photos, target)))
     console.print(f"figures: {target / 'figures.json'}", highlight=False)
 
 
@@ -1006,9 +1008,9 @@ def _lost(landmarks: list[str]) -> list[tuple[str, str]]:
     """A line on the landmarks all of whose photographs failed: nothing is answered by those."""
     if not landmarks:
         return []
-    from retrieval.photographs.folders import listed
+    from retrieval.photographs.folders import first_few
 
-    return [("landmarks lost", f"all photographs failed: {listed(landmarks, 20)}")]
+    return [("landmarks lost", f"all photographs failed: {first_few(landmarks, 20)}")]
 
 
 def _agreed(held: str) -> bool:

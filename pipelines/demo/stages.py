@@ -16,7 +16,8 @@ from pipelines.building.replacing import begin_build
 from pipelines.building.train import train_run
 from pipelines.demo.rendering import render_data_set
 from pipelines.loopback import serve
-from pipelines.measuring.evaluate import evaluate_runs, figures_table
+from pipelines.measuring.evaluate import evaluate_runs
+from pipelines.measuring.written import figures_table
 from pipelines.progress import progress_bar
 from retrieval.descriptors.trained import RECORD
 from retrieval.photographs.fetch_config import FetchConfig

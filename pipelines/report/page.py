@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,16 +20,15 @@ import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
-from numpy.typing import NDArray
 
 from pipelines.report import curves, examples, plots
 from pipelines.report.measured import NOT_IN_GALLERY, ClassifierResult, Measured
 from retrieval.errors import PhotographError
-
-Reader = Callable[[str, int], NDArray[np.uint8]]
+from retrieval.photographs.decoding import read_photograph
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 NEIGHBOURS: Final = 5
+SHOWN: Final = 6  # examples of each kind, at most
 CONFUSIONS: Final = 12
 WORST: Final = 12
 LISTED: Final = 50  # failed photographs
@@ -152,45 +152,28 @@ class Thumbnail:
     height: int
 
 
-class Thumbnails:
-    """Thumbnails of local photographs, each read once; ``None`` for those that cannot be read."""
-
-    def __init__(self, read: Reader):
-        self._read = read
-        self._known: dict[tuple[str, int], Thumbnail | None] = {}
-
-    def __call__(self, source: str, side: int) -> Thumbnail | None:
-        key = (source, side)
-        if key not in self._known:
-            self._known[key] = self._made(source, side)
-        return self._known[key]
-
-    def _made(self, source: str, side: int) -> Thumbnail | None:
-        if "://" in source:
-            return None  # a report never fetches
-        try:
-            photograph = self._read(source, side)
-        except PhotographError:
-            return None
-        height, width = photograph.shape[:2]
-        quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
-        encoded = cv2.imencode(".jpg", photograph[:, :, ::-1], quality)[1]
-        text = base64.b64encode(encoded.tobytes()).decode("ascii")
-        return Thumbnail(f"data:image/jpeg;base64,{text}", width, height)
+Thumbnailer = Callable[[str, int], Thumbnail | None]
 
 
-def render(measured: Measured, read: Reader, *, shown: int = 6) -> bytes:
-    """The whole page.
+def _thumbnail(source: str, side: int) -> Thumbnail | None:
+    """Of a local photograph; ``None`` for one that cannot be read."""
+    if "://" in source:
+        return None  # a report never fetches
+    try:
+        photograph = read_photograph(source, side)
+    except PhotographError:
+        return None
+    height, width = photograph.shape[:2]
+    quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    encoded = cv2.imencode(".jpg", photograph[:, :, ::-1], quality)[1]
+    text = base64.b64encode(encoded.tobytes()).decode("ascii")
+    return Thumbnail(f"data:image/jpeg;base64,{text}", width, height)
 
-    Args:
-        measured: what the evaluation found.
-        read: (path, longest side) to an RGB array, as
-            :func:`retrieval.photographs.decoding.read_photograph`; a photograph that it refuses,
-            and one that is a URL, is shown as a placeholder.
-        shown: how many examples of each kind at most.
 
-    Returns:
-        UTF-8 HTML; the same for the same arguments.
+def render(measured: Measured) -> bytes:
+    """The whole page as UTF-8 HTML, the same for the same evaluation.
+
+    A photograph that cannot be read, and one that is a URL, is shown as a placeholder.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -224,7 +207,7 @@ def render(measured: Measured, read: Reader, *, shown: int = 6) -> bytes:
         confused=curves.confused_landmarks(measured, CONFUSIONS),
         mistaken=curves.false_accepts(measured, CONFUSIONS),
         worst=curves.worst_landmarks(measured, WORST),
-        groups=_galleries(measured, Thumbnails(read), shown),
+        groups=_galleries(measured, cache(_thumbnail)),
         failed=_failed(measured),
         listed=LISTED,
     )
@@ -314,15 +297,15 @@ def _plots(measured: Measured) -> list[dict[str, Any]]:
 
 
 def _galleries(
-    measured: Measured, thumbnails: Thumbnails, shown: int
+    measured: Measured, thumbnails: Thumbnailer
 ) -> list[tuple[examples.Group, list[dict[str, Any]]]]:
     return [
         (group, [_example(measured, row, thumbnails) for row in group.rows])
-        for group in examples.groups(measured, shown)
+        for group in examples.groups(measured, SHOWN)
     ]
 
 
-def _example(measured: Measured, row: int, thumbnails: Thumbnails) -> dict[str, Any]:
+def _example(measured: Measured, row: int, thumbnails: Thumbnailer) -> dict[str, Any]:
     truth = measured.truth[row]
     return {
         "id": measured.ids[row],

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.measuring.evaluate import as_json, measure
+from pipelines.measuring.evaluate import measure
+from pipelines.measuring.written import as_json
 from pipelines.report import curves, examples
 from pipelines.report.measured import Measured, side_by_side
 from pipelines.report.page import render
@@ -45,7 +46,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
 
 @pytest.fixture(scope="module")
 def html(measured: Measured) -> str:
-    return render(measured, read_photograph).decode()
+    return render(measured).decode()
 
 
 class Page(HTMLParser):
@@ -119,7 +120,7 @@ def test_figures_names_and_reasons_are_shown(measured: Measured, html: str) -> N
 
 def test_figures_stand_by_source_where_there_are_sources(measured: Measured, html: str) -> None:
     assert "By source" not in Page(html).text
-    few = Page(render(replace(measured, origins=list("xxyxyx")), read_photograph).decode())
+    few = Page(render(replace(measured, origins=list("xxyxyx"))).decode())
     text = " ".join(few.text.partition("By source")[2].partition("Each source")[0].split())
     # GAP, top-1 and false accepts of kNN and SVM; the larger first. All of x shows a landmark and
     # none of y, of which the kNN names one of two.
@@ -128,12 +129,12 @@ def test_figures_stand_by_source_where_there_are_sources(measured: Measured, htm
     )
     assert "False accepts knn False accepts svm" in text
     alone = replace(measured, origins=["x"] * 6, results=measured.results[1:])
-    text = " ".join(Page(render(alone, read_photograph).decode()).text.split())
+    text = " ".join(Page(render(alone).decode()).text.split())
     assert "By source Source GAP Top-1 False accepts Photographs x" in text
 
 
 def test_the_same_evaluation_gives_the_same_bytes(measured: Measured, html: str) -> None:
-    assert render(measured, read_photograph).decode() == html
+    assert render(measured).decode() == html
 
 
 def test_what_strangers_wrote_is_never_markup(measured: Measured) -> None:
@@ -151,7 +152,7 @@ def test_what_strangers_wrote_is_never_markup(measured: Measured) -> None:
         notes=[HOSTILE],
         origins=[HOSTILE] * len(measured.ids),
     )
-    page = Page(render(hostile, read_photograph).decode())
+    page = Page(render(hostile).decode())
     assert "script" not in {tag for tag, _ in page.tags}
     assert not page.values("onerror")
     assert all(value.startswith("data:") for value in page.values("src"))
@@ -160,10 +161,12 @@ def test_what_strangers_wrote_is_never_markup(measured: Measured) -> None:
 
 def test_lone_surrogates_do_not_stop_the_report(measured: Measured) -> None:
     odd = replace(measured, ids=[one + "\udcff" for one in measured.ids])
-    render(odd, read_photograph).decode()
+    render(odd).decode()
 
 
-def test_urls_and_unreadable_photographs_become_placeholders(measured: Measured) -> None:
+def test_urls_and_unreadable_photographs_become_placeholders(
+    measured: Measured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def read(source: str, side: int) -> NDArray[np.uint8]:
@@ -171,7 +174,8 @@ def test_urls_and_unreadable_photographs_become_placeholders(measured: Measured)
         return read_photograph(source, side)
 
     sources = ["https://example.org/a.jpg", measured.sources[0] + ".gone", *measured.sources[2:]]
-    html = render(replace(measured, sources=sources), read).decode()
+    monkeypatch.setattr("pipelines.report.page.read_photograph", read)
+    html = render(replace(measured, sources=sources)).decode()
     assert sources[0] not in asked
     assert sources[1] in asked
     labels = Page(html).values("aria-label")
@@ -306,7 +310,7 @@ def test_a_browser_lays_it_out_without_overflow(
     long = replace(measured, names=names, origins=origins)
     if systems > 1:
         long = side_by_side({f"resnet50-landmarks-{one}": long for one in range(systems)})
-    html = render(long, read_photograph).decode()
+    html = render(long).decode()
     # Headless Chromium's window is never narrower than 500, so a frame has the phone's width. The
     # frame's page may run scripts, unlike the report: its policy is taken out of the copy.
     inner = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</head>", WIDEST + "</head>")
@@ -369,17 +373,17 @@ def test_systems_side_by_side_keep_their_answers(measured: Measured) -> None:
     ]
     assert "7 bytes" in str(both.conditions["second"])
     assert "7 bytes" not in str(both.conditions["first"])
-    html = render(both, read_photograph).decode()
+    html = render(both).decode()
     assert "Only second: knn right" in html
     # Their costs and their difference are shown: the kNN's GAP is 0.417, the SVM's 0.750.
     page = Page(html)
     assert "Cost and accuracy" in page.text
     assert "−0.333" in page.text
     assert "7 B" in page.text
-    assert "7 B" not in Page(render(measured, read_photograph).decode()).text
+    assert "7 B" not in Page(render(measured).decode()).text
     assert as_json(both)["second: knn"]["bytes_per_image"] == 7.0
     assert list(as_json(both)["paired"]) == ["second: knn"]
-    assert "Cost and accuracy" not in render(measured, read_photograph).decode()
+    assert "Cost and accuracy" not in render(measured).decode()
 
 
 def test_systems_measured_on_different_photographs_are_not_compared(measured: Measured) -> None:
@@ -397,15 +401,11 @@ def test_promises_not_kept_and_probabilities_not_given_are_told(measured: Measur
         replace(svm, probability=nothing, caveats=["promise not kept: 0.5 is the most", few]),
     ]
     told = replace(measured, results=results)
-    page = Page(render(told, read_photograph).decode())
+    page = Page(render(told).decode())
     assert f"{svm.name}: promise not kept: 0.5 is the most" in page.text
     assert page.text.count(few) == 1, "said once for both"
     assert f"{knn.name}, {svm.name}: {few}" in page.text
     shown = page.values("class").count("probability")
-    assert (
-        0
-        < shown
-        < Page(render(measured, read_photograph).decode()).values("class").count("probability")
-    )
+    assert 0 < shown < Page(render(measured).decode()).values("class").count("probability")
     assert as_json(told)["caveats"] == {one.name: one.caveats for one in results}
     assert "caveats" not in as_json(measured)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.measuring.evaluate import measure, write_evaluation
+from pipelines.measuring.evaluate import measure
+from pipelines.measuring.written import write_evaluation
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.table import read_origins
@@ -24,7 +25,7 @@ FILES = ("metrics.json", "per_landmark.csv", "predictions.csv", "report.html", "
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing the report takes a second, and most tests here look at the figures."""
-    monkeypatch.setattr("pipelines.measuring.evaluate.render", lambda *_, **__: b"")
+    monkeypatch.setattr("pipelines.measuring.written.render", lambda _: b"")
 
 
 def run(folder: Path, out: str = "out", **changes: Any) -> dict[str, Any]:
@@ -32,9 +33,8 @@ def run(folder: Path, out: str = "out", **changes: Any) -> dict[str, Any]:
     table = example.test_table(folder) if table is None else table
     store = changes.pop("store", None) or example.described(table)
     system = changes.pop("system", None) or example.system(folder)
-    drawn = {name: changes.pop(name) for name in ("read", "shown") if name in changes}
     options = {"config": "made-up", "bytes_per_image": None, "conditions": {}} | changes
-    return write_evaluation(measure(system, table, store, **options), folder / out, **drawn)
+    return write_evaluation(measure(system, table, store, **options), folder / out)
 
 
 @pytest.mark.usefixtures("no_report")
@@ -131,7 +131,7 @@ def test_the_ranking_is_rated_to_its_depth(tmp_path: Path, monkeypatch: pytest.M
     found = run(tmp_path, system=system)["svm"]
     assert found["recall1"] == 3 / 4  # f failed
     assert found["map"] == found["map100"] == pytest.approx((2 + (1 + 2 / 4) / 2) / 4)
-    monkeypatch.setattr("pipelines.measuring.evaluate.DEEP", 1)
+    monkeypatch.setattr("pipelines.measuring.answers.DEEP", 1)
     assert run(tmp_path, system=system)["svm"]["map"] == pytest.approx(3 / 2 / 4)
 
 
@@ -229,7 +229,7 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_report")
 def test_batches_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(tmp_path, "whole")
-    monkeypatch.setattr("pipelines.measuring.evaluate.BATCH", 2)
+    monkeypatch.setattr("pipelines.measuring.answers.BATCH", 2)
     assert run(tmp_path, "parts") == whole
     for name in FILES:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
