@@ -21,7 +21,7 @@ import pandas as pd
 from retrieval.classifiers.rejection import Rejection
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.delimited import DelimitedTable, is_parquet, lines, open_table
-from retrieval.photographs.folders import counted, escaped, listed
+from retrieval.photographs.folders import counted, escaped, first_few
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ def _entries(given: str, finder: _Finder, stdin: TextIO) -> Iterator[str]:
         yield from _cells(header, place)
     elif is_parquet(path) or len(header.header) > 1:
         raise TableError(
-            f"{path}: no column id or path among {listed(header.header)}: name one of them so"
+            f"{path}: no column id or path among {first_few(header.header)}: name one of them so"
         )
     else:
         yield from (bare for line in lines(path) if (bare := line.strip()))

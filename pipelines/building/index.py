@@ -102,7 +102,7 @@ from retrieval.system import (
     local_branch_of,
     read_run,
 )
-from retrieval.vectors.whitening import Views
+from retrieval.vectors.whitening import AugmentedRows
 
 log = logging.getLogger(__name__)
 
@@ -388,7 +388,7 @@ def _describe_views(
     made_from: Mapping[str, Any],
     run: Path,
     extractor: Extractor,
-) -> Views:
+) -> AugmentedRows:
     """Describe views of photographs by the extractor, fitted, going on where a killed run was."""
     opened = [
         one
@@ -409,7 +409,7 @@ def _describe_views(
     statuses, _ = store.verdicts()
     rows = [Representation.from_arrays(shard.arrays).vectors for shard in store.shards()]
     of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]
-    return Views(np.concatenate(rows), of)
+    return AugmentedRows(np.concatenate(rows), of)
 
 
 def _load_describer(config: SystemConfig, device: str, run: Path) -> Describer:

@@ -26,7 +26,7 @@ from retrieval.devices import cores
 from retrieval.errors import PhotographError
 from retrieval.index.near_codes import groups_within
 from retrieval.photographs.decoding import read_photograph
-from retrieval.photographs.folders import counted, escaped, listed
+from retrieval.photographs.folders import counted, escaped, first_few
 from retrieval.photographs.table import (
     bank_origins,
     is_url,
@@ -159,7 +159,7 @@ def _look_alikes(parts: dict[str, pd.DataFrame]) -> Iterator[str]:
         if len(labels) > 1:
             yield (
                 f"{len(labels)} landmarks whose labels differ only in case, blanks, _ or -:"
-                f" {listed(sorted(labels))}"
+                f" {first_few(sorted(labels))}"
             )
 
 
@@ -245,7 +245,7 @@ def _repeated(
         told.sort(key=lambda one: not one[0])  # those that contradict each other first
         lines += _cut(
             (
-                f"{what}{conflict}: " + listed([shown_as[place] for place in group])
+                f"{what}{conflict}: " + first_few([shown_as[place] for place in group])
                 for conflict, group in told
             ),
             most,
@@ -267,7 +267,7 @@ def _conflict(meant: Sequence[tuple[str, str | None]]) -> str:
     parts = list(dict.fromkeys(part for part, _ in meant))
     said = ""
     if len(landmarks) > 1:
-        said += f", under {len(landmarks)} landmarks ({listed(landmarks)})"
+        said += f", under {len(landmarks)} landmarks ({first_few(landmarks)})"
     if landmarks and any(landmark is None for _, landmark in meant):
         said += ", of a landmark and of none"
     if len(parts) > 1:

@@ -155,7 +155,7 @@ def per_landmark(measured: Measured) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Origin:
+class OriginFigures:
     """Test photographs that come from one place.
 
     Attributes:
@@ -171,7 +171,7 @@ class Origin:
     figures: Mapping[str, Mapping[str, float]]
 
 
-def per_origin(measured: Measured) -> list[Origin]:
+def per_origin(measured: Measured) -> list[OriginFigures]:
     """Figures of each origin of test photographs by itself, by origin; none without origins."""
     origins = pd.Series(measured.origins, dtype=object)
     found = []
@@ -189,7 +189,7 @@ def per_origin(measured: Measured) -> list[Origin]:
         if not shown:
             for each in figures.values():
                 each["gap"] = math.nan
-        found.append(Origin(str(origin), len(rows), shown, figures))
+        found.append(OriginFigures(str(origin), len(rows), shown, figures))
     return found
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, get_args
 
-from pipelines.measuring.evaluate import difference_json, figures_json, measure_run
+from pipelines.measuring.evaluate import measure_run
+from pipelines.measuring.written import difference_json, figures_json
 from pipelines.progress import progress_bar
 from pipelines.report.measured import ClassifierResult, Measured
 from pipelines.report.page import fraction, percent, signed
@@ -59,7 +60,7 @@ Choices = Mapping[str, Sequence[Choice]]
 
 
 @dataclass(frozen=True)
-class Row:
+class ChoiceFigures:
     """What a choice came to.
 
     Attributes:
@@ -145,7 +146,7 @@ def _literals(config: type[StrictModel], field: str) -> tuple[Any, ...]:
     return get_args(config.model_fields[field].annotation)
 
 
-def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
+def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[ChoiceFigures]]:
     """Measure every choice, and write the table as Markdown and, beside it, as JSON.
 
     Args:
@@ -171,7 +172,7 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
         "calibration": system.config.calibration.kind,
         **measured.conditions,
     }
-    atomic_write(out, markdown(rows, conditions).encode())
+    atomic_write(out, ablation_page(rows, conditions).encode())
     told = {part: [_row_json(row) for row in those] for part, those in rows.items()}
     write_json(out.with_suffix(".json"), {"parts": told, "conditions": conditions})
     return rows
@@ -217,29 +218,31 @@ def _fit(
 
 def _rows(
     part: str, those: Sequence[Choice], measured: Measured, skipped: Mapping[str, str]
-) -> list[Row]:
+) -> list[ChoiceFigures]:
     results = {result.name: result for result in measured.results}
     first = results[f"{part}: {those[0].what}"]
     rows = []
     for one in those:
         name = f"{part}: {one.what}"
         if name in skipped:
-            rows.append(Row(one, skipped=skipped[name]))
+            rows.append(ChoiceFigures(one, skipped=skipped[name]))
             continue
         result, against = (measured.outcomes(each) for each in (results[name], first))
         same = results[name] is first
         difference = None if same else paired_differences(result, against)["gap"]
-        rows.append(Row(one, results[name], difference))
+        rows.append(ChoiceFigures(one, results[name], difference))
     return rows
 
 
-def markdown(rows: Mapping[str, Sequence[Row]], conditions: Mapping[str, Any]) -> str:
+def ablation_page(
+    rows: Mapping[str, Sequence[ChoiceFigures]], conditions: Mapping[str, Any]
+) -> str:
     """A table for each part, and what the figures have to be quoted with."""
     told = "\n".join(_part(part, those) for part, those in rows.items())
     return f"# What each choice adds\n\n{_conditions(conditions)}\n\n{told}"
 
 
-def _part(part: str, rows: Sequence[Row]) -> str:
+def _part(part: str, rows: Sequence[ChoiceFigures]) -> str:
     first, *others = map(_cells, rows)
     named = (f"{first[0]} (reference)", *first[1:])
     lines = [(part, *HEADER), ("---",) * (len(HEADER) + 1), named, *others]
@@ -247,7 +250,7 @@ def _part(part: str, rows: Sequence[Row]) -> str:
     return f"## {part.capitalize()}\n\n{table}\n"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ChoiceFigures) -> tuple[str, ...]:
     if row.result is None:
         return (f"{row.choice.what}: skipped: {row.skipped}", *["–"] * len(HEADER))
     figures, found = row.result.metrics, row.difference
@@ -265,7 +268,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _row_json(row: Row) -> dict[str, Any]:
+def _row_json(row: ChoiceFigures) -> dict[str, Any]:
     choice = row.choice
     told: dict[str, Any] = {
         "what": choice.what,

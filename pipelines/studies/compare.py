@@ -10,70 +10,51 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from pipelines.building.index import CODE, machine
-from pipelines.config import load_config
 from pipelines.progress import Report, progress_bar
 from pipelines.report.measured import codes_of
+from pipelines.studies.methods import (
+    Budget,
+    Config,
+    Method,
+    WordsAlone,
+    catalogue,
+    methods_of,
+)
 from pipelines.studies.protocol import Pool, flat_searcher, holidays_rankings
-from retrieval.aggregation.asmk import Asmk, AsmkConfig
-from retrieval.aggregation.bow import Bow, BowConfig
-from retrieval.aggregation.fisher import FisherConfig
-from retrieval.aggregation.registry import build_aggregator
-from retrieval.aggregation.vlad import VladConfig
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
-from retrieval.descriptors.aggregated import AggregatedExtractor
 from retrieval.descriptors.describer import (
     Describer,
     KnownFeatures,
     complaints,
     extract_table,
-    frontend_of,
     table_digest,
     with_status,
 )
 from retrieval.descriptors.extraction import WINDOW, worker_pool
-from retrieval.descriptors.hog import HogConfig
-from retrieval.descriptors.hough import HoughConfig
-from retrieval.descriptors.local_branch import LocalBranch
-from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, TableError, WeightsError
 from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
 from retrieval.evaluation.protocols import holidays_groups, holidays_map
 from retrieval.frontend import Frontend
-from retrieval.index.searcher import PLAIN, SearchConfig, Searcher
-from retrieval.index.verification import VerificationConfig
-from retrieval.local.compression import CompressedFeatures, CompressionConfig, FeatureCompressor
-from retrieval.local.delf import DelfConfig
-from retrieval.local.dense import DenseConfig
-from retrieval.local.harris import HarrisConfig
-from retrieval.local.learned import AlikedConfig
-from retrieval.local.reduction import ReduceConfig, Reducer
-from retrieval.local.registry import DetectorConfig, build_detector, located
-from retrieval.local.sift import SiftConfig
-from retrieval.local.surf import SurfConfig
+from retrieval.index.searcher import SearchConfig, Searcher
+from retrieval.local.compression import CompressedFeatures
 from retrieval.photographs.table import DataSet, labels_of, make_table
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.fingerprint import fingerprint
 from retrieval.storage.shards import OK, ShardStore
-from retrieval.system import SystemConfig, local_branch_of
-from retrieval.types import Features, Integers, Labels, StrictModel
-from retrieval.vectors.whitening import WhiteningConfig
+from retrieval.types import Features, Integers
 
 log = logging.getLogger(__name__)
-
-SEED: Final = 0
 TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
 VOTE: Final = VoteConfig()
 TOGETHER: Final = 16
@@ -82,75 +63,9 @@ HEADER: Final = (
     "features", "aggregation", "mAP", "top-1", "GAP", "bytes a photograph", "photographs/s",
 )  # fmt: skip
 
-Config = DetectorConfig | HogConfig | HoughConfig | SystemConfig
-
-
-class Budget(StrictModel):
-    """What all systems get alike.
-
-    Attributes:
-        size: longest side of the photograph in pixels, for detectors.
-        keypoints: of a photograph, at most.
-        words: of VLAD and Fisher vectors.
-        visual_words: of bags of words and ASMK*.
-        whitening: of all descriptors but those of shipped configs, which say so themselves.
-        verified: neighbours that are verified, in the rows that do.
-    """
-
-    size: int = Field(512, ge=16, le=4096)
-    keypoints: int = Field(1000, ge=1, le=20_000)
-    words: int = Field(64, ge=1, le=4096)
-    visual_words: int = Field(4096, ge=1, le=1_000_000)
-    whitening: WhiteningConfig = WhiteningConfig(dimension=128, power=-0.4)
-    verified: int = Field(50, ge=1, le=2048)
-
 
 @dataclass(frozen=True)
-class WordsAlone:
-    """A describer by visual words; a photograph's vector only says whether it has any."""
-
-    local_branch: LocalBranch
-
-    @classmethod
-    def fit(
-        cls,
-        local_branch: LocalBranch,
-        features: Sequence[Features],
-        seed: int,
-        labels: Labels | None = None,
-    ) -> WordsAlone:
-        """As :meth:`Describer.fit`; words learn nothing from labels."""
-        return cls(local_branch.fit(features, seed))
-
-    def from_features(self, features: Sequence[Features]) -> Representation:
-        """As :meth:`Describer.from_features`, of the detector's features."""
-        words, kept = self.local_branch.from_features(features)
-        assert words is not None
-        vectors = (np.diff(words.starts) > 0).astype(np.float32)[:, None]
-        return Representation(vectors, words, kept)
-
-
-@dataclass(frozen=True)
-class System:
-    """Photographs described in one way, and searched in one or more.
-
-    Attributes:
-        features: their name.
-        maker: of the features.
-        learn: from features, and ``labels``, of gallery and bank to what describes photographs by
-            theirs.
-        searches: how a gallery of them is searched, by what is made of the features, in words; a
-            row of the table each.
-    """
-
-    features: str
-    frontend: Frontend
-    learn: Callable[..., Describer | WordsAlone]
-    searches: Mapping[str, SearchConfig]
-
-
-@dataclass(frozen=True)
-class Row:
+class MethodFigures:
     """What was measured of one system; ``skipped`` says why nothing was, where that is so."""
 
     features: str
@@ -164,7 +79,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Part:
+class Extracted:
     """Photographs whose features are on disk: the table with what became of each row, the features
     of those that went well, and the seconds that it took."""
 
@@ -174,81 +89,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Known:
+class Usable:
     """The usable photographs of a part: (u,) their rows in its table, and what they are described
     by; and the seconds of all the part's photographs, decoding and features among them."""
 
     rows: Integers
     descriptors: Representation
     seconds: float
-
-
-def catalogue(budget: Budget, configs: Sequence[str] = ()) -> dict[str, Config]:
-    """Everything that is compared, by name: detectors, global descriptors, shipped configs.
-
-    A shipped config stands in place of features of the same name.
-    """
-    shared: dict[str, Any] = {"size": budget.size, "keypoints": budget.keypoints}
-    return {
-        "sift": SiftConfig(root=False, **shared),
-        "rootsift": SiftConfig(**shared),
-        "rootsift-oriented": SiftConfig(upright=False, **shared),
-        "dense": DenseConfig(**shared),
-        "harris": HarrisConfig(**shared),
-        "surf": SurfConfig(**shared),
-        "aliked": AlikedConfig(**shared),
-        "delf": DelfConfig(**shared),
-        "hog": HogConfig(),
-        "hog-cells": HogConfig(cells=(10, 20, 40)),
-        "hough": HoughConfig(),
-        **{name: load_config(name) for name in configs},
-    }
-
-
-def systems_of(
-    name: str, config: Config, budget: Budget, weights: Path | None, device: str
-) -> list[System]:
-    """The systems on one kind of features, all of one maker.
-
-    Raises:
-        ConfigError: a package that it needs is not installed.
-        WeightsError: its network's weights are not there.
-    """
-    if isinstance(config, SystemConfig):
-        return [_shipped(name, config.with_weights(weights), device)]
-    if isinstance(config, HogConfig | HoughConfig):
-        whole = build_extractor(config, device, SEED)
-        learn = partial(Describer.fit, whole, whitening=budget.whitening, seed=SEED)
-        return [System(name, whole, learn, {"the whole photograph": PLAIN})]
-    if weights is not None:
-        config = located(config, weights)
-    elif isinstance(config, DelfConfig):
-        raise WeightsError("DELF needs weights of its trunk (--weights)")
-    detector = build_detector(config, device)
-    # Of a network's many channels, as few numbers as DELF's paper keeps.
-    short = isinstance(config, DelfConfig)
-    reducer = Reducer(ReduceConfig(dimension=64), detector.dimension) if short else None
-    systems = []
-    for dense in (VladConfig(words=budget.words), FisherConfig(words=budget.words)):
-        aggregator = build_aggregator(dense, (reducer or detector).dimension)
-        extractor = AggregatedExtractor(detector, aggregator, device, reducer)
-        learn = partial(Describer.fit, extractor, whitening=budget.whitening, seed=SEED)
-        systems.append(System(name, detector, learn, {dense.kind: PLAIN}))
-    # ALIKED's keypoints have no scale to be verified by.
-    estimator: Final = "magsac" if isinstance(config, AlikedConfig) else "affine"
-    verification = VerificationConfig(top=budget.verified, estimator=estimator)
-    by_words = SearchConfig(share=1.0)
-    verified = SearchConfig(share=1.0, verification=verification)
-    bow = LocalBranch(detector, Bow(BowConfig(words=budget.visual_words)), None, device, reducer)
-    asmk = Asmk(AsmkConfig(words=budget.visual_words))
-    both = {"asmk": by_words, f"asmk + verification of the first {budget.verified}": verified}
-    for local_branch, searches in (
-        (bow, {"bow": by_words}),
-        (replace(bow, words=asmk, compressor=FeatureCompressor(CompressionConfig())), both),
-    ):
-        teach = partial(WordsAlone.fit, local_branch, seed=SEED)
-        systems.append(System(name, detector, teach, searches))
-    return systems
 
 
 def run_comparison(
@@ -262,7 +109,7 @@ def run_comparison(
     only: Sequence[str] = (),
     weights: Path | None = None,
     device: str = "cpu",
-) -> list[Row]:
+) -> list[MethodFigures]:
     """Measure every system, and write the table as Markdown and, beside it, as JSON.
 
     Args:
@@ -286,11 +133,11 @@ def run_comparison(
         raise ConfigError(f"--only {unknown[0]}: no such features; there are {', '.join(chosen)}")
     tables = _tables(data, holidays)
     conditions = _conditions(data, tables, budget)
-    rows: list[Row] = []
+    rows: list[MethodFigures] = []
     for name in only or chosen:
         rows += _rows(name, chosen[name], budget, weights, device, tables, work)
         # The table so far, in a run that takes hours.
-        atomic_write(out, markdown(rows, conditions).encode())
+        atomic_write(out, comparison_page(rows, conditions).encode())
         told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
         write_json(out.with_suffix(".json"), told)
     return rows
@@ -304,17 +151,17 @@ def _rows(
     device: str,
     tables: Mapping[str, pd.DataFrame],
     work: Path,
-) -> list[Row]:
+) -> list[MethodFigures]:
     """Everything measured of one kind of features, or why nothing was."""
     try:
-        systems = systems_of(name, config, budget, weights, device)
+        methods = methods_of(name, config, budget, weights, device)
     except (ConfigError, WeightsError) as error:
-        return [Row(name, "–", skipped=str(error))]
-    parts = _extracted(name, systems[0].frontend, tables, work)
-    return [row for system in systems for row in _measured(system, parts)]
+        return [MethodFigures(name, "–", skipped=str(error))]
+    parts = _extracted(name, methods[0].frontend, tables, work)
+    return [row for method in methods for row in _measured(method, parts)]
 
 
-def markdown(rows: Sequence[Row], conditions: str) -> str:
+def comparison_page(rows: Sequence[MethodFigures], conditions: str) -> str:
     """The table, and a line of what the figures have to be quoted with."""
     lines = [HEADER, ("---",) * len(HEADER)]
     for row in rows:
@@ -328,23 +175,6 @@ def markdown(rows: Sequence[Row], conditions: str) -> str:
 
 def _cell(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
-
-
-def _shipped(name: str, config: SystemConfig, device: str) -> System:
-    if config.whitening is not None and config.whitening.views:
-        raise ConfigError("views are described by landmarks index alone: measure it by evaluate")
-    extractor = build_extractor(config.extractor, device, config.seed)
-    local_branch = local_branch_of(config, device)
-    learn = partial(
-        Describer.fit,
-        extractor,
-        whitening=config.whitening,
-        seed=config.seed,
-        local_branch=local_branch,
-    )
-    frontend = frontend_of(extractor, local_branch)
-    searches = {config.description: config.search}
-    return System(name, frontend, learn, searches)
 
 
 def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
@@ -365,7 +195,7 @@ def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
 
 def _extracted(
     name: str, frontend: Frontend, tables: Mapping[str, pd.DataFrame], work: Path
-) -> dict[str, Part]:
+) -> dict[str, Extracted]:
     """Every part's features, from disk where they are there already."""
     identity = {"code": CODE, "extractor": frontend.identity()}
     folder = work / fingerprint(identity)
@@ -378,37 +208,39 @@ def _extracted(
                 table, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
             )
         known = KnownFeatures(frontend, store, np.arange(len(table)))
-        parts[part] = Part(with_status(table, store), known.good, store.seconds)
+        parts[part] = Extracted(with_status(table, store), known.good, store.seconds)
     return parts
 
 
-def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
-    name = f"{system.features}, {next(iter(system.searches))}"
+def _measured(method: Method, parts: Mapping[str, Extracted]) -> list[MethodFigures]:
+    name = f"{method.features}, {next(iter(method.searches))}"
     log.info("learning %s", name)
     taught = parts[TAUGHT]
     photographs = taught.table[taught.table["status"] == OK]
     try:
         # Nothing is held out here, so that all labels teach.
-        describer = system.learn(taught.features, labels=labels_of(photographs))
+        describer = method.learn(taught.features, labels=labels_of(photographs))
     except ConfigError as error:  # too few photographs for so many words
-        return [Row(system.features, label, skipped=str(error)) for label in system.searches]
+        return [
+            MethodFigures(method.features, label, skipped=str(error)) for label in method.searches
+        ]
     count = sum(len(part.table) for part in parts.values())
     with progress_bar(f"describing {name}", count) as progress:
         known = {part: _known(parts[part], describer, progress) for part in parts}
     rate = count / sum(one.seconds for one in known.values())
     rows = []
-    for label, search in system.searches.items():
+    for label, search in method.searches.items():
         gallery = _gallery(parts[TAUGHT].table, known[TAUGHT], describer, search)
         top1, gap = _recognition(gallery, parts[TEST].table, known[TEST])
         precision = _holidays(parts[HOLIDAYS].table, known[HOLIDAYS], describer, search)
         size = _bytes_per_row(gallery.searcher, describer)
-        rows.append(Row(system.features, label, precision, top1, gap, size, rate))
-        log.info("%s, %s: mAP %.3f, top-1 %.3f, GAP %.3f", system.features, label, precision,
+        rows.append(MethodFigures(method.features, label, precision, top1, gap, size, rate))
+        log.info("%s, %s: mAP %.3f, top-1 %.3f, GAP %.3f", method.features, label, precision,
                  top1, gap)  # fmt: skip
     return rows
 
 
-def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> Known:
+def _known(part: Extracted, describer: Describer | WordsAlone, progress: Report) -> Usable:
     """Describe a part on all cores, a shard's worth of features in memory at a time."""
     blocks, seconds = [describer.from_features([])], part.seconds
     with worker_pool() as pool:
@@ -426,11 +258,14 @@ def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> K
     found = Representation.joined(blocks)
     usable = np.array([not reason for reason in complaints(found)], dtype=bool)
     rows = np.flatnonzero(part.table["status"] == OK)[usable]
-    return Known(rows, found[np.flatnonzero(usable)], seconds)
+    return Usable(rows, found[np.flatnonzero(usable)], seconds)
 
 
 def _gallery(
-    table: pd.DataFrame, taught: Known, describer: Describer | WordsAlone, search: SearchConfig
+    table: pd.DataFrame,
+    taught: Usable,
+    describer: Describer | WordsAlone,
+    search: SearchConfig,
 ) -> Gallery:
     labels = table["landmark"].iloc[taught.rows]
     shown = labels.notna().to_numpy(dtype=bool)
@@ -445,7 +280,7 @@ def _gallery(
     return Gallery(known, codes, landmarks, bank, index, bank_searcher)
 
 
-def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[float, float]:
+def _recognition(gallery: Gallery, table: pd.DataFrame, test: Usable) -> tuple[float, float]:
     """Top-1 and GAP of the vote; a photograph that failed has no answer."""
     vote = VoteClassifier.fit(VOTE, gallery)
     scores = vote.scores(test.descriptors, gallery.searcher.search(test.descriptors, VOTE.k))
@@ -459,7 +294,10 @@ def _recognition(gallery: Gallery, table: pd.DataFrame, test: Known) -> tuple[fl
 
 
 def _holidays(
-    table: pd.DataFrame, known: Known, describer: Describer | WordsAlone, search: SearchConfig
+    table: pd.DataFrame,
+    known: Usable,
+    describer: Describer | WordsAlone,
+    search: SearchConfig,
 ) -> float:
     """Mean average precision; a photograph that failed is never found, nor finds anything."""
     ids, pool = list(table["id"]), Pool(len(table), known.rows, known.descriptors)

@@ -251,7 +251,7 @@ def _written(
     return told
 
 
-def figures_table(told: Mapping[str, Any]) -> Table:
+def protocol_table(told: Mapping[str, Any]) -> Table:
     """The figures for a terminal."""
     failed = f", {told['photographs_failed']:,} failed" if told["photographs_failed"] else ""
     title = f"{told['protocol']}: {told['queries']:,} queries, {told['photographs']:,} photographs"

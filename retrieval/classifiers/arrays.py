@@ -16,13 +16,13 @@ from retrieval.storage.files import atomic_write, reading
 Config = TypeVar("Config", bound=BaseModel)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], config: BaseModel) -> None:
+def save_fitted(path: Path, arrays: Mapping[str, NDArray[Any]], config: BaseModel) -> None:
     """Write contiguous arrays and the config that they were fitted with."""
     atomic_write(path, save(dict(arrays), metadata={"config": config.model_dump_json()}))
 
 
-def read_arrays(path: Path, model: type[Config]) -> tuple[dict[str, NDArray[Any]], Config]:
-    """Read what :func:`write_arrays` wrote.
+def load_fitted(path: Path, model: type[Config]) -> tuple[dict[str, NDArray[Any]], Config]:
+    """Read what :func:`save_fitted` wrote.
 
     Raises:
         RunError: it is missing or damaged.

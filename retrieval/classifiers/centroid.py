@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import read_arrays, write_arrays
+from retrieval.classifiers.arrays import load_fitted, save_fitted
 from retrieval.classifiers.base import FOLDS, Gallery, HeldOut, Scores, stratified_folds
 from retrieval.classifiers.vote import bank_similarity, mean_without
 from retrieval.descriptors.representation import Representation
@@ -115,11 +115,11 @@ class CentroidClassifier:
     def save(self, folder: Path) -> None:
         """Write ``centroid.safetensors``: means, corrections and the constants."""
         arrays = {"means": self.means, "corrections": self.corrections}
-        write_arrays(folder / FILE, arrays, self.config)
+        save_fitted(folder / FILE, arrays, self.config)
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        arrays, config = read_arrays(folder / FILE, CentroidConfig)
+        arrays, config = load_fitted(folder / FILE, CentroidConfig)
         if arrays["means"].shape != (len(gallery.landmarks), gallery.vectors.shape[1]):
             raise RunError(
                 f"{folder / FILE} is of {len(arrays['means'])} landmarks, the gallery has "

@@ -173,7 +173,7 @@ Fusion = WeightedFusion | StackedFusion
 FUSIONS: Final[dict[str, type[Fusion]]] = {"weighted": WeightedFusion, "stacked": StackedFusion}
 
 
-class _Saved(StrictModel):
+class _SavedEnsemble(StrictModel):
     """What ensemble.json holds; its keys are sorted, what was learnt goes by ``order``."""
 
     order: list[str]
@@ -238,13 +238,13 @@ class EnsembleClassifier:
         """Write ``ensemble.json``, and each member into a folder of its name."""
         for name, one in self.members.items():
             one.save(folder / name)
-        saved = _Saved(order=list(self.members), config=self.config, fusion=self.fusion)
+        saved = _SavedEnsemble(order=list(self.members), config=self.config, fusion=self.fusion)
         write_json(folder / FILE, saved.model_dump())
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
         with reading(folder / FILE):
-            saved = _Saved.model_validate(read_json(folder / FILE))
+            saved = _SavedEnsemble.model_validate(read_json(folder / FILE))
             kinds = {name: KINDS[type(one)] for name, one in saved.config.members.items()}
             if sorted(saved.order) != sorted(kinds):
                 raise ValueError("the order is of other members")

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from retrieval.classifiers.arrays import read_arrays, write_arrays
+from retrieval.classifiers.arrays import load_fitted, save_fitted
 from retrieval.classifiers.base import (
     FOLDS,
     Gallery,
@@ -137,11 +137,11 @@ class MlpClassifier:
             name: np.ascontiguousarray(one.numpy()) for name, one in self.head.state_dict().items()
         }
         arrays["none"] = np.array([self.head.none])
-        write_arrays(folder / FILE, arrays, self.config)
+        save_fitted(folder / FILE, arrays, self.config)
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        arrays, config = read_arrays(folder / FILE, MlpConfig)
+        arrays, config = load_fitted(folder / FILE, MlpConfig)
         with reading(folder / FILE):
             none = bool(arrays.pop("none")[0])
         head = _head(config, gallery, none, 0)

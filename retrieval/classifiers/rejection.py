@@ -160,7 +160,7 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.0%} (between {low:.0%} and {high:.0%})"
 
 
-class _Saved(StrictModel):
+class _SavedRejection(StrictModel):
     """What rejection.json holds; no threshold accepts whatever has a candidate, or nothing."""
 
     threshold: float | None
@@ -324,7 +324,7 @@ class Rejection:
             RunError: it is missing or damaged.
         """
         with reading(folder / FILE):
-            saved = _Saved.model_validate(read_json(folder / FILE))
+            saved = _SavedRejection.model_validate(read_json(folder / FILE))
             threshold = saved.threshold
             if threshold is None:
                 threshold = np.inf if saved.nothing else -np.inf

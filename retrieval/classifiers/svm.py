@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.svm import LinearSVC
 
-from retrieval.classifiers.arrays import read_arrays, write_arrays
+from retrieval.classifiers.arrays import load_fitted, save_fitted
 from retrieval.classifiers.base import (
     FOLDS,
     Folds,
@@ -177,11 +177,11 @@ class SvmClassifier:
     def save(self, folder: Path) -> None:
         """Write ``svm.safetensors``: scale, weights, biases and the constants behind them."""
         arrays = {"scale": self.scale, "weights": self.weights, "biases": self.biases}
-        write_arrays(folder / FILE, arrays, self.config)
+        save_fitted(folder / FILE, arrays, self.config)
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        arrays, config = read_arrays(folder / FILE, SvmConfig)
+        arrays, config = load_fitted(folder / FILE, SvmConfig)
         expected = (len(gallery.landmarks) + 1, gallery.vectors.shape[1])
         if arrays["weights"].shape != expected:
             raise RunError(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import read_arrays, write_arrays
+from retrieval.classifiers.arrays import load_fitted, save_fitted
 from retrieval.classifiers.base import FOLDS, Gallery, HeldOut, Scores, stratified_folds
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
@@ -167,11 +167,11 @@ class VoteClassifier:
     def save(self, folder: Path) -> None:
         """Write ``knn.safetensors``: the corrections, and the constants they were made with."""
         arrays = {"row_corrections": self.row_corrections}
-        write_arrays(folder / FILE, arrays, self.config)
+        save_fitted(folder / FILE, arrays, self.config)
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        arrays, config = read_arrays(folder / FILE, VoteConfig)
+        arrays, config = load_fitted(folder / FILE, VoteConfig)
         corrections = arrays["row_corrections"]
         if len(corrections) != len(gallery.codes):
             raise RunError(

@@ -28,7 +28,7 @@ from retrieval.local.features import no_features
 from retrieval.storage.files import read_arrays
 from retrieval.storage.shards import OK, Shard, ShardStore
 from retrieval.types import STRING, Features, Labels, Photograph, Vectors
-from retrieval.vectors.whitening import Views, Whitening, WhiteningConfig
+from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Describer:
         seed: int,
         local_branch: LocalBranch | None = None,
         labels: Labels | None = None,
-        views: Callable[[Extractor], Views] | None = None,
+        views: Callable[[Extractor], AugmentedRows] | None = None,
         parts: NDArray[np.int64] | None = None,
         left_out: int = 0,
     ) -> Describer:
@@ -275,10 +275,10 @@ def _parts(extractor: Extractor) -> Sequence[Any]:
     return getattr(extractor, "parts", ())
 
 
-def _viewed(views: Views, seen: NDArray[np.int64]) -> Views:
+def _viewed(views: AugmentedRows, seen: NDArray[np.int64]) -> AugmentedRows:
     """Those in which there is something to describe, of photographs of which that holds too."""
     there = np.flatnonzero((np.linalg.norm(views.rows, axis=1) > 0) & np.isin(views.of, seen))
-    return Views(views.rows[there], np.searchsorted(seen, views.of[there]))
+    return AugmentedRows(views.rows[there], np.searchsorted(seen, views.of[there]))
 
 
 def frontend_of(extractor: Extractor, local_branch: LocalBranch | None) -> Frontend:

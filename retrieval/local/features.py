@@ -41,7 +41,7 @@ class LocalFeatures:
     @property
     def descriptors(self) -> NDArray[np.float32]:
         """(n, d) float32, of about unit length."""
-        return decode(self.codes)
+        return decoded_codes(self.codes)
 
 
 def encode(descriptors: NDArray[np.float32], signed: bool = False) -> Codes:
@@ -53,7 +53,7 @@ def encode(descriptors: NDArray[np.float32], signed: bool = False) -> Codes:
     return codes
 
 
-def decode(codes: Codes) -> NDArray[np.float32]:
+def decoded_codes(codes: Codes) -> NDArray[np.float32]:
     """The inverse of :func:`encode`, but for rounding and clipping."""
     scale = SIGNED_SCALE if codes.dtype == np.int8 else UNSIGNED_SCALE
     values: NDArray[np.float32] = codes.astype(np.float32) / np.float32(scale)

@@ -175,7 +175,7 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
-def listed(names: Sequence[str], many: int = NAMED) -> str:
+def first_few(names: Sequence[str], many: int = NAMED) -> str:
     """The first of some names, and how many more there are."""
     more = f" and {len(names) - many:,} more" if len(names) > many else ""
     return ", ".join(map(escaped, names[:many])) + more
@@ -291,7 +291,7 @@ class _Walk:
             (self.strange, "photograph by its ending", "no regular file"),
         ):
             if paths:
-                notes.append(f"{counted(len(paths), what)} left out, {why}: {listed(paths)}")
+                notes.append(f"{counted(len(paths), what)} left out, {why}: {first_few(paths)}")
         if self.links:
             notes.append(f"{counted(self.links, 'symbolic link')} followed")
         return notes
@@ -346,7 +346,7 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
     _refuse_nested_ids(walk.root, paths)
     if empty:
         notes.append(
-            f"{counted(len(empty), 'folder')} without a photograph, left out: {listed(empty)}"
+            f"{counted(len(empty), 'folder')} without a photograph, left out: {first_few(empty)}"
         )
     notes += _inner(paths, [place for place, _ in classes])
     notes += [
@@ -367,7 +367,7 @@ def _inner(paths: Iterable[str], places: Sequence[str]) -> list[str]:
     lie = "lies in a folder" if within.total() == 1 else "lie in folders"
     return [
         f"{counted(within.total(), 'photograph')} that {lie} within a landmark's folder:"
-        f" taken as that landmark's: {listed(list(within))}"
+        f" taken as that landmark's: {first_few(list(within))}"
     ]
 
 
@@ -427,7 +427,8 @@ def _refuse_collection(scan: FolderScan) -> None:
     if len(deeper) > 1 and all(len(parts) > 1 for parts in below):
         raise TableError(
             f"{scan.folder} holds one folder alone, {escaped(top)}, and in it folders"
-            f" ({listed(sorted(deeper), 2)}): if those are the landmarks, give {scan.folder / top}"
+            f" ({first_few(sorted(deeper), 2)}): if those are the landmarks, give"
+            f" {scan.folder / top}"
         )
     if top.casefold() in COLLECTIONS:
         raise TableError(

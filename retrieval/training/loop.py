@@ -60,7 +60,7 @@ from retrieval.training.learner import (
 from retrieval.training.losses import head_memory
 from retrieval.training.photographs import Photographs
 from retrieval.training.sampling import epoch_batches, own_part, sampled_classes
-from retrieval.training.sources import Crops, Halfway, Pooled, Source, Views
+from retrieval.training.sources import CachedViews, Crops, Halfway, Pooled, Source
 from retrieval.training.split import Collection, split
 from retrieval.training.watching import Epoch, Mistake, Watcher
 from retrieval.types import Integers
@@ -223,7 +223,7 @@ def _source(
     mark = {**made_from, "config": fields, "p": config.network.p, "by": describer.identity(),
             "side": side, "trainable": config.trainable}  # fmt: skip
     folder = views / fingerprint(mark)
-    shown = Views(photographs, sources, describer, config.augmentation, side, seed)
+    shown = CachedViews(photographs, sources, describer, config.augmentation, side, seed)
     if world.first:
         shown.kept(count, folder, watcher)
     world.wait()

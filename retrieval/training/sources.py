@@ -162,7 +162,7 @@ def _picked(
 
 
 @dataclass(frozen=True)
-class Views:
+class CachedViews:
     """How the frozen part of a trunk is shown photographs.
 
     Attributes:

@@ -53,10 +53,28 @@ def learn_projection(
     mean = descriptors.mean(axis=0, dtype=np.float64)
     centred = descriptors - mean.astype(np.float32)
     covariance = (centred.T @ centred) / np.float32(max(len(centred), 1))
-    variances, axes = np.linalg.eigh(covariance.astype(np.float64))
-    variances, axes = variances[::-1][:dimension], axes[:, ::-1][:, :dimension]
-    axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    variances, axes = leading_eigenvectors(covariance.astype(np.float64), dimension)
+    axes = with_settled_signs(axes)
     if whiten:
         # Directions in which hardly anything was seen stay short: they would be noise blown up.
         axes = axes / np.sqrt(np.maximum(variances, LEAST_VARIANCE * variances[0] + TINY))
     return Projection(mean.astype(np.float32), np.ascontiguousarray(axes, dtype=np.float32))
+
+
+def leading_eigenvectors(
+    symmetric: NDArray[np.float64], count: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The ``count`` largest eigenvalues (k,), descending, and their eigenvectors (d, k).
+
+    scikit-learn's PCA finds the same axes, but divides by n − 1, keeps other precisions and turns
+    signs by another rule: what was built with these would have to be built anew.
+    """
+    values, vectors = np.linalg.eigh(symmetric)
+    return values[::-1][:count], vectors[:, ::-1][:, :count]
+
+
+def with_settled_signs(axes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Columns turned so that their largest number is positive, whatever the linear algebra does."""
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    settled: NDArray[np.float64] = axes * np.sign(largest)
+    return settled

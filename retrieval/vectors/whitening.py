@@ -31,6 +31,7 @@ from sklearn.utils.extmath import randomized_svd
 from retrieval.errors import ConfigError
 from retrieval.storage.files import atomic_write, read_tensors
 from retrieval.types import Labels, StrictModel, Vectors, unit_rows
+from retrieval.vectors.projection import leading_eigenvectors, with_settled_signs
 
 FILE: Final = "whitening.safetensors"
 SAME: Final = 1e-14
@@ -64,7 +65,7 @@ class WhiteningConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class Views:
+class AugmentedRows:
     """Altered views of some of the photographs that a whitening is learnt from.
 
     Attributes:
@@ -99,7 +100,7 @@ class Whitening:
         config: WhiteningConfig,
         seed: int = 0,
         labels: Labels | None = None,
-        views: Views | None = None,
+        views: AugmentedRows | None = None,
     ) -> Whitening:
         """Learn from (n, d) unit rows, with their n labels where pairs teach, and views where they
         do.
@@ -112,7 +113,7 @@ class Whitening:
         mean = descriptors.mean(axis=0, dtype=np.float64)
         centred = descriptors - mean.astype(np.float32)
         if views is not None:
-            views = Views(views.rows - mean.astype(np.float32), views.of)
+            views = AugmentedRows(views.rows - mean.astype(np.float32), views.of)
         if config.learnt_on == "pairs" or views is not None:
             scaled = _learnt_on_pairs(centred, labels, views, config, seed)
         else:
@@ -150,7 +151,7 @@ def _learnt_on_all(centred: Vectors, config: WhiteningConfig, seed: int) -> NDAr
 def _learnt_on_pairs(
     centred: Vectors,
     labels: Labels | None,
-    views: Views | None,
+    views: AugmentedRows | None,
     config: WhiteningConfig,
     seed: int,
 ) -> NDArray[np.float64]:
@@ -173,7 +174,7 @@ def _learnt_on_pairs(
         )
     alike = span @ (axes * softened**-0.5)
     turn, spread = _varied_directions((centred @ alike).astype(np.float32), config.dimension, seed)
-    return _settled(alike @ (turn * spread**config.power))
+    return with_settled_signs(alike @ (turn * spread**config.power))
 
 
 def _landmark_codes(labels: Labels | None, photographs: int) -> NDArray[np.int64]:
@@ -249,23 +250,14 @@ def _principal_directions(
         directions = rows.T.astype(np.float64)
         eigenvalues = singular.astype(np.float64) ** 2 / n
     elif n < d:
-        values, vectors = np.linalg.eigh(_gram(centred))
-        values, vectors = values[::-1][:wanted], vectors[:, ::-1][:, :wanted]
+        values, vectors = leading_eigenvectors(_gram(centred), wanted)
         eigenvalues = np.maximum(values, 0) / n
         directions = centred.T.astype(np.float64) @ vectors
         directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
     else:
-        values, vectors = np.linalg.eigh(_gram(centred.T) / n)
-        eigenvalues = np.maximum(values[::-1][:wanted], 0)
-        directions = vectors[:, ::-1][:, :wanted]
-    return _settled(directions), eigenvalues
-
-
-def _settled(directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Columns whose largest number is positive."""
-    largest = directions[np.abs(directions).argmax(axis=0), np.arange(directions.shape[1])]
-    settled: NDArray[np.float64] = directions * np.sign(largest)
-    return settled
+        values, directions = leading_eigenvectors(_gram(centred.T) / n, wanted)
+        eigenvalues = np.maximum(values, 0)
+    return with_settled_signs(directions), eigenvalues
 
 
 def _gram(rows: Vectors) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipelines.config import CONFIGS, config_names, dump_config, load_config
-from pipelines.studies.compare import Budget
+from pipelines.studies.methods import Budget
 from retrieval.errors import ConfigError
 from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.system import SystemConfig

@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Row:
+class Rendered:
     """A photograph: its id, its table ("index", "test" or "none") and its landmark's id or ""."""
 
     id: str
@@ -70,7 +70,7 @@ def render_data_set(
     `if __name__ == "__main__"`.
     """
     subjects = [landmark(number) for number in range(landmarks)]
-    jobs: list[Callable[[], list[Row]]] = [
+    jobs: list[Callable[[], list[Rendered]]] = [
         partial(_render_landmark, folder, seed, subject, gallery_views, query_views)
         for subject in subjects
     ]
@@ -78,7 +78,7 @@ def render_data_set(
         partial(_render_plain, folder, seed, numbers)
         for numbers in _batches(range(none), gallery_views + query_views)
     ]
-    rows: list[Row] = []
+    rows: list[Rendered] = []
     for done in _run(jobs, workers or os.cpu_count() or 1):
         rows += done
         if progress is not None:
@@ -138,7 +138,7 @@ def _call(job: Callable[[], list[T]]) -> list[T]:
 
 def _render_landmark(
     folder: Path, seed: int, subject: Landmark, gallery_views: int, query_views: int
-) -> list[Row]:
+) -> list[Rendered]:
     scene = Scene.of(subject.build(seed))
     rows = []
     for view in range(gallery_views + query_views):
@@ -151,19 +151,19 @@ def _render_landmark(
         far = scenery.backdrop(rng, shot, distance, water=water)
         picture = photograph(rng, scene, shot, draw_weather(rng), near, far)
         table = "index" if view < gallery_views else "test"
-        row = Row(_identifier(seed, subject.id, view), table, subject.id)
+        row = Rendered(_identifier(seed, subject.id, view), table, subject.id)
         _save(folder / row.path, film.jpeg(rng, picture))
         rows.append(row)
     return rows
 
 
-def _render_plain(folder: Path, seed: int, numbers: Sequence[int]) -> list[Row]:
+def _render_plain(folder: Path, seed: int, numbers: Sequence[int]) -> list[Rendered]:
     rows = []
     kinds = list(KINDS)
     for number in numbers:
         rng = np.random.default_rng([seed, 4, number])
         data = _plain_photograph(rng, kinds[number // 2 % len(kinds)])
-        row = Row(_identifier(seed, "none", number), "test" if number % 2 else "none", "")
+        row = Rendered(_identifier(seed, "none", number), "test" if number % 2 else "none", "")
         _save(folder / row.path, data)
         rows.append(row)
     return rows

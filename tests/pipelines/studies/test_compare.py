@@ -15,7 +15,8 @@ from pipelines import cli
 from pipelines.building.index import build_run
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
-from pipelines.studies.compare import Budget, catalogue, run_comparison
+from pipelines.studies.compare import run_comparison
+from pipelines.studies.methods import Budget, catalogue
 from retrieval.aggregation.registry import AGGREGATORS
 from retrieval.descriptors import describer
 from retrieval.descriptors.describer import Describer

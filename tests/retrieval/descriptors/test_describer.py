@@ -30,7 +30,7 @@ from retrieval.errors import ConfigError
 from retrieval.local.sift import SiftConfig
 from retrieval.photographs.table import make_table
 from retrieval.storage.shards import ShardStore
-from retrieval.vectors.whitening import Views, Whitening, WhiteningConfig
+from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 from tests.photographs import blank, features_of, picture, write_photograph
 
 SIFT = AggregatedConfig(local=SiftConfig(size=128, keypoints=60), aggregation=VladConfig(words=4))
@@ -311,8 +311,8 @@ def test_views_stay_with_their_photographs() -> None:
     rows, viewed = (fitted.aggregate(features_of(extractor, one)) for one in (good, views))
     config = WhiteningConfig(dimension=4, shrinkage=0.1, views=1)
     of = np.array([0, 0, 2, 3, 3, 7])
-    expected = Whitening.fit(rows, config, views=Views(viewed, of))
-    given = Views(
+    expected = Whitening.fit(rows, config, views=AugmentedRows(viewed, of))
+    given = AugmentedRows(
         fitted.aggregate(features_of(extractor, [*views[:3], blank(), *views[3:], views[0]])),
         np.array([1, 1, 3, 3, 4, 4, 8, 0]),
     )

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from retrieval.errors import ConfigError
 from retrieval.types import unit_rows
 from retrieval.vectors import whitening
-from retrieval.vectors.whitening import Views, Whitening, WhiteningConfig
+from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 from tests.oracles import descriptors as oracle
 
 
@@ -66,7 +66,7 @@ def test_views_against_all_pairs_listed(n: int, d: int, learnt_on: Any) -> None:
     config = WhiteningConfig(
         dimension=6, power=-0.25, shrinkage=0.2, learnt_on=learnt_on, views=2
     )  # fmt: skip
-    learnt = Whitening.fit(known, config, labels=labels, views=Views(views, np.array(of)))
+    learnt = Whitening.fit(known, config, labels=labels, views=AugmentedRows(views, np.array(of)))
     found = learnt.apply(known)
     expected = oracle.whiten_on_pairs(
         known.astype(np.float64), labels if learnt_on == "pairs" else None, 6, -0.25, 0.2,
@@ -86,9 +86,13 @@ def test_views_teach_what_a_single_photograph_a_landmark_cannot() -> None:
             np.hstack([told, spread * random.normal(size=(30, 3)), np.full((30, 1), 60)])
         )
 
-    known, query, views = seen(5), seen(5), Views(np.vstack([seen(5), seen(5)]), np.r_[:30, :30])
+    known, query, views = (
+        seen(5),
+        seen(5),
+        AugmentedRows(np.vstack([seen(5), seen(5)]), np.r_[:30, :30]),
+    )
 
-    def right(views: Views | None) -> float:
+    def right(views: AugmentedRows | None) -> float:
         white = Whitening.fit(known, WhiteningConfig(dimension=3, power=0.0), views=views)
         likeness = white.apply(query) @ white.apply(known).T
         return float((likeness.argmax(axis=1) == landmarks).mean())
