@@ -61,7 +61,7 @@ from retrieval.index.expansion import DatabaseAugmentation
 from retrieval.index.faiss_index import FaissIndex, check_limits
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.local.compression import CompressedFeatures
-from retrieval.photographs.augmentation import VIEWED, views
+from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import DataSet, labels_of
 from retrieval.storage.files import (
     AGAIN,
@@ -393,11 +393,11 @@ def _describe_views(
     opened = [
         one
         for source, name in zip(photographs["source"], photographs["id"], strict=True)
-        for one in views(source, name, count)
+        for one in augmented(source, name, count)
     ]
     made_from = {
         **{key: made_from[key] for key in ("code", "extractor", "seed", "taught_by")},
-        "views": {"count": count, **VIEWED.model_dump()},
+        "views": {"count": count, **FOR_WHITENING.model_dump()},
     }
     store = ShardStore(run / "views", made_from, run / TIMINGS)
     with progress_bar("views", len(opened)) as progress:

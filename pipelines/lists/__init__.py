@@ -1,1 +1,1 @@
-"""Lists in, tables out: whatever way they are written, each row once."""
+"""Lists in, tables out: each row once."""

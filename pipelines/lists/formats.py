@@ -1,6 +1,6 @@
 """Tables of predictions as files: CSV, JSON lines and Parquet, written and read as a stream.
 
-A record is a list of strings, as a CSV holds it, whatever the file is. JSON lines and Parquet hold
+A record is a list of strings, as a CSV holds it, in any format. JSON lines and Parquet hold
 numbers as numbers (null where there is none), and text as text.
 """
 
@@ -96,7 +96,7 @@ def convert(source: Path, form: str, file: BinaryIO) -> None:
 
 
 def read_records(path: Path) -> tuple[list[str], Records]:
-    """The columns of a table in any of the formats, told apart by content, and its records with
+    """The columns of a table in any of the formats, distinguished by content, and its records with
     their rows' numbers, one at a time.
 
     Raises:

@@ -1,6 +1,6 @@
 """What classify is given: photographs, folders, a list, or a list on standard input.
 
-What a thing is, is decided here, by its content: a JPEG is a photograph whatever it is called. Only
+What a thing is, is decided here, by its content: a JPEG is a photograph under any name. Only
 a file that begins like nothing known is taken by its name. Whatever comes as a stream, and the
 photographs below folders, are written down first, in a temporary file: so they can be counted, told
 from another input when a killed run goes on, and gone through again, in bounded memory.
@@ -42,7 +42,7 @@ class Input:
 
     Attributes:
         rows: its rows, from the first, each time it is called.
-        digest: tells it from another input.
+        digest: identifies the input.
         named: whether it is photographs that were named one by one.
         path: of a list's own file; OUT must be another.
         told: what is to be said of it before the work: what was left out.
@@ -203,7 +203,7 @@ def _stream(given: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _told_of(spool: Path, what: str) -> Iterator[None]:
-    """Mistakes in a stream are not told of its temporary file."""
+    """Messages of mistakes in a stream do not name its temporary file."""
     try:
         yield
     except TableError as error:

@@ -1,6 +1,6 @@
 """Lists of photographs of any length, read as a stream: what classify and data fetch take in.
 
-Forms, told apart by the first line:
+Forms, distinguished by the first line:
 
 - a table (delimited text or Parquet, see :mod:`retrieval.photographs.delimited`) with a column of
   URLs or paths: one that the caller names, or the one with a usual name, in any case. ``url`` and
@@ -109,7 +109,7 @@ def _plain(name: str) -> str:
 
 
 def _is_bare(path: Path) -> bool:
-    """Whether a list has no header, as its first line tells.
+    """Whether a list has no header, by its first line.
 
     Raises:
         TableError: the line is neither a header nor a URL or a path.

@@ -145,7 +145,7 @@ def evaluate_runs(
         systems: loaded runs, by the name that each goes by and whose folder in ``out`` it gets.
         csv: the labelled photographs.
         out: the folder of all.
-        share: of landmark photographs, for which precision is told too.
+        share: of landmark photographs, for which precision is given too.
 
     Returns:
         the figures of the answers side by side.

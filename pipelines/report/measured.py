@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.errors import RunError
 from retrieval.evaluation.intervals import Difference, Outcomes, paired_differences
 from retrieval.evaluation.metrics import Truth
+from retrieval.types import Flags, Integers, Vectors
 
 NO_LANDMARK: Final = -1  # truth code of a photograph that shows no landmark
 NOT_IN_GALLERY: Final = -2  # truth code of a landmark that the gallery has no photograph of
@@ -47,10 +47,10 @@ class ClassifierResult:
     """
 
     name: str
-    candidates: NDArray[np.int64]
-    confidence: NDArray[np.float32]
-    probability: NDArray[np.float32]
-    accepted: NDArray[np.bool_]
+    candidates: Integers
+    confidence: Vectors
+    probability: Vectors
+    accepted: Flags
     threshold: float | None
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -58,13 +58,13 @@ class ClassifierResult:
     caveats: Sequence[str] = ()
 
     @property
-    def answered(self) -> NDArray[np.bool_]:
+    def answered(self) -> Flags:
         """(n,) whether there is a candidate."""
-        answered: NDArray[np.bool_] = self.best >= 0
+        answered: Flags = self.best >= 0
         return answered
 
     @property
-    def best(self) -> NDArray[np.int64]:
+    def best(self) -> Integers:
         """(n,) code of the best candidate, -1 where there is none."""
         return self.candidates[:, 0]
 
@@ -103,16 +103,16 @@ class Measured:
     ids: Sequence[str]
     sources: Sequence[str]
     truth: Sequence[str | None]
-    truth_codes: NDArray[np.int64]
+    truth_codes: Integers
     statuses: Sequence[str]
     reasons: Sequence[str]
     landmarks: Sequence[str]
     names: Mapping[str, str]
     gallery_ids: Sequence[str]
     gallery_sources: Sequence[str]
-    gallery_codes: NDArray[np.int64]
-    near_rows: NDArray[np.int64]
-    near_similarities: NDArray[np.float32]
+    gallery_codes: Integers
+    near_rows: Integers
+    near_similarities: Vectors
     results: Sequence[ClassifierResult]
     seconds_per_image: float
     bytes_per_image: float
@@ -130,14 +130,14 @@ class Measured:
         return [f"{', '.join(names)}: {caveat}" for caveat, names in said.items()]
 
     @cached_property
-    def ok(self) -> NDArray[np.bool_]:
+    def ok(self) -> Flags:
         """(n,) whether the photograph could be described."""
         return np.array([status == "ok" for status in self.statuses], dtype=bool)
 
     @cached_property
-    def with_landmark(self) -> NDArray[np.bool_]:
+    def with_landmark(self) -> Flags:
         """(n,) whether the photograph shows a landmark, in the gallery or not."""
-        shown: NDArray[np.bool_] = self.truth_codes != NO_LANDMARK
+        shown: Flags = self.truth_codes != NO_LANDMARK
         return shown
 
     @property
@@ -165,16 +165,16 @@ class Measured:
             if result.name != self.answer
         }
 
-    def best_is_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
+    def best_is_right(self, result: ClassifierResult) -> Flags:
         """(n,) whether the best candidate is the photograph's landmark, accepted or not."""
-        right: NDArray[np.bool_] = (self.truth_codes >= 0) & (result.best == self.truth_codes)
+        right: Flags = (self.truth_codes >= 0) & (result.best == self.truth_codes)
         return right
 
-    def named_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
+    def named_right(self, result: ClassifierResult) -> Flags:
         """(n,) whether the photograph's landmark was named."""
         return self.best_is_right(result) & result.accepted
 
-    def answered_right(self, result: ClassifierResult) -> NDArray[np.bool_]:
+    def answered_right(self, result: ClassifierResult) -> Flags:
         """(n,) whether the final answer is right: the landmark, or "none" where there is none.
 
         A photograph that failed got no answer: wrong where it shows a landmark, and where it
@@ -207,46 +207,50 @@ def side_by_side(systems: Mapping[str, Measured]) -> Measured:
         if (other.ids, other.truth) != (first.ids, first.truth):
             raise RunError(f"{name} was not measured on the same photographs as the first run")
     landmarks = sorted({landmark for one in systems.values() for landmark in one.landmarks})
-    code_of = {landmark: code for code, landmark in enumerate(landmarks)}
-
-    def recoded(codes: NDArray[np.int64], own: Sequence[str]) -> NDArray[np.int64]:
-        # The last place is that of -1, which is no landmark.
-        places = np.array([*(code_of[landmark] for landmark in own), -1], dtype=np.int64)
-        return places[codes]
-
+    title = " beside ".join(systems)
     results = [
         replace(
             one.answering,
             name=f"{name}: {one.answer}",
-            candidates=recoded(one.answering.candidates, one.landmarks),
+            candidates=_recoded(one.answering.candidates, one.landmarks, landmarks),
             cost=Cost(one.bytes_per_image, one.seconds_per_image),
         )
         for name, one in systems.items()
     ]
-    each = {
-        name: f"{one.config}, answered by {one.answer}; {one.bytes_per_image:,.0f} bytes and"
-        f" {1000 * one.seconds_per_image:,.1f} ms a photograph; "
-        + "; ".join(f"{key} {one.conditions[key]}" for key in ("whitening", "index", "precision")
-                    if key in one.conditions)
-        for name, one in systems.items()
-    }  # fmt: skip
     shared = {key: value for key, value in first.conditions.items()
               if all(one.conditions.get(key) == value for one in systems.values())}  # fmt: skip
+    each = {name: _summary(one) for name, one in systems.items()}
     return replace(
         first,
-        config=" beside ".join(systems),
+        config=title,
         answer=results[0].name,
         landmarks=landmarks,
         names={key: name for one in systems.values() for key, name in one.names.items()},
         truth_codes=codes_of(first.truth, landmarks),
-        gallery_codes=recoded(first.gallery_codes, first.landmarks),
+        gallery_codes=_recoded(first.gallery_codes, first.landmarks, landmarks),
         results=results,
-        conditions={**shared, "config": " beside ".join(systems), **each},
+        conditions={**shared, "config": title, **each},
         notes=list(dict.fromkeys(note for one in systems.values() for note in one.notes)),
     )
 
 
-def codes_of(truth: Sequence[str | None], landmarks: Sequence[str]) -> NDArray[np.int64]:
+def _recoded(codes: Integers, own: Sequence[str], landmarks: Sequence[str]) -> Integers:
+    """Codes into a system's own landmarks as codes into others, -1 as it is."""
+    # The last place is that of -1, which is no landmark.
+    return np.array([*codes_of(own, landmarks), NO_LANDMARK])[codes]
+
+
+def _summary(measured: Measured) -> str:
+    """What a system's figures have to be quoted with, in a line."""
+    quoted = [f"{key} {measured.conditions[key]}" for key in ("whitening", "index", "precision")
+              if key in measured.conditions]  # fmt: skip
+    return (
+        f"{measured.config}, answered by {measured.answer}; {measured.bytes_per_image:,.0f} bytes"
+        f" and {1000 * measured.seconds_per_image:,.1f} ms a photograph; {'; '.join(quoted)}"
+    )
+
+
+def codes_of(truth: Sequence[str | None], landmarks: Sequence[str]) -> Integers:
     """(n,) the landmarks' places; NO_LANDMARK for none, NOT_IN_GALLERY for unknown ones."""
     code_of = {landmark: code for code, landmark in enumerate(landmarks)}
     return np.array(

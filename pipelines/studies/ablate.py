@@ -173,8 +173,8 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[ChoiceFig
         **measured.conditions,
     }
     atomic_write(out, ablation_page(rows, conditions).encode())
-    told = {part: [_row_json(row) for row in those] for part, those in rows.items()}
-    write_json(out.with_suffix(".json"), {"parts": told, "conditions": conditions})
+    found = {part: [_row_json(row) for row in those] for part, those in rows.items()}
+    write_json(out.with_suffix(".json"), {"parts": found, "conditions": conditions})
     return rows
 
 
@@ -238,8 +238,8 @@ def ablation_page(
     rows: Mapping[str, Sequence[ChoiceFigures]], conditions: Mapping[str, Any]
 ) -> str:
     """A table for each part, and what the figures have to be quoted with."""
-    told = "\n".join(_part(part, those) for part, those in rows.items())
-    return f"# What each choice adds\n\n{_conditions(conditions)}\n\n{told}"
+    found = "\n".join(_part(part, those) for part, those in rows.items())
+    return f"# What each choice adds\n\n{_conditions(conditions)}\n\n{found}"
 
 
 def _part(part: str, rows: Sequence[ChoiceFigures]) -> str:
@@ -270,16 +270,16 @@ def _cells(row: ChoiceFigures) -> tuple[str, ...]:
 
 def _row_json(row: ChoiceFigures) -> dict[str, Any]:
     choice = row.choice
-    told: dict[str, Any] = {
+    found: dict[str, Any] = {
         "what": choice.what,
         "classifier": choice.classifier.model_dump(),
         "rejection": choice.rejection.model_dump(),
         "calibration": choice.calibration.kind,
     }
     if row.result is None:
-        return {**told, "skipped": row.skipped}
+        return {**found, "skipped": row.skipped}
     difference = {} if row.difference is None else {"gap_less": difference_json(row.difference)}
-    return {**told, **figures_json(row.result), **difference}
+    return {**found, **figures_json(row.result), **difference}
 
 
 def _conditions(conditions: Mapping[str, Any]) -> str:

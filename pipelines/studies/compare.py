@@ -55,7 +55,7 @@ from retrieval.storage.shards import OK, ShardStore
 from retrieval.types import Features, Integers
 
 log = logging.getLogger(__name__)
-TAUGHT, TEST, HOLIDAYS = "taught", "test", "holidays"
+LEARNT, TEST, HOLIDAYS = "taught", "test", "holidays"
 VOTE: Final = VoteConfig()
 TOGETHER: Final = 16
 """Photographs that a core describes at a time."""
@@ -138,8 +138,8 @@ def run_comparison(
         rows += _rows(name, chosen[name], budget, weights, device, tables, work)
         # The table so far, in a run that takes hours.
         atomic_write(out, comparison_page(rows, conditions).encode())
-        told = {"rows": [asdict(row) for row in rows], "conditions": conditions}
-        write_json(out.with_suffix(".json"), told)
+        written = {"rows": [asdict(row) for row in rows], "conditions": conditions}
+        write_json(out.with_suffix(".json"), written)
     return rows
 
 
@@ -187,7 +187,7 @@ def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
     names = [path.stem for path in paths]
     holidays_groups(names)  # refuses what is no Holidays
     return {
-        TAUGHT: pd.concat([data.gallery, data.bank], ignore_index=True),
+        LEARNT: pd.concat([data.gallery, data.bank], ignore_index=True),
         TEST: data.test,
         HOLIDAYS: make_table(names, map(str, paths), [None] * len(paths)),
     }
@@ -215,11 +215,11 @@ def _extracted(
 def _measured(method: Method, parts: Mapping[str, Extracted]) -> list[MethodFigures]:
     name = f"{method.features}, {next(iter(method.searches))}"
     log.info("learning %s", name)
-    taught = parts[TAUGHT]
-    photographs = taught.table[taught.table["status"] == OK]
+    learnt = parts[LEARNT]
+    photographs = learnt.table[learnt.table["status"] == OK]
     try:
-        # Nothing is held out here, so that all labels teach.
-        describer = method.learn(taught.features, labels=labels_of(photographs))
+        # Nothing is held out here, so that all labels are learnt from.
+        describer = method.learn(learnt.features, labels=labels_of(photographs))
     except ConfigError as error:  # too few photographs for so many words
         return [
             MethodFigures(method.features, label, skipped=str(error)) for label in method.searches
@@ -230,7 +230,7 @@ def _measured(method: Method, parts: Mapping[str, Extracted]) -> list[MethodFigu
     rate = count / sum(one.seconds for one in known.values())
     rows = []
     for label, search in method.searches.items():
-        gallery = _gallery(parts[TAUGHT].table, known[TAUGHT], describer, search)
+        gallery = _gallery(parts[LEARNT].table, known[LEARNT], describer, search)
         top1, gap = _recognition(gallery, parts[TEST].table, known[TEST])
         precision = _holidays(parts[HOLIDAYS].table, known[HOLIDAYS], describer, search)
         size = _bytes_per_row(gallery.searcher, describer)
@@ -263,13 +263,13 @@ def _known(part: Extracted, describer: Describer | WordsAlone, progress: Report)
 
 def _gallery(
     table: pd.DataFrame,
-    taught: Usable,
+    usable: Usable,
     describer: Describer | WordsAlone,
     search: SearchConfig,
 ) -> Gallery:
-    labels = table["landmark"].iloc[taught.rows]
+    labels = table["landmark"].iloc[usable.rows]
     shown = labels.notna().to_numpy(dtype=bool)
-    known, bank = (taught.descriptors[np.flatnonzero(mask)] for mask in (shown, ~shown))
+    known, bank = (usable.descriptors[np.flatnonzero(mask)] for mask in (shown, ~shown))
     if not len(known):
         raise TableError("no gallery photograph could be described")
     landmarks = sorted(labels[shown].unique())

@@ -166,17 +166,17 @@ def methods_of(
     # ALIKED's keypoints have no scale to be verified by.
     estimator: Final = "magsac" if isinstance(config, AlikedConfig) else "affine"
     verification = VerificationConfig(top=budget.verified, estimator=estimator)
-    by_words = SearchConfig(share=1.0)
+    words_alone = SearchConfig(share=1.0)
     verified = SearchConfig(share=1.0, verification=verification)
     bow = LocalBranch(detector, Bow(BowConfig(words=budget.visual_words)), None, device, reducer)
     asmk = Asmk(AsmkConfig(words=budget.visual_words))
-    both = {"asmk": by_words, f"asmk + verification of the first {budget.verified}": verified}
+    both = {"asmk": words_alone, f"asmk + verification of the first {budget.verified}": verified}
     for local_branch, searches in (
-        (bow, {"bow": by_words}),
+        (bow, {"bow": words_alone}),
         (replace(bow, words=asmk, compressor=FeatureCompressor(CompressionConfig())), both),
     ):
-        teach = partial(WordsAlone.fit, local_branch, seed=SEED)
-        methods.append(Method(name, detector, teach, searches))
+        by_words = partial(WordsAlone.fit, local_branch, seed=SEED)
+        methods.append(Method(name, detector, by_words, searches))
     return methods
 
 

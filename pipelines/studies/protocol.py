@@ -82,7 +82,7 @@ class Pool:
 def flat_searcher(
     known: Representation, local_branch: LocalBranch | None, search: SearchConfig
 ) -> Searcher:
-    """Search photographs exactly, and by whatever else is known of them.
+    """Search photographs exactly, and by words, where they have any.
 
     Args:
         known: the photographs.
@@ -157,32 +157,32 @@ def measure_revisited(system: System, truth: Path, photos: Path, out: Path) -> d
         TableError: the truth cannot be read, a photograph of it is not there, a query cannot be
             read, or nothing of the database can.
     """
-    told = read_revisited(truth)
+    protocol = read_revisited(truth)
     paths: dict[str, Path] = {}
     for path in sorted(photos.rglob("*.jpg")):
         if paths.setdefault(path.stem, path) is not path:
             raise TableError(f"{path}: {paths[path.stem]} has the same name: leave one of them")
-    missing = [name for name in (*told.queries, *told.database) if name not in paths]
+    missing = [name for name in (*protocol.queries, *protocol.database) if name not in paths]
     if missing:
         raise TableError(
             f"{photos / missing[0]}.jpg: no such file, which {truth.name} asks for"
             f" ({len(missing)} such)"
         )
     crops = [_cropped(paths[name], box, system.describer.longest_side)
-             for name, box in zip(told.queries, told.boxes, strict=True)]  # fmt: skip
+             for name, box in zip(protocol.queries, protocol.boxes, strict=True)]  # fmt: skip
     queries = system.describer.describe(crops)
     blank = np.array([bool(reason) for reason in complaints(queries)], np.bool_)
     if blank.any():
         log.warning("%d queries have nothing to describe in their boxes, and find nothing",
                     blank.sum())  # fmt: skip
-    sources = [str(paths[name]) for name in told.database]
-    table = make_table(told.database, sources, [None] * len(sources))
+    sources = [str(paths[name]) for name in protocol.database]
+    table = make_table(protocol.database, sources, [None] * len(sources))
     pool = _described(system, table, out)
     figures: Figures = {}
     for name, searcher in _searchers(system, pool.descriptors).items():
         rankings = pool.rankings(searcher, queries)
         rankings[blank] = -1
-        found = revisited_figures(told, rankings)
+        found = revisited_figures(protocol, rankings)
         figures[name] = {
             setup: {"map": one.map}
             | {f"mp{k}": mean for k, mean in zip(CUTS, one.mean_precisions.tolist(), strict=True)}
@@ -227,7 +227,7 @@ def _searchers(system: System, known: Representation) -> dict[str, Searcher]:
 def _written(
     system: System, out: Path, protocol: str, figures: Figures, pool: Pool, queries: int
 ) -> dict[str, Any]:
-    told = {
+    written = {
         "protocol": protocol,
         "photographs": pool.count,
         "photographs_failed": pool.count - len(pool.places),
@@ -247,17 +247,19 @@ def _written(
             "index": "Flat",
         },
     }
-    write_json(out / "figures.json", told)
-    return told
+    write_json(out / "figures.json", written)
+    return written
 
 
-def protocol_table(told: Mapping[str, Any]) -> Table:
+def protocol_table(found: Mapping[str, Any]) -> Table:
     """The figures for a terminal."""
-    failed = f", {told['photographs_failed']:,} failed" if told["photographs_failed"] else ""
-    title = f"{told['protocol']}: {told['queries']:,} queries, {told['photographs']:,} photographs"
+    failed = f", {found['photographs_failed']:,} failed" if found["photographs_failed"] else ""
+    title = (
+        f"{found['protocol']}: {found['queries']:,} queries, {found['photographs']:,} photographs"
+    )
     table = Table(title=f"{title}{failed}")
     rows = [
-        (name, setup, each) for name, setups in told["figures"].items()
+        (name, setup, each) for name, setups in found["figures"].items()
         for setup, each in setups.items()
     ]  # fmt: skip
     table.add_column("ranked")

@@ -118,7 +118,7 @@ class Gallery:
         return self._found(True, rows, k)
 
     def _found(self, bank: bool, rows: Integers, k: int) -> Neighbours:
-        # Whatever holds photographs out holds out the same ones, and verifying them takes long.
+        # All classifiers hold out the same photographs, and verifying them takes long.
         key = bank, k, rows.tobytes()
         if key not in self._searched:
             self._searched[key] = (
@@ -249,7 +249,7 @@ class HeldOut:
 
     def parts(self, seed: int) -> tuple[Integers, Integers]:
         """(g,) and (b,) which of ``PARTS`` each photograph is dealt into, for cross-fitting:
-        so that none is judged by what it taught."""
+        so that none is judged by a model fitted to it."""
         rng = np.random.default_rng(seed)
         gallery = deal(self.truth, PARTS, rng)
         return gallery, deal(np.zeros(len(self.bank_rows), np.int64), PARTS, rng)
@@ -309,6 +309,10 @@ class Folds:
     bank_rows: Integers
     bank_folds: Integers
 
+    def held_out(self, gallery: Gallery, scores: Scores, bank_scores: Scores) -> HeldOut:
+        """Their scores beside what they show."""
+        return HeldOut(self.rows, gallery.codes[self.rows], scores, self.bank_rows, bank_scores)
+
 
 def stratified_folds(gallery: Gallery, folds: int, limit: int, seed: int) -> Folds:
     """Spread gallery and bank over folds, evenly within every landmark.
@@ -365,10 +369,29 @@ def _first(fold: Integers, limit: int, rng: np.random.Generator) -> Integers:
     return np.sort(rows[fold[rows] >= 0][:limit])
 
 
-def kept_rows(chosen: Folds, gallery: Gallery, fold: np.int64) -> tuple[Integers, Integers]:
-    """Rows of gallery and bank that what scores a fold is trained on."""
-    rows = np.setdiff1d(np.arange(len(gallery.codes)), chosen.rows[chosen.folds == fold])
-    bank_rows = np.setdiff1d(
-        np.arange(len(gallery.bank)), chosen.bank_rows[chosen.bank_folds == fold]
-    )
-    return rows, bank_rows
+def cross_fitted(
+    chosen: Folds,
+    gallery: Gallery,
+    width: int,
+    fit: Callable[[Integers, Integers], Callable[[bool, Flags], Scores]],
+) -> HeldOut:
+    """Scores of the chosen photographs, fold by fold, by models fitted without them.
+
+    Args:
+        chosen: what is held out.
+        gallery: that it is of.
+        width: candidates of each photograph.
+        fit: from rows of gallery and bank to what scores some of the chosen gallery (False) or
+            bank (True) photographs.
+    """
+    scores = Scores.blank(len(chosen.rows), width), Scores.blank(len(chosen.bank_rows), width)
+    for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
+        own = chosen.folds == fold, chosen.bank_folds == fold
+        score = fit(
+            np.setdiff1d(np.arange(len(gallery.codes)), chosen.rows[own[0]]),
+            np.setdiff1d(np.arange(len(gallery.bank)), chosen.bank_rows[own[1]]),
+        )
+        for bank, here in enumerate(own):
+            found, into = score(bool(bank), here), scores[bank]
+            into.candidates[here], into.values[here] = found.candidates, found.values
+    return chosen.held_out(gallery, *scores)

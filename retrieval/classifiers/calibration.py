@@ -24,7 +24,7 @@ from pydantic import Field
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from retrieval.types import StrictModel
+from retrieval.types import Flags, StrictModel, Vectors
 
 LEAST_SLOPE: Final = 1e-3
 """Per standard deviation of the scores, where they tell nothing or mislead."""
@@ -58,7 +58,7 @@ class Platt:
     def fit(
         cls,
         confidence: NDArray[np.floating[Any]],
-        right: NDArray[np.bool_],
+        right: Flags,
         weights: Any,
         shifted: bool = True,
     ) -> Platt:
@@ -87,7 +87,7 @@ class Platt:
         offset = intercept - slope * centre / spread
         return cls(float(slope / spread), float(offset))
 
-    def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def probability(self, confidence: NDArray[np.floating[Any]]) -> Vectors:
         """(n,) float32; 0 for a confidence of -inf.
 
         Rounding to float32 makes equals of confidences that differ far up the curve, so photographs
@@ -112,9 +112,7 @@ class Isotonic:
     probabilities: tuple[float, ...]
 
     @classmethod
-    def fit(
-        cls, confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], weights: Any
-    ) -> Isotonic:
+    def fit(cls, confidence: NDArray[np.floating[Any]], right: Flags, weights: Any) -> Isotonic:
         """Learn the knots; arguments as for :meth:`Platt.fit`."""
         scores, right, weights = _finite(confidence, right, weights)
         if not len(scores):
@@ -122,7 +120,7 @@ class Isotonic:
         steps = IsotonicRegression().fit(scores, _drawn_in(right), weights)
         return cls(tuple(steps.X_thresholds_.tolist()), tuple(steps.y_thresholds_.tolist()))
 
-    def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def probability(self, confidence: NDArray[np.floating[Any]]) -> Vectors:
         """(n,) float32; 0 for a confidence of -inf."""
         found = np.interp(confidence.astype(np.float64), self.confidences, self.probabilities)
         return np.where(np.isneginf(confidence), 0.0, found).astype(np.float32)
@@ -140,7 +138,7 @@ class NoCurve:
     right: int
     wrong: int
 
-    def probability(self, confidence: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    def probability(self, confidence: NDArray[np.floating[Any]]) -> Vectors:
         """(n,) NaN."""
         return np.full(confidence.shape, np.nan, np.float32)
 
@@ -157,7 +155,7 @@ Curve = Platt | Isotonic | NoCurve
 def fit_curve(
     config: CalibrationConfig,
     confidence: NDArray[np.floating[Any]],
-    right: NDArray[np.bool_],
+    right: Flags,
     weights: Any,
 ) -> Curve:
     """The curve of a config's form; arguments as for :meth:`Platt.fit`."""
@@ -171,15 +169,15 @@ def fit_curve(
 
 
 def _finite(
-    confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], weights: Any
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    confidence: NDArray[np.floating[Any]], right: Flags, weights: Any
+) -> tuple[NDArray[np.float64], Flags, NDArray[np.float64]]:
     """The examples that have a candidate."""
     finite = np.isfinite(confidence)
     scores = confidence[finite].astype(np.float64)
     return scores, right[finite], np.asarray(weights, np.float64)[finite]
 
 
-def _drawn_in(right: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _drawn_in(right: Flags) -> NDArray[np.float64]:
     """Platt's targets."""
     high = (right.sum() + 1.0) / (right.sum() + 2.0)
     low = 1.0 / ((~right).sum() + 2.0)

@@ -96,8 +96,7 @@ class CentroidClassifier:
         own -= config.mean_correction * _never_empty(corrections, without)
         asked = bank_similarity(queries, gallery.bank_searcher, config.bank_neighbours)
         scores = fitted._rank(queries, asked, truth=truth, own=own)
-        bank = fitted._bank_held_out(gallery, chosen.bank_rows)
-        return HeldOut(chosen.rows, truth, scores, chosen.bank_rows, bank)
+        return chosen.held_out(gallery, scores, fitted._bank_held_out(gallery, chosen.bank_rows))
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by their means' similarity, corrected.

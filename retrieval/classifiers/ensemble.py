@@ -39,7 +39,7 @@ from retrieval.classifiers.vote import Groups
 from retrieval.descriptors.representation import Representation
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import read_json, reading, write_json
-from retrieval.types import PartName, StrictModel, Vectors
+from retrieval.types import Flags, Integers, PartName, StrictModel, Vectors
 
 FILE: Final = "ensemble.json"
 FLOOR: Final = 0.05
@@ -295,7 +295,7 @@ def _joined(held: HeldOut) -> Scores:
     return Scores.joined([held.gallery, held.bank])
 
 
-def _truth(held: HeldOut) -> NDArray[np.int64]:
+def _truth(held: HeldOut) -> Integers:
     """(g + b,) the photographs' landmarks, -1 for the bank's."""
     return np.concatenate([held.truth, np.full(len(held.bank_rows), -1)])
 
@@ -338,7 +338,7 @@ def _curve(held: HeldOut, candidates: int) -> tuple[Platt, float]:
 
 
 def _likeliest(
-    groups: Groups, odds: Reals, right: NDArray[np.bool_], weights: Reals, penalty: float
+    groups: Groups, odds: Reals, right: Flags, weights: Reals, penalty: float
 ) -> tuple[Reals, float]:
     """The members' weights and the offset that make the right landmarks likeliest.
 

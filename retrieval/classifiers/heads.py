@@ -14,12 +14,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from retrieval.networks.trunk import seeded
-from retrieval.types import StrictModel
+from retrieval.types import Integers, StrictModel, Vectors
 
 
 class LinearConfig(StrictModel):
@@ -133,7 +132,7 @@ def takes_none(config: HeadConfig) -> bool:
 
 
 def uses_bank(config: HeadConfig) -> bool:
-    """Whether a photograph without a landmark teaches the head anything."""
+    """Whether the head is trained on photographs without a landmark."""
     return takes_none(config) or isinstance(config, SigmoidConfig)
 
 
@@ -168,8 +167,8 @@ def confidences(head: Head, logits: Tensor, candidates: int) -> tuple[Tensor, Te
 
 
 def ranked(
-    head: Head, embeddings: NDArray[np.float32], candidates: int, block: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    head: Head, embeddings: Vectors, candidates: int, block: int
+) -> tuple[Integers, Vectors]:
     """:func:`confidences` of (n, d) embeddings, so many photographs at a time."""
     count = min(candidates, head.landmarks)
     best = np.empty((len(embeddings), count), np.int64)

@@ -8,7 +8,7 @@ collections, where training anew for every held-out fold takes seconds; others a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
@@ -24,8 +24,8 @@ from retrieval.classifiers.base import (
     Gallery,
     HeldOut,
     Scores,
+    cross_fitted,
     deal,
-    kept_rows,
     stratified_folds,
 )
 from retrieval.classifiers.heads import Head, TwoLayerConfig, ranked
@@ -34,7 +34,7 @@ from retrieval.errors import ConfigError, RunError
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.trunk import seeded
 from retrieval.storage.files import reading
-from retrieval.types import Integers, StrictModel, Vectors
+from retrieval.types import Flags, Integers, StrictModel, Vectors
 
 FILE: Final = "mlp.safetensors"
 LOOKED: Final = 25
@@ -108,19 +108,13 @@ class MlpClassifier:
         """Scores of photographs by networks trained without them, one network a fold."""
         chosen = stratified_folds(gallery, config.folds, config.held_out, seed)
         width = min(config.candidates, len(gallery.landmarks))
-        scores = Scores.blank(len(chosen.rows), width)
-        bank = Scores.blank(len(chosen.bank_rows), width)
-        for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
-            kept = kept_rows(chosen, gallery, fold)
-            fitted = cls(config, _train(config, gallery, *kept, seed))
-            own, bank_own = chosen.folds == fold, chosen.bank_folds == fold
-            for into, here, vectors in (
-                (scores, own, gallery.vectors[chosen.rows[own]]),
-                (bank, bank_own, gallery.bank_vectors[chosen.bank_rows[bank_own]]),
-            ):
-                found = fitted._rank(vectors)
-                into.candidates[here], into.values[here] = found.candidates, found.values
-        return HeldOut(chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank)
+        asked = gallery.vectors[chosen.rows], gallery.bank_vectors[chosen.bank_rows]
+
+        def fit(rows: Integers, bank_rows: Integers) -> Callable[[bool, Flags], Scores]:
+            fitted = cls(config, _train(config, gallery, rows, bank_rows, seed))
+            return lambda bank, own: fitted._rank(np.asarray(asked[bank][own]))
+
+        return cross_fitted(chosen, gallery, width, fit)
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by :func:`retrieval.classifiers.heads.confidences`.
@@ -183,11 +177,11 @@ def _train(
     head = _head(config, gallery, len(bank_rows) > 0, seed)
     optimiser = torch.optim.AdamW(head.parameters(), config.rate, weight_decay=config.decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
-    taught = np.flatnonzero(~back.numpy())
+    training = np.flatnonzero(~back.numpy())
     least, best = float("inf"), {}
     with seeded(seed):
         for step, some in zip(
-            range(1, config.steps + 1), _batches(taught, config.batch, rng), strict=False
+            range(1, config.steps + 1), _batches(training, config.batch, rng), strict=False
         ):
             optimiser.zero_grad()
             loss = nn.functional.cross_entropy(head.train()(x[some]), y[some])

@@ -77,12 +77,9 @@ class NetworkClassifier:
         """Scores of photographs that the network was not trained on."""
         fitted = cls.fit(config, gallery, seed)
         chosen = stratified_folds(gallery, FOLDS, config.held_out, seed)
-        return HeldOut(
-            chosen.rows,
-            gallery.codes[chosen.rows],
-            fitted._rank(gallery.vectors[chosen.rows]),
-            chosen.bank_rows,
-            fitted._rank(gallery.bank_vectors[chosen.bank_rows]),
+        scores = fitted._rank(gallery.vectors[chosen.rows])
+        return chosen.held_out(
+            gallery, scores, fitted._rank(gallery.bank_vectors[chosen.bank_rows])
         )
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:

@@ -20,7 +20,7 @@ def promise_of(bank: int, origins: Sequence[str], photographs: NDArray[np.int64]
 
     Args:
         bank: photographs of no landmark.
-        origins: where each of them comes from; empty, or of empty ones, where that is not told.
+        origins: where each of them comes from; empty, or of empty ones, where that is unknown.
         photographs: (l,) how many each landmark has in the gallery.
     """
     rendered = sum(one == RENDERED for one in origins)

@@ -161,7 +161,7 @@ def _share(part: int, whole: int) -> str:
 
 
 class _SavedRejection(StrictModel):
-    """What rejection.json holds; no threshold accepts whatever has a candidate, or nothing."""
+    """What rejection.json holds; without a threshold every candidate is accepted, or nothing."""
 
     threshold: float | None
     nothing: bool = False
@@ -349,7 +349,7 @@ def fit_rejection(
 
     Returns:
         the rejection, and the held-out scores with the confidences that it was settled on: of
-        each photograph by a model that it did not teach.
+        each photograph by a model that was fitted without it.
 
     Raises:
         ConfigError: as :meth:`Rejection.fit`.

@@ -27,7 +27,7 @@ so that the result is the same whatever the number of threads.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,14 +45,14 @@ from retrieval.classifiers.base import (
     Gallery,
     HeldOut,
     Scores,
-    kept_rows,
+    cross_fitted,
     stratified_folds,
 )
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
-from retrieval.types import Integers, StrictModel, Vectors, unit_rows
+from retrieval.types import Flags, Integers, StrictModel, Vectors, unit_rows
 
 FILE: Final = "svm.safetensors"
 MARGINS: Final = 1 << 23
@@ -137,22 +137,19 @@ class SvmClassifier:
         """Scores of photographs by machines trained without them, one machine a fold."""
         chosen = stratified_folds(gallery, config.folds, config.held_out, seed)
         width = min(config.candidates, len(gallery.landmarks))
-        scores = Scores.blank(len(chosen.rows), width)
-        bank_scores = Scores.blank(len(chosen.bank_rows), width)
-        near, bank_near = _verified_neighbours(config, gallery, chosen)
-        for fold in np.unique(np.concatenate([chosen.folds, chosen.bank_folds])):
-            kept = kept_rows(chosen, gallery, fold)
-            fitted = cls(config, *_train(config, gallery, *kept, seed), gallery.codes)
-            for part, own, descriptors, found in (
-                (scores, chosen.folds == fold, gallery.vectors[chosen.rows], near),
-                (bank_scores, chosen.bank_folds == fold, gallery.bank_vectors[chosen.bank_rows],
-                 bank_near),
-            ):  # fmt: skip
-                ranked = fitted._rank(np.asarray(descriptors[own]), found and found.at(own))
-                part.candidates[own], part.values[own] = ranked.candidates, ranked.values
-        return HeldOut(
-            chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
-        )
+        near = _verified_neighbours(config, gallery, chosen)
+        asked = gallery.vectors[chosen.rows], gallery.bank_vectors[chosen.bank_rows]
+
+        def fit(rows: Integers, bank_rows: Integers) -> Callable[[bool, Flags], Scores]:
+            fitted = cls(config, *_train(config, gallery, rows, bank_rows, seed), gallery.codes)
+
+            def score(bank: bool, own: Flags) -> Scores:
+                found = near[bank]
+                return fitted._rank(np.asarray(asked[bank][own]), found and found.at(own))
+
+            return score
+
+        return cross_fitted(chosen, gallery, width, fit)
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Rank landmarks by margin.
@@ -343,7 +340,7 @@ def _hard_negatives(
     gallery: Gallery,
     own: Sequence[Integers],
     block: range,
-    allowed: NDArray[np.bool_],
+    allowed: Flags,
 ) -> list[Integers]:
     """For each landmark of a block, the rows of others nearest to the mean of its own."""
     count = config.hard_negatives
@@ -359,7 +356,7 @@ def _hard_negatives(
 
 
 def separator(
-    descriptors: NDArray[np.float64], own: NDArray[np.bool_], penalty: float
+    descriptors: NDArray[np.float64], own: Flags, penalty: float
 ) -> tuple[NDArray[Any], float]:
     """Weight (d,) and bias that part own rows of (n, d) from the others.
 

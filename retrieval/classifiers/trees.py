@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier
 
-from retrieval.types import StrictModel
+from retrieval.types import Flags, StrictModel
 
 TREES: Final = 60
 DEPTH: Final = 3
@@ -52,7 +52,7 @@ class Trees(StrictModel):
     values: list[float]
 
     @classmethod
-    def fit(cls, inputs: Reals, right: NDArray[np.bool_], weights: Reals) -> Trees | None:
+    def fit(cls, inputs: Reals, right: Flags, weights: Reals) -> Trees | None:
         """Grow them on (n, d) inputs of examples that are right or not, and weigh so much.
 
         Without ``LEAST`` examples of each kind there are none.

@@ -145,10 +145,7 @@ class VoteClassifier:
         scores = fitted._vote(
             found, fitted.row_corrections[found.rows], fitted.row_corrections[chosen.rows]
         )
-        bank_scores = fitted._bank_held_out(gallery, chosen.bank_rows)
-        return HeldOut(
-            chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank_scores
-        )
+        return chosen.held_out(gallery, scores, fitted._bank_held_out(gallery, chosen.bank_rows))
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
         """Let the first k of the given neighbours vote.

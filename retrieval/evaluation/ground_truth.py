@@ -1,7 +1,7 @@
 """Reads the official ground truth of revisited Oxford and Paris, which is published as a pickle.
 
-A pickle is a program: it may call whatever it names, and NumPy's own classes crash when they are
-called with what they do not expect. So none is run here. Its steps are read one by one
+A pickle is a program: it may call anything that it names, and NumPy's own classes crash when they
+are called with what they do not expect. So none is run here. Its steps are read one by one
 (``pickletools``), and those that containers, text, numbers and arrays are made by are taken by a
 machine of our own, which calls nothing: an array is made from a type, a shape and bytes, all
 checked. Any other step, and any other name, is refused.
@@ -69,11 +69,11 @@ def read_revisited(path: Path) -> Revisited:
         raise TableError(f"{path}: more than {MOST_BYTES >> 20} MB are no ground truth")
     try:
         data = path.read_bytes()
-        told = json.loads(data) if path.suffix == ".json" else _Machine().run(data)
-        return _checked(told)
+        found = json.loads(data) if path.suffix == ".json" else _Machine().run(data)
+        return _checked(found)
     except TableError as error:
         raise TableError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle raises whatever its steps stumble over
+    except Exception as error:  # a damaged pickle raises anything
         reason = " ".join(str(error).split())[:200]
         raise TableError(
             f"{path} is no ground truth of revisited Oxford or Paris ({type(error).__name__}:"
@@ -129,8 +129,8 @@ class _Machine:
             if number == MOST_STEPS:
                 raise TableError(f"more than {MOST_STEPS:,} steps are no ground truth")
             if step.name == "STOP":
-                (told,) = self.stack
-                return told
+                (found,) = self.stack
+                return found
             if step.name in VALUES:
                 self.stack.append(argument)
             elif step.name in STEPS:
@@ -307,10 +307,10 @@ STEPS: Final[Mapping[str, Callable[[_Machine, Any], None]]] = {
 """What is done at each step that brings no value."""
 
 
-def _checked(told: Any) -> Revisited:
+def _checked(found: Any) -> Revisited:
     """Lists by their contents: nothing that lies in them is taken for what it is not."""
-    database, queries = (_names(told[key]) for key in ("imlist", "qimlist"))
-    gnd = told["gnd"]
+    database, queries = (_names(found[key]) for key in ("imlist", "qimlist"))
+    gnd = found["gnd"]
     if not isinstance(gnd, list) or not all(isinstance(one, dict) for one in gnd):
         raise ValueError("gnd is no list of queries")
     if len(gnd) != len(queries):
@@ -331,16 +331,16 @@ def _checked(told: Any) -> Revisited:
     return Revisited(database, queries, boxes.reshape(-1, 4), judged)
 
 
-def _names(told: Any) -> list[str]:
-    names = told.values.tolist() if _filled(told) else told
+def _names(found: Any) -> list[str]:
+    names = found.values.tolist() if _filled(found) else found
     if not isinstance(names, list) or not all(isinstance(name, str | bytes) for name in names):
         raise ValueError("no list of names")
     return [name.decode("latin1") if isinstance(name, bytes) else name for name in names]
 
 
-def _numbers(told: Any, kinds: type | tuple[type, ...], dtype: type[Any]) -> NDArray[Any]:
+def _numbers(found: Any, kinds: type | tuple[type, ...], dtype: type[Any]) -> NDArray[Any]:
     """A list's or an array's numbers, in one row."""
-    values = told.values.reshape(-1).tolist() if _filled(told) else told
+    values = found.values.reshape(-1).tolist() if _filled(found) else found
     if not isinstance(values, list | tuple):
         raise ValueError(f"a {type(values).__name__} where numbers are expected")
     whole = [int(one) if isinstance(one, float) and kinds is int and one == int(one) else one
@@ -350,9 +350,9 @@ def _numbers(told: Any, kinds: type | tuple[type, ...], dtype: type[Any]) -> NDA
     return np.array(whole, dtype=dtype).reshape(-1)
 
 
-def _length(told: Any) -> int:
-    return int(told.values.size) if _filled(told) else len(told)
+def _length(found: Any) -> int:
+    return int(found.values.size) if _filled(found) else len(found)
 
 
-def _filled(told: Any) -> bool:
-    return isinstance(told, _Array) and told.values is not None
+def _filled(found: Any) -> bool:
+    return isinstance(found, _Array) and found.values is not None

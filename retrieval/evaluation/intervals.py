@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.evaluation.metrics import Truth, by_confidence
 from retrieval.types import Flags, Integers, Reals
 
-Counts = NDArray[np.int64]
-
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
 BLOCK: Final = 4_000_000
-"""Counts held at a time, of resamples by queries."""
+"""Integers held at a time, of resamples by queries."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Outcomes:
         accepted: Flags,
         truth: Truth,
     ) -> Outcomes:
-        """From what :func:`retrieval.evaluation.metrics.recognition_metrics` is told."""
+        """From the arguments of :func:`retrieval.evaluation.metrics.recognition_metrics`."""
         return cls(
             by_confidence(ids, predicted, confidence),
             truth.holds(predicted),
@@ -123,7 +120,7 @@ def _resampled(systems: Sequence[Outcomes], names: Sequence[str]) -> list[dict[s
     return [{name: np.concatenate([empty, *part[name]]) for name in names} for part in parts]
 
 
-def _drawn(random: np.random.Generator, n: int, resamples: int) -> Counts:
+def _drawn(random: np.random.Generator, n: int, resamples: int) -> Integers:
     """(resamples, n) how often each of n queries is drawn in n draws."""
     drawn = random.integers(0, n, (resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(drawn.reshape(-1), minlength=resamples * n).reshape(resamples, n)
@@ -137,7 +134,7 @@ def _middle(values: Reals) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _gap(outcomes: Outcomes, counts: Counts) -> Reals:
+def _gap(outcomes: Outcomes, counts: Integers) -> Reals:
     """(b,) GAP where query i stands counts[:, i] times; 0 where no landmark was drawn."""
     drawn = counts[:, outcomes.order]
     right = outcomes.right[outcomes.order]
@@ -151,7 +148,7 @@ def _gap(outcomes: Outcomes, counts: Counts) -> Reals:
     return gap
 
 
-def _share(of: Flags, among: Flags, counts: Counts) -> Reals:
+def _share(of: Flags, among: Flags, counts: Integers) -> Reals:
     """(b,) share of the queries among some that are of others; NaN where none was drawn."""
     total = counts[:, among].sum(axis=1)
     found = np.where(total > 0, counts[:, among & of].sum(axis=1), np.nan)
@@ -159,15 +156,15 @@ def _share(of: Flags, among: Flags, counts: Counts) -> Reals:
     return share
 
 
-def _top1(outcomes: Outcomes, counts: Counts) -> Reals:
+def _top1(outcomes: Outcomes, counts: Integers) -> Reals:
     return _share(outcomes.right, outcomes.shown, counts)
 
 
-def _false_accepts(outcomes: Outcomes, counts: Counts) -> Reals:
+def _false_accepts(outcomes: Outcomes, counts: Integers) -> Reals:
     return _share(outcomes.accepted, ~outcomes.shown, counts)
 
 
-def _rejection_auc(outcomes: Outcomes, counts: Counts) -> Reals:
+def _rejection_auc(outcomes: Outcomes, counts: Integers) -> Reals:
     """(b,) as :func:`retrieval.evaluation.metrics.rejection_auc`."""
     order = np.argsort(outcomes.confidence, kind="stable")
     ordered = outcomes.confidence[order]
@@ -184,7 +181,7 @@ def _rejection_auc(outcomes: Outcomes, counts: Counts) -> Reals:
     return auc
 
 
-FIGURES: Final[dict[str, Callable[[Outcomes, Counts], Reals]]] = {
+FIGURES: Final[dict[str, Callable[[Outcomes, Integers], Reals]]] = {
     "gap": _gap,
     "top1": _top1,
     "rejection_auc": _rejection_auc,

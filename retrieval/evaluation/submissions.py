@@ -39,7 +39,7 @@ from retrieval.evaluation.metrics import (
     top_k_accuracy,
 )
 from retrieval.photographs.delimited import listing, open_table
-from retrieval.photographs.labels import landmark_label, shown
+from retrieval.photographs.labels import label_in_row, shown
 from retrieval.types import Flags, Integers
 
 Kind = Literal["recognition", "retrieval"]
@@ -100,7 +100,7 @@ def score_submission(submission: Path, solution: Path) -> Score:
 
 
 def read_solution(path: Path) -> Solution:
-    """Read a solution file; its columns tell the challenge.
+    """Read a solution file of the challenge that its columns are of.
 
     Raises:
         TableError: naming file and row; or no query shows a landmark.
@@ -175,10 +175,7 @@ def _landmarks(path: Path, rows: Iterable[int], cells: Iterable[Sequence[str]]) 
 
     def landmark(row: int, text: str) -> str:
         if text not in known:
-            try:
-                label = landmark_label(text)
-            except TableError as error:
-                raise TableError(f"{path}, row {row}: {error}") from None
+            label = label_in_row(path, row, text)
             if label is None:
                 raise TableError(
                     f"{path}, row {row}: {shown(text)} says that there is no landmark, and stands"

@@ -25,19 +25,18 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write
 from retrieval.storage.fingerprint import checksum
-from retrieval.types import StrictModel
+from retrieval.types import Integers, StrictModel, Vectors
 from retrieval.vectors.checked import checked_rows
 from retrieval.vectors.gpu import ROWS_PER_BLOCK, require_device, to_device
 
 logger = logging.getLogger(__name__)
-Blocks = NDArray[np.float32] | Iterable[NDArray[np.float32]]
+Blocks = Vectors | Iterable[Vectors]
 SMALL = 100_000
 """Rows up to which "auto" takes a flat index, and up to which a flat index is bit-stable."""
 GPU_MOST_NEIGHBOURS = 2048
@@ -153,7 +152,7 @@ class FaissIndex:
         except RuntimeError:
             return len(faiss.serialize_index(index)) // max(len(self), 1)
 
-    def search(self, queries: NDArray[np.float32], k: int) -> Neighbours:
+    def search(self, queries: Vectors, k: int) -> Neighbours:
         """The ``k`` nearest rows of each of ``queries`` (q, d).
 
         ``k`` may exceed the number of rows; the rest is -1 and -inf, as it is where an IVF index
@@ -236,9 +235,7 @@ class FaissIndex:
             index.add(self.index.reconstruct_n(start, rows))
         return index
 
-    def _search_batch(
-        self, batch: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _search_batch(self, batch: Vectors, k: int) -> tuple[Vectors, Integers]:
         lists = _lists(self.index)
         if lists is not None:
             lists.nprobe = min(self.config.nprobe, int(lists.nlist))
@@ -303,7 +300,7 @@ class _Rows:
             raise TypeError("blocks are read more than once: give a list or a store, no generator")
         self._arrays = (descriptors,) if isinstance(descriptors, np.ndarray) else descriptors
 
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def blocks(self) -> Iterator[tuple[int, Vectors]]:
         """Each block with the position of its first row."""
         first = 0
         for array in self._arrays:
@@ -319,7 +316,7 @@ class _Rows:
             return int(array.shape[1])
         raise RunError("there are no descriptors to index: no photograph of the gallery was read")
 
-    def sample(self, most: int, seed: int) -> NDArray[np.float32]:
+    def sample(self, most: int, seed: int) -> Vectors:
         """At most ``most`` rows drawn from the seed, the same however the rows are blocked."""
         count = self.count()
         if count <= most:
@@ -405,9 +402,7 @@ def _lists(index: Any) -> Any | None:
     return inner if hasattr(inner, "nprobe") else None
 
 
-def _exact_search(
-    index: Any, batch: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def _exact_search(index: Any, batch: Vectors, k: int) -> tuple[Vectors, Integers]:
     """Search a flat index one product at a time, so that no blocking shows in the last bits.
 
     Without matrix products every query reads every row, which is ten times as slow as with them,

@@ -152,7 +152,7 @@ class InvertedFile:
             start = stop
 
     def _kernel(self) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float32]]:
-        """What tells what a posting adds, before the word's weight: of (e,) or (e, b) values."""
+        """What a posting adds, before the word's weight: a function of (e,) or (e, b) values."""
         if not self.bits or isinstance(self.config, BowConfig):
             return np.multiply
         u = 1.0 - 2.0 * np.arange(self.bits + 1) / self.bits

@@ -34,7 +34,7 @@ from pydantic import Field
 from retrieval.errors import ConfigError
 from retrieval.index.neighbours import Neighbours
 from retrieval.local.features import Codes
-from retrieval.types import Flags, Integers, StrictModel
+from retrieval.types import Flags, Integers, StrictModel, Vectors
 
 Matrix = NDArray[np.float64]
 
@@ -93,9 +93,9 @@ class Kept:
             distance. All photographs' are of one type and d.
     """
 
-    points: NDArray[np.float32]
-    scales: NDArray[np.float32]
-    angles: NDArray[np.float32]
+    points: Vectors
+    scales: Vectors
+    angles: Vectors
     codes: Codes
 
     def __len__(self) -> int:
@@ -189,15 +189,15 @@ def rerank(neighbours: Neighbours, inliers: Integers, config: VerificationConfig
 class _Descriptors:
     """Codes as floats: sums of products of bytes are whole numbers that float32 holds exactly."""
 
-    values: NDArray[np.float32]
-    squares: NDArray[np.float32]
+    values: Vectors
+    squares: Vectors
 
     @classmethod
     def of(cls, codes: Codes) -> _Descriptors:
         values = codes.astype(np.float32)
         return cls(values, np.einsum("nd,nd->n", values, values))
 
-    def squared_distances(self, other: _Descriptors) -> NDArray[np.float32]:
+    def squared_distances(self, other: _Descriptors) -> Vectors:
         """(n, m)."""
         products = self.values @ (other.values * np.float32(-2.0)).T
         products += self.squares[:, None]
@@ -230,7 +230,7 @@ def _match(
     return np.stack([order, nearest[order]], axis=1).astype(np.int64)
 
 
-def _first_of_each_place(points: NDArray[np.float32]) -> Integers:
+def _first_of_each_place(points: Vectors) -> Integers:
     """Positions of the first point in every pixel, ascending."""
     pixels = np.rint(points).astype(np.int64)
     first: Integers = np.unique(pixels[:, 0] << 32 | pixels[:, 1], return_index=True)[1]

@@ -1,4 +1,8 @@
-"""One photograph made into others: cropped, turned, mirrored, its colours changed."""
+"""One photograph made into others: cropped, turned, mirrored, its colours changed.
+
+By OpenCV on uint8 rather than by torchvision.transforms.v2, which resamples otherwise and rounds
+after each change of colour: networks and whitenings learnt so far would come out different.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +41,12 @@ class AugmentationConfig(StrictModel):
     rotation: float = Field(4.0, ge=0.0, le=45.0)
 
 
-VIEWED: Final = AugmentationConfig(least=0.25, aspect=1.3, colour=0.3, rotation=5.0)
-"""How the views of a photograph differ that teach a whitening."""
+FOR_WHITENING: Final = AugmentationConfig(least=0.25, aspect=1.3, colour=0.3, rotation=5.0)
+"""How augmented photographs differ that a whitening is learnt from."""
 
 
 def draw(seed: int, epoch: int, row: int) -> np.random.Generator:
-    """Chance that belongs to a photograph in an epoch, whoever asks and whenever."""
+    """The random numbers of a photograph in an epoch, whatever was drawn before."""
     return np.random.default_rng((seed, epoch, row))
 
 
@@ -58,7 +62,7 @@ def varied(
         photograph: (h, w, 3) uint8.
         shape: (height, width) of the result.
         config: how much of each.
-        rng: of all of it; it is asked for the same numbers whatever the config says.
+        rng: of all of it; the same numbers are drawn whatever the config says.
     """
     share, aspect, top, left, mirrored, angle = rng.random(6)
     colours = 1.0 + config.colour * rng.uniform(-1.0, 1.0, 3)
@@ -110,20 +114,20 @@ def _coloured(photograph: Photograph, factors: NDArray[np.float64]) -> Photograp
     return coloured
 
 
-def views(source: str, name: str, count: int) -> list[Callable[[int], Photograph]]:
-    """What opens each of a photograph's views, given the longest side that it may have.
+def augmented(source: str, name: str, count: int) -> list[Callable[[int], Photograph]]:
+    """What opens each augmented copy of a photograph, given the longest side that it may have.
 
     Args:
         source: path.
-        name: the photograph's id, which decides by itself what its views are.
+        name: the photograph's id, which alone decides what its copies are.
         count: how many.
     """
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     seed = int.from_bytes(digest[:8], "little")
-    return [partial(_view, source, seed, number) for number in range(count)]
+    return [partial(_augmented, source, seed, number) for number in range(count)]
 
 
-def _view(source: str, seed: int, number: int, longest_side: int) -> Photograph:
+def _augmented(source: str, seed: int, number: int, longest_side: int) -> Photograph:
     photograph = read_photograph(source, longest_side)
     height, width = photograph.shape[:2]
-    return varied(photograph, (height, width), VIEWED, np.random.default_rng((seed, number)))
+    return varied(photograph, (height, width), FOR_WHITENING, np.random.default_rng((seed, number)))

@@ -232,7 +232,7 @@ def _pixels(
 
 
 def _memory_needed(image: Image.Image, layout: Layout | None, target: tuple[int, int]) -> int:
-    """Bytes that decoding takes at most, told by the header: of an image not yet loaded."""
+    """Bytes that decoding takes at most, by the header: of an image not yet loaded."""
     pixels = image.width * image.height
     needed = pixels * (_PILLOW_BYTES.get(image.mode, 4) + _DECODER_BYTES.get(image.format or "", 0))
     if layout:
@@ -259,7 +259,7 @@ def _strip_bytes(image: TiffImageFile) -> int:
 
 
 def _loaded(image: Image.Image, data: bytes, layout: Layout | None) -> Image.Image:
-    """All pixels of the photograph, in whatever mode.
+    """All pixels of the photograph, in its own mode.
 
     Raises:
         DecodeError: some are missing.

@@ -5,7 +5,7 @@ commas, semicolons, tabs or bars, as the header tells or a ``sep=`` line before 
 where the name ends so. A file is read as a stream, so memory stays small whatever its length.
 
 Nothing is guessed at: bytes in another encoding, a quote that nothing closes, a column that stands
-twice and whatever is no table are refused by a line that names the row. Rows are numbered by the
+twice and what is no table are refused by a line that names the row. Rows are numbered by the
 line that they begin in, as an editor shows it; those of Parquet from 1.
 """
 
@@ -125,7 +125,7 @@ def open_table(path: Path, known: Callable[[str], bool], comments: bool = False)
 
     Args:
         path: of the file; ``.parquet`` is Parquet.
-        known: whether a column's name is one that is looked for: what tells the delimiter.
+        known: whether a column's name is one that is looked for: which decides on the delimiter.
         comments: whether lines that start with ``#`` may stand before the header.
 
     Raises:
@@ -196,9 +196,9 @@ def first_line(path: Path, comments: bool) -> tuple[str, str, int]:
     """
     delimiter = ""
     for number, line in enumerate(lines(path)):
-        told = None if delimiter else SEP_LINE.fullmatch(line)
-        if told is not None:
-            delimiter = told[1]
+        declared = None if delimiter else SEP_LINE.fullmatch(line)
+        if declared is not None:
+            delimiter = declared[1]
             if delimiter not in DELIMITERS:
                 raise TableError(
                     f"{path}, row {number + 1}: sep={shown(delimiter)} is none of comma, semicolon,"

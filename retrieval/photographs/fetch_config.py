@@ -43,7 +43,7 @@ class FetchConfig(StrictModel):
         look_ahead: URLs that :func:`fetch_all` has begun and not yet handed over.
         max_redirects: redirects followed for one URL.
         allow_private: fetch from loopback, private and other addresses that are not public.
-        user_agent: what the servers are told; some (Wikimedia) ask for a way to reach you in it.
+        user_agent: sent to the servers; some (Wikimedia) ask for a way to reach you in it.
         headers: sent with every request; not to another server that one redirects to, since they
             may hold credentials.
     """

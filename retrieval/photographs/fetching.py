@@ -4,7 +4,7 @@ URLs come from strangers too. So only http and https are spoken; an address that
 refused, and what is judged is the address that the socket connects to, after every redirect (a
 name that resolves to something else a moment later gains nothing); sizes are capped while the
 bytes arrive, whatever the server announces; and no message repeats a URL, which may hold
-credentials. Proxies of the environment are not used: behind one, nobody knows what is connected to.
+credentials. Proxies of the environment are not used: they would hide the address connected to.
 
 Everything runs in one event loop in a thread of its own. How many bytes are in flight is bounded,
 so memory does not grow with the number of rows. Reasons are short and the same from run to run:
@@ -42,7 +42,7 @@ class Fetched:
 
 
 class Fetcher:
-    """Fetches in the background; a context manager, whose end cancels whatever is still running.
+    """Fetches in the background; a context manager, whose end cancels what is still running.
 
     Args:
         config: limits and timeouts.
@@ -79,7 +79,7 @@ class Fetcher:
         """Fetch ``url`` and hand its bytes to ``then`` in ``pool``.
 
         Returns:
-            a future of what ``then`` returns; its exception is a :class:`FetchError` or whatever
+            a future of what ``then`` returns; its exception is a :class:`FetchError` or what
             ``then`` raised. The bytes count as in flight until ``then`` has returned.
         """
 
@@ -94,7 +94,7 @@ class Fetcher:
         return asyncio.run_coroutine_threadsafe(fetch_then(), self._loop)
 
     def fetch(self, url: str) -> Future[bytes]:
-        """Fetch ``url``; whoever takes the bytes must :meth:`release` them."""
+        """Fetch ``url``; the caller must :meth:`release` the bytes."""
         return asyncio.run_coroutine_threadsafe(self._opened().fetch(url), self._loop)
 
     def release(self, data: bytes) -> None:

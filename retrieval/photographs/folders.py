@@ -3,7 +3,7 @@
 Two layouts are understood: ``LANDMARK/PHOTOGRAPH``, and ``train/LANDMARK/PHOTOGRAPH`` beside
 ``test/LANDMARK/PHOTOGRAPH``. A landmark's folder may hold further folders, whose photographs are
 the landmark's too. These are looked at by their names, endings and links alone; no file is
-opened. Whatever is not taken is counted, and told in :attr:`FolderScan.notes`.
+opened. What is not taken is counted in :attr:`FolderScan.notes`.
 
 Where folders mean nothing, :func:`photographs_below` walks in the same way.
 

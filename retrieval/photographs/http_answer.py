@@ -186,7 +186,7 @@ def _retry_after(value: str) -> float:
 
 @contextmanager
 def as_fetch_errors() -> Iterator[None]:
-    """Turns whatever a try may raise into a :class:`FetchError` or an :class:`AgainError`."""
+    """Turn the errors of a try into a :class:`FetchError` or an :class:`AgainError`."""
     try:
         yield
     except (FetchError, AgainError):

@@ -43,7 +43,7 @@ KEEP_ALIVE_SECONDS: Final = 2.0
 
 
 class _Slots:
-    """At most ``limit`` holders for each key; keys that nobody wants any more are forgotten."""
+    """At most ``limit`` holders for each key; unused keys are dropped."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -65,7 +65,7 @@ class _Slots:
 class _Budget:
     """Bytes that may be in flight; who asks first is served first, so a large one is not starved.
 
-    An answer's share is reserved before its first byte is read, and nobody waits while holding a
+    An answer's share is reserved before its first byte is read, and none waits while holding a
     share, so the budget cannot lock up as long as one photograph fits into it.
     """
 
@@ -128,7 +128,7 @@ class _CheckedResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        # A lookup that hangs in the C library cannot be ended; nobody waits for it.
+        # A lookup that hangs in the C library cannot be ended, and is not waited for.
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -12,7 +12,7 @@ from yarl import URL
 
 from retrieval.errors import FetchError
 
-# What may stand in a URL as it is sent; whatever is already escaped stays so.
+# What may stand in a URL as it is sent; what is escaped already stays so.
 UNPRINTABLE: Final = re.compile(r"[\x00-\x20\x7f]")
 PARTS: Final = re.compile(r"(?:([^:/?#]*):)?(?://([^/?#]*))?(.*)", re.DOTALL)
 URL_CHARACTERS: Final = "".join(map(chr, range(0x21, 0x7F)))

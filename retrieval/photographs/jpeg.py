@@ -1,4 +1,4 @@
-"""Whether a JPEG is whole, told while its pixels are decoded.
+"""Whether a JPEG is whole, found while its pixels are decoded.
 
 libjpeg fills what it lacks with grey and passes over what it cannot use, and says so by warnings
 that no library hands on. So the coded data are handed to the decoder piece by piece, and after
@@ -22,7 +22,7 @@ MAX_BLOCKS: Final = 30_000_000
 """Blocks of 8 × 8 that all scans together may visit, at most a few seconds' work; 100 megapixels in
 ten scans, as cameras and programs write them, are fewer."""
 SURPLUS: Final = 16
-"""Bytes behind the last block of a piece that some cameras write and nobody needs."""
+"""Bytes behind the last block of a piece that some cameras write needlessly."""
 MAX_WATCHED: Final = 2000
 """Pieces (between restart markers) of a file up to which each is watched."""
 PROBE: Final = 6
@@ -290,7 +290,7 @@ def _pieces(data: bytes, start: int, restarts: bool) -> list[tuple[int, int]]:
     """The coded data from ``start`` on, between restart markers where there are any.
 
     Raises:
-        DecodeError: restart markers out of turn, which tells of lost data.
+        DecodeError: restart markers out of turn, a sign of lost data.
     """
     pieces: list[tuple[int, int]] = []
     for found in _MARKER.finditer(data, start):

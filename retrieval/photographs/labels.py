@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 from typing import Final
 
 from retrieval.errors import TableError
@@ -55,6 +56,14 @@ def landmark_label(text: str) -> str | None:
             f"a blank stands before or behind the landmark {shown(label)}: take it out"
         )
     return label
+
+
+def label_in_row(path: Path, row: int, text: str) -> str | None:
+    """As :func:`landmark_label`; its TableError names file and row."""
+    try:
+        return landmark_label(text)
+    except TableError as error:
+        raise TableError(f"{path}, row {row}: {error}") from None
 
 
 def shown(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from retrieval.errors import TableError
 from retrieval.photographs.delimited import listing, open_table
-from retrieval.photographs.labels import landmark_label, looks, shown
+from retrieval.photographs.labels import label_in_row, looks, shown
 
 
 def read_names(folder: Path) -> dict[str, str]:
@@ -44,11 +44,3 @@ def _read_names(path: Path) -> dict[str, str]:
                              f" {first} already")  # fmt: skip
         names[landmark] = name.strip().rsplit("Category:", 1)[-1].replace("_", " ")
     return names
-
-
-def label_in_row(path: Path, row: int, text: str) -> str | None:
-    """As :func:`landmark_label`; its TableError names file and row."""
-    try:
-        return landmark_label(text)
-    except TableError as error:
-        raise TableError(f"{path}, row {row}: {error}") from None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 class MemoryBudget:
     """Bytes that all threads share; who asks first is served first, so large ones are not starved.
 
-    Nobody asks while holding a share, so it cannot lock up.
+    None is asked for while another is held, so it cannot lock up.
     """
 
     def __init__(self, size: int) -> None:

@@ -5,7 +5,7 @@ A table is a pandas frame with the columns ``id``, ``source`` (a path or a URL),
 0 for a folder), strings held by pyarrow: a million Python strings would cost ten times the memory.
 It is checked once, on entry; everything behind trusts it.
 
-Forms that are read (a CSV is whatever :mod:`retrieval.photographs.delimited` reads, its columns
+Forms that are read (a CSV is what :mod:`retrieval.photographs.delimited` reads, its columns
 in any order and case):
 
 - a landmarks CSV, ``id,url,landmark_id``, as in the 2018 challenge and Google Landmarks v2, whose
@@ -37,8 +37,8 @@ from retrieval.errors import TableError
 from retrieval.photographs.columns import CELLS, LIKE_PATH, check_header, did_you_mean
 from retrieval.photographs.delimited import open_table
 from retrieval.photographs.folders import FolderScan, scan_data_set, scan_folder
-from retrieval.photographs.labels import looks, shown
-from retrieval.photographs.landmark_names import label_in_row, read_names
+from retrieval.photographs.labels import label_in_row, looks, shown
+from retrieval.photographs.landmark_names import read_names
 from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def load_data_set(
             folders.
         gallery: another gallery CSV in place of ``index.csv`` (looked for as given, then in
             ``folder``).
-        say: told what was left out of folders, a line each.
+        say: called with what was left out of folders, a line each.
 
     Raises:
         TableError: nothing to read, or one of the tables is bad.
@@ -119,7 +119,7 @@ def read_table(
     Args:
         path: of the CSV or folder.
         bank: whether a table none of whose photographs shows a landmark is meant so.
-        say: told what was left out of a folder, a line each.
+        say: called with what was left out of a folder, a line each.
 
     Returns:
         the frame that the module describes; ids unique, every local photograph there.

@@ -111,11 +111,11 @@ def train_attention(
         scratch: a folder with room for the maps: with ResNet-50's layer3 at 384 pixels 0.9 MB a
             photograph.
         seed: of everything random.
-        watcher: told of photographs described, then of those learnt from.
+        watcher: notified of photographs described, then of those learnt from.
 
     Returns:
-        the attention, and notes: how many photographs taught, how many were held out, and the
-        share of those whose landmark was told right.
+        the attention, and notes: how many photographs were trained on and held out, and the
+        share of the latter whose landmark was named right.
 
     Raises:
         TrainingError: fewer than two landmarks, nothing to hold out, or nothing that can be read.
@@ -124,17 +124,19 @@ def train_attention(
     with TemporaryDirectory(prefix=".maps-", dir=scratch) as folder:
         sources = [str(one) for one in collection.table["source"]]
         maps = _describe(detector, sources, config.size, Path(folder) / "columns", watcher)
-        taught, held = (rows[maps.counts[rows] > 0] for rows in map(collection.rows, (False, True)))
-        if not len(taught):
+        readable = maps.counts > 0
+        training, held = (rows[readable[rows]] for rows in map(collection.rows, (False, True)))
+        if not len(training):
             raise TrainingError("none of the photographs that should teach can be read")
         with seeded(seed):
-            learner = _Learner.of(maps, taught, len(collection.landmarks), config, detector.device)
-            learner.fit(collection.codes, taught, config, seed, watcher)
+            count = len(collection.landmarks)
+            learner = _Learner.of(maps, training, count, config, detector.device)
+            learner.fit(collection.codes, training, config, seed, watcher)
             right = learner.right(collection.codes, held, config.batch)
     notes = {
         "config": config.model_dump(),
         "landmarks": len(collection.landmarks),
-        "photographs": len(taught),
+        "photographs": len(training),
         "held_out": len(held),
         "accuracy": right / max(len(held), 1),
     }
@@ -197,10 +199,10 @@ class _Learner:
 
     @classmethod
     def of(
-        cls, maps: Maps, taught: Integers, landmarks: int, config: AttentionConfig,
+        cls, maps: Maps, training: Integers, landmarks: int, config: AttentionConfig,
         device: torch.device,
     ) -> _Learner:  # fmt: skip
-        seen, counts = maps.of(taught[:MEASURED])
+        seen, counts = maps.of(training[:MEASURED])
         unit = normalize(seen, dim=1)
         means = torch.stack([one.mean(dim=0) for one in torch.split(unit, counts.tolist())])
         return cls(
@@ -234,7 +236,7 @@ class _Learner:
                 watcher.advance(len(batch), 0)
 
     def right(self, codes: Integers, rows: Integers, batch: int) -> int:
-        """Of how many photographs the landmark is told right."""
+        """How many photographs' landmarks are named right."""
         with torch.inference_mode():
             return sum(
                 int(
@@ -254,7 +256,7 @@ class _Learner:
     def _logits(self, columns: Tensor, counts: Tensor) -> Tensor:
         """(n, landmarks) of n photographs' columns, each weighted and of unit length; their mean.
 
-        Less the mean column, which would drown what tells landmarks apart; and about one in size,
+        Less the mean column, which would drown the differences of landmarks; and about one in size,
         so that a rate means the same for any network.
         """
         columns, counts = columns.to(self.device) / self.scale, counts.to(self.device)

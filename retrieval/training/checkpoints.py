@@ -178,7 +178,7 @@ def seen_photographs(folder: Path) -> list[str]:
 
 
 def write_photographs(folder: Path, table: pd.DataFrame, validation: Flags) -> None:
-    """Note which photographs taught and which measured."""
+    """Note which photographs were trained on and which validated."""
     part = pd.array(np.where(validation, MEASURED, TAUGHT), dtype=STRING)
     frame = table[["id", "landmark"]].assign(part=part)
     atomic_write(folder / PHOTOGRAPHS, lambda file: frame.to_parquet(file, index=False))

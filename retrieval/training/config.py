@@ -91,7 +91,7 @@ class TrainingConfig(StrictModel):
         checkpoint_every, keep: epochs between checkpoints; how many are kept beside the best.
         patience: epochs without a better GAP after which training stops; ``None``: never.
         memory: soft cap on photographs kept decoded, in MiB.
-        sanity_steps: steps in which ten photographs have to be learnt by heart.
+        sanity_steps: steps in which the network has to overfit ten photographs.
         search: keys of this section, dotted, each with a list of values to choose from or with
             ``{low, high, log}``: the space of ``landmarks train --search``.
     """

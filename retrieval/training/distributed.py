@@ -40,7 +40,7 @@ class World:
             distributed.all_reduce(values)
         return values
 
-    def told(self, values: Tensor) -> Tensor:
+    def shared(self, values: Tensor) -> Tensor:
         """What the first one has."""
         if self.size > 1:
             distributed.broadcast(values, 0)

@@ -1,4 +1,4 @@
-"""Network and head as one, with what teaches them: losses, groups of parameters, rates."""
+"""Network and head as one, with what trains them: losses, groups of parameters, rates."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def make_learner(
     """
     landmarks = len(collection.landmarks)
     head = Head(config.head, network.dimension, landmarks, collection.bank, seed)
-    taught = collection.codes[~collection.validation]
-    counts = [*collection.counts(), *([(taught < 0).sum()] if head.none else [])]
+    training = collection.codes[~collection.validation]
+    counts = [*collection.counts(), *([(training < 0).sum()] if head.none else [])]
     angles = margins(config.head, torch.tensor(counts).numpy())
     learner = Learner(network, head, angles, config.smoothing)
     set_trained(network, config.train, config.trainable)

@@ -72,10 +72,10 @@ CODE: Final = 1
 VIEWS: Final = "views"
 MIB: Final = 2**20
 SHOWN: Final = 8
-"""Mistakes told of in an epoch."""
+"""Mistakes reported of an epoch."""
 LOGITS: Final = 1 << 24
 """Logits of validation computed at a time."""
-TAUGHT: Final = 10_000
+NECK_PHOTOGRAPHS: Final = 10_000
 """Photographs from which the neck's whitening is learnt, at most."""
 
 
@@ -89,7 +89,7 @@ class Training:
         extractor: around the network, for whole photographs.
         source: of inputs.
         device, world: where it runs.
-        watcher: told of it.
+        watcher: notified.
     """
 
     config: TrainingConfig
@@ -123,7 +123,7 @@ def fit(
         folder: of the training.
         device: ``cpu`` or ``cuda``.
         seed: of everything random.
-        watcher: told of what goes on.
+        watcher: notified of what goes on.
         world: the processes that train it together.
         views: where pooled views are kept; by default in the folder.
 
@@ -192,8 +192,8 @@ def place(device: str) -> torch.device:
 
 
 def _some(rows: Integers, seed: int) -> Integers:
-    """At most :data:`TAUGHT` of some rows, ascending."""
-    return np.sort(np.random.default_rng(seed).permutation(rows)[:TAUGHT])
+    """At most :data:`NECK_PHOTOGRAPHS` of some rows, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:NECK_PHOTOGRAPHS])
 
 
 def _source(
@@ -267,8 +267,9 @@ def _run(training: Training, folder: Path, found: Checkpoint | None) -> tuple[Ep
         step = Step(training, module, optimiser, scaler)
         loss, accuracy, rates = step.epoch(number)
         right, gap, mistakes = validate(training)
-        told = world.told(torch.tensor([right, gap], dtype=torch.float64, device=training.device))
-        record = Epoch(number, loss, accuracy, float(told[0]), float(told[1]), rates, mistakes)
+        judged = torch.tensor([right, gap], dtype=torch.float64, device=training.device)
+        right, gap = world.shared(judged).tolist()
+        record = Epoch(number, loss, accuracy, right, gap, rates, mistakes)
         history = (*history, record)
         due = number % config.checkpoint_every == 0 or _over(history, config)
         if world.first and (due or best_epoch(history) == number):
@@ -322,7 +323,7 @@ class Step:
             TrainingError: the loss is not finite.
         """
         training, config = self.training, self.training.config
-        rows, targets = _teachers(training)
+        rows, targets = _training_rows(training)
         plan = epoch_batches(
             training.collection.codes[rows], config.sampling, config.batch, _seed(training, number)
         )
@@ -386,8 +387,8 @@ class Step:
             log.warning("no gradient reaches %s", ", ".join(missing))
 
 
-def _teachers(training: Training) -> tuple[Integers, Integers]:
-    """The rows that teach, and (rows,) their classes; the bank's is -1 where it has none."""
+def _training_rows(training: Training) -> tuple[Integers, Integers]:
+    """The training rows, and (rows,) their classes; the bank's is -1 where it has none."""
     collection, head = training.collection, training.learner.head
     rows = collection.rows(validation=False)
     if not uses_bank(training.config.head):
@@ -398,7 +399,7 @@ def _teachers(training: Training) -> tuple[Integers, Integers]:
 
 def _steps(training: Training) -> int:
     """Photographs of an epoch, with those that fill its last batch."""
-    rows, _ = _teachers(training)
+    rows, _ = _training_rows(training)
     codes = training.collection.codes[rows]
     return int(
         epoch_batches(codes, training.config.sampling, training.config.batch, training.seed).size
@@ -408,7 +409,7 @@ def _steps(training: Training) -> int:
 def validate(training: Training) -> tuple[float, float, tuple[Mistake, ...]]:
     """Accuracy, GAP and the surest mistakes on validation, by whole photographs.
 
-    Only the first process looks; the others are told.
+    Only the first process looks; the others are given zeros.
     """
     if not training.world.first:
         return 0.0, 0.0, ()

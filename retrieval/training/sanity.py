@@ -1,4 +1,4 @@
-"""Can the network learn anything at all? Ten photographs by heart, before a long training."""
+"""Can the network overfit ten photographs? Checked before a long training."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_sanity(config: TrainingConfig, table: pd.DataFrame, device: str, seed:
 
 
 def _ten(collection: Collection, seed: int) -> Integers:
-    """Rows of a few landmarks that teach, as many of each as of the others."""
+    """Training rows of a few landmarks, as many of each as of the others."""
     rng = np.random.default_rng(seed)
     rows = rng.permutation(collection.rows(validation=False))
     rows = rows[collection.codes[rows] >= 0]

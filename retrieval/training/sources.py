@@ -188,7 +188,7 @@ class CachedViews:
         Args:
             count: of views.
             folder: of these very views, ``view-000.npy`` and so on.
-            watcher: told of photographs described.
+            watcher: notified of photographs described.
 
         Returns:
             a row a photograph each, memory-mapped; zeros for one that cannot be read.

@@ -1,4 +1,4 @@
-"""Who teaches and who only measures: stratified by landmark, and never a landmark's only one."""
+"""Training and validation, stratified by landmark; a landmark's only photograph is trained on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from retrieval.errors import TrainingError
 from retrieval.types import Flags, Integers
@@ -36,9 +35,9 @@ class Collection:
         return np.flatnonzero(self.validation == validation)
 
     def counts(self) -> Integers:
-        """(l,) photographs of each landmark that teach."""
-        taught = self.codes[~self.validation]
-        return np.bincount(taught[taught >= 0], minlength=len(self.landmarks))
+        """(l,) training photographs of each landmark."""
+        training = self.codes[~self.validation]
+        return np.bincount(training[training >= 0], minlength=len(self.landmarks))
 
 
 def split(table: pd.DataFrame, validation: float, subset: float, seed: int) -> Collection:
@@ -46,7 +45,7 @@ def split(table: pd.DataFrame, validation: float, subset: float, seed: int) -> C
 
     Args:
         table: the photographs.
-        validation: share that measures. A landmark's only photograph teaches.
+        validation: share of the validation part. A landmark's only photograph is trained on.
         subset: share taken; every landmark keeps one photograph.
         seed: of the draw.
 
@@ -72,7 +71,7 @@ def split(table: pd.DataFrame, validation: float, subset: float, seed: int) -> C
 
 def _drawn(
     codes: Integers, share: float, rng: np.random.Generator, leave: int, least: int
-) -> NDArray[np.bool_]:
+) -> Flags:
     """(n,) a share of each code's rows, the fraction of a row by chance; within limits."""
     drawn = np.zeros(len(codes), np.bool_)
     order = rng.permutation(len(codes))

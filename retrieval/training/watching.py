@@ -1,4 +1,4 @@
-"""What a training tells of itself while it goes on."""
+"""What a training reports while it goes on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Epoch:
 
     Attributes:
         number: from 1.
-        loss: mean over the photographs that taught.
+        loss: mean over the training photographs.
         accuracy: share of those of a class that the head put first, before the step.
         validation_accuracy: share of validation's landmark photographs named right.
         gap: global average precision on validation, bank photographs among it.

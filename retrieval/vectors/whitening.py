@@ -30,7 +30,7 @@ from sklearn.utils.extmath import randomized_svd
 
 from retrieval.errors import ConfigError
 from retrieval.storage.files import atomic_write, read_tensors
-from retrieval.types import Labels, StrictModel, Vectors, unit_rows
+from retrieval.types import Integers, Labels, StrictModel, Vectors, unit_rows
 from retrieval.vectors.projection import leading_eigenvectors, with_settled_signs
 
 FILE: Final = "whitening.safetensors"
@@ -47,14 +47,14 @@ class WhiteningConfig(StrictModel):
 
     Attributes:
         dimension: numbers kept; fewer if fewer photographs were seen.
-        power: exponent of the eigenvalues of all photographs' covariance; where pairs teach, of
+        power: exponent of the eigenvalues of all photographs' covariance; with pairs, of
             the one after what differs within pairs was whitened (Radenović et al. have 0).
-        shrinkage: share of the mean eigenvalue mixed into each, 0 to 1, against overfitting; where
-            pairs teach, of the covariance of their differences.
+        shrinkage: share of the mean eigenvalue mixed into each, 0 to 1, against overfitting; with
+            pairs, of the covariance of their differences.
         learnt_on: ``all`` photographs alike, or besides by the differences within ``pairs`` of one
             landmark's, each photograph counting alike.
         views: altered views of each photograph that are described for their differences, which
-            count as much as the landmarks' pairs where both teach; 0: none.
+            count as much as the landmarks' pairs where there are both; 0: none.
     """
 
     dimension: int = Field(256, ge=1, le=65_536)
@@ -74,7 +74,7 @@ class AugmentedRows:
     """
 
     rows: Vectors
-    of: NDArray[np.int64]
+    of: Integers
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Whitening:
         projection: (d, k) float32, columns scaled by the eigenvalues' power.
     """
 
-    mean: NDArray[np.float32]
-    projection: NDArray[np.float32]
+    mean: Vectors
+    projection: Vectors
 
     @property
     def dimension(self) -> int:
@@ -102,8 +102,7 @@ class Whitening:
         labels: Labels | None = None,
         views: AugmentedRows | None = None,
     ) -> Whitening:
-        """Learn from (n, d) unit rows, with their n labels where pairs teach, and views where they
-        do.
+        """Learn from (n, d) unit rows, their n labels for pairs, and augmented copies if any.
 
         Raises:
             ConfigError: fewer than two rows, rows that are all the same, or too few pairs.
@@ -177,7 +176,7 @@ def _learnt_on_pairs(
     return with_settled_signs(alike @ (turn * spread**config.power))
 
 
-def _landmark_codes(labels: Labels | None, photographs: int) -> NDArray[np.int64]:
+def _landmark_codes(labels: Labels | None, photographs: int) -> Integers:
     """(n,) numbers of the landmarks, -1 where there is none.
 
     Raises:
@@ -193,7 +192,7 @@ def _landmark_codes(labels: Labels | None, photographs: int) -> NDArray[np.int64
     return codes
 
 
-def _within(rows: NDArray[np.float64], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+def _within(rows: NDArray[np.float64], codes: Integers) -> NDArray[np.float64]:
     """(d, d) covariance of the differences between rows of one code, its trace 1.
 
     The sum over a code's m (m − 1) / 2 pairs is m times that over its rows' differences from their

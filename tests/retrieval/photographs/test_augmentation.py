@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retrieval.photographs.augmentation import AugmentationConfig, draw, varied, views
+from retrieval.photographs.augmentation import AugmentationConfig, augmented, draw, varied
 from tests.photographs import picture, write_photograph
 
 STILL = AugmentationConfig(least=1.0, aspect=1.0, flip=False, colour=0.0, rotation=0.0)
@@ -56,13 +56,13 @@ def test_every_part_of_the_augmentation_does_something(changes: dict[str, float]
 
 def test_views_hang_on_the_photograph_and_its_name_alone(tmp_path: Path) -> None:
     one, two = (str(write_photograph(tmp_path / f"{n}.png", picture(1))) for n in "ab")
-    first = [opened(128) for opened in views(one, "x", 3)]
-    more = [opened(128) for opened in views(two, "x", 5)]
-    other = [opened(128) for opened in views(one, "y", 3)]
+    first = [opened(128) for opened in augmented(one, "x", 3)]
+    more = [opened(128) for opened in augmented(two, "x", 5)]
+    other = [opened(128) for opened in augmented(one, "y", 3)]
     whole = picture(1)
     for i in range(3):
         assert first[i].shape == whole.shape
         assert (first[i] == more[i]).all()
         assert (first[i] != other[i]).any()
         assert (first[i] != first[i - 1]).any()
-    assert max(views(one, "x", 1)[0](32).shape) == 32
+    assert max(augmented(one, "x", 1)[0](32).shape) == 32
