@@ -137,7 +137,7 @@ def verify(query: Kept, gallery: Sequence[Kept], config: VerificationConfig) -> 
     Raises ConfigError where the estimator is not installed.
     """
     require_estimator(config)
-    prepared = _Descriptors.of(query.codes)
+    prepared = Descriptors.of(query.codes)
     return [_verify(query, prepared, other, config) for other in gallery]
 
 
@@ -145,15 +145,6 @@ def count_inliers(query: Kept, gallery: Sequence[Kept], config: VerificationConf
     """(k,) the inliers of the query with each of ``gallery``, as :func:`verify` has them."""
     found = verify(query, gallery, config)
     return np.fromiter((one.inliers for one in found), np.int64, len(found))
-
-
-def match(query: Kept, gallery: Kept, config: VerificationConfig) -> Integers:
-    """(m, 2) positions of matching features, best first.
-
-    A place (a pixel) of either photograph is in one match at most, its best: features of the same
-    place with several orientations say the same thing, and repeated points make estimators fail.
-    """
-    return _match(query, _Descriptors.of(query.codes), gallery, config)
 
 
 def rerank(neighbours: Neighbours, inliers: Integers, config: VerificationConfig) -> Neighbours:
@@ -186,18 +177,18 @@ def rerank(neighbours: Neighbours, inliers: Integers, config: VerificationConfig
 
 
 @dataclass(frozen=True)
-class _Descriptors:
+class Descriptors:
     """Codes as floats: sums of products of bytes are whole numbers that float32 holds exactly."""
 
     values: Vectors
     squares: Vectors
 
     @classmethod
-    def of(cls, codes: Codes) -> _Descriptors:
+    def of(cls, codes: Codes) -> Descriptors:
         values = codes.astype(np.float32)
         return cls(values, np.einsum("nd,nd->n", values, values))
 
-    def squared_distances(self, other: _Descriptors) -> Vectors:
+    def squared_distances(self, other: Descriptors) -> Vectors:
         """(n, m)."""
         products = self.values @ (other.values * np.float32(-2.0)).T
         products += self.squares[:, None]
@@ -205,12 +196,17 @@ class _Descriptors:
         return products
 
 
-def _match(
-    query: Kept, prepared: _Descriptors, gallery: Kept, config: VerificationConfig
+def match(
+    query: Kept, prepared: Descriptors, gallery: Kept, config: VerificationConfig
 ) -> Integers:
+    """(m, 2) positions of matching features, best first; ``prepared`` are the query's descriptors.
+
+    A place (a pixel) of either photograph is in one match at most, its best: features of the same
+    place with several orientations say the same thing, and repeated points make estimators fail.
+    """
     if not len(query) or not len(gallery):
         return NOTHING.pairs
-    distances = prepared.squared_distances(_Descriptors.of(gallery.codes))
+    distances = prepared.squared_distances(Descriptors.of(gallery.codes))
     own = np.arange(len(query))
     nearest = distances.argmin(axis=1)
     least = distances[own, nearest]
@@ -239,11 +235,11 @@ def _first_of_each_place(points: Vectors) -> Integers:
 
 
 def _verify(
-    query: Kept, prepared: _Descriptors, gallery: Kept, config: VerificationConfig
+    query: Kept, prepared: Descriptors, gallery: Kept, config: VerificationConfig
 ) -> Verification:
     if min(len(query), len(gallery)) < LEAST_PAIRS:
         return NOTHING
-    pairs = _match(query, prepared, gallery, config)
+    pairs = match(query, prepared, gallery, config)
     if len(pairs) < LEAST_PAIRS:
         return NOTHING
     matches = _Matches.of(query, gallery, pairs)

@@ -31,7 +31,6 @@ class FetchConfig(StrictModel):
     Attributes:
         concurrency: requests at a time in all.
         per_host: requests at a time to one host.
-        connect_seconds: cap on looking a name up and connecting.
         read_seconds: cap on silence between two pieces of an answer.
         total_seconds: cap on one try, from connecting to the last byte; waiting for a free slot
             is not counted. A try that takes longer is not repeated.
@@ -50,7 +49,6 @@ class FetchConfig(StrictModel):
 
     concurrency: int = Field(default=64, ge=1, le=1024)
     per_host: int = Field(default=8, ge=1, le=1024)
-    connect_seconds: float = Field(default=5.0, ge=1e-3, le=86_400.0)
     read_seconds: float = Field(default=15.0, ge=1e-3, le=86_400.0)
     total_seconds: float = Field(default=60.0, ge=1e-3, le=86_400.0)
     retries: int = Field(default=2, ge=0, le=20)

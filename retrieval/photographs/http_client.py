@@ -40,6 +40,7 @@ Lookup = Callable[[str, int], list[str]]
 REDIRECTS: Final = (301, 302, 303, 307, 308)
 # Idle connections are kept only this long: a million hosts must not use up the file descriptors.
 KEEP_ALIVE_SECONDS: Final = 2.0
+CONNECT_SECONDS: Final = 5.0  # for looking a name up and connecting
 
 
 class _Slots:
@@ -174,7 +175,7 @@ class Client:
             max_headers=MAX_HEAD,
             headers={"User-Agent": config.user_agent, "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(
-                total=None, connect=config.connect_seconds, sock_read=config.read_seconds
+                total=None, connect=CONNECT_SECONDS, sock_read=config.read_seconds
             ),
         )
         return cls(config, session, resolver)

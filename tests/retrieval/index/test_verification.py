@@ -19,6 +19,7 @@ from retrieval.errors import ConfigError
 from retrieval.index import verification
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.verification import (
+    Descriptors,
     Kept,
     Verification,
     VerificationConfig,
@@ -37,6 +38,10 @@ Matrix = NDArray[np.float64]
 ESTIMATORS = ("affine", "magsac", "poselib")
 HOMOGRAPHY_ESTIMATORS = ("magsac", "poselib")
 SIZE = (480, 360)
+
+
+def matched(query: Kept, gallery: Kept, options: VerificationConfig) -> NDArray[np.int64]:
+    return match(query, Descriptors.of(query.codes), gallery, options)
 
 
 def config(estimator: str = "affine", **options: Any) -> VerificationConfig:
@@ -233,11 +238,11 @@ def test_a_place_counts_once(estimator: str, places: int) -> None:
     """A hundred features in a handful of places are a handful of matches: too few."""
     spots = scattered(places, seed=5).points
     query = at(spots[np.arange(100) % places] + 0.01)
-    assert len(match(query, query, config(estimator))) == places
+    assert len(matched(query, query, config(estimator))) == places
     assert only(query, query, config(estimator)).inliers == 0
     # Many places on one side only.
     for one, other in ((query, scattered(100)), (scattered(100), query)):
-        assert len(match(one, other, config(estimator))) == places
+        assert len(matched(one, other, config(estimator))) == places
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -344,7 +349,7 @@ def test_matches_are_those_of_the_definition(
         replace(scattered(n), codes=random.integers(0, 90, (n, 3)).astype(kind)) for n in sizes
     )
     options = config(matching=matching, ratio=0.8)
-    found = match(query, gallery, options)
+    found = matched(query, gallery, options)
     wanted = slow_match(query, gallery, options)
     assert set(map(tuple, found.tolist())) <= wanted
     # Of several query features that match one of the gallery, one is kept.
@@ -358,7 +363,9 @@ def test_the_best_match_comes_first_and_keeps_its_place() -> None:
     near = np.array([[3, 0], [61, 0], [0, 92]], dtype=np.uint8)
     query = replace(query, codes=codes)
     gallery = replace(scattered(3, seed=2), codes=near)
-    assert match(query, gallery, config(matching="mutual")).tolist() == [[1, 1], [2, 2], [0, 0]]
+    assert match(
+        query, Descriptors.of(query.codes), gallery, config(matching="mutual")
+    ).tolist() == [[1, 1], [2, 2], [0, 0]]
     twins = replace(gallery, points=gallery.points[[0, 1, 1]] + np.float32(0.01))
     assert match(query, twins, config(matching="mutual")).tolist() == [[1, 1], [0, 0]]
 
@@ -369,7 +376,9 @@ def test_the_longest_codes_are_compared_exactly() -> None:
     far[1, 0] = 254
     query = replace(scattered(1), codes=far[1:])
     gallery = replace(scattered(2), codes=far)
-    assert match(query, gallery, config(matching="mutual")).tolist() == [[0, 1]]
+    assert match(
+        query, Descriptors.of(query.codes), gallery, config(matching="mutual")
+    ).tolist() == [[0, 1]]
 
 
 def test_poselib_is_missed_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
