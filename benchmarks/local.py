@@ -31,7 +31,7 @@ from retrieval.aggregation.vlad import Vlad, VladConfig
 from retrieval.aggregation.words import Words
 from retrieval.descriptors.extraction import WINDOW, extract
 from retrieval.index.inverted_file import InvertedFile
-from retrieval.index.verification import Kept, VerificationConfig, count_inliers
+from retrieval.index.verification import VerificationConfig, count_inliers
 from retrieval.local.compression import CompressionConfig, FeatureCompressor
 from retrieval.local.features import LocalFeatures
 from retrieval.local.sift import SiftConfig, SiftDetector
@@ -91,10 +91,7 @@ def verification(features: Sequence[LocalFeatures], rounds: int) -> dict[str, An
     told = {}
     for budget in (CompressionConfig(features=300, dimension=64), CompressionConfig()):
         rows = FeatureCompressor(budget).fit(features, 0).keep(features)
-        kept = [
-            Kept(one.points, one.scales, one.angles, one.codes)
-            for one in (rows.one(i) for i in range(min(len(rows), NEIGHBOURS + rounds)))
-        ]
+        kept = [rows.one(i) for i in range(min(len(rows), NEIGHBOURS + rounds))]
         others = kept[:NEIGHBOURS]
         taken = [
             seconds(lambda a=query, b=others: count_inliers(a, b, VerificationConfig()))

@@ -26,7 +26,7 @@ from retrieval.index.expansion import DatabaseAugmentation, ExpansionConfig, exp
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.neighbours import Neighbours
-from retrieval.index.verification import Kept, VerificationConfig, count_inliers, rerank
+from retrieval.index.verification import VerificationConfig, count_inliers, rerank
 from retrieval.local.features import LocalFeatures
 from retrieval.types import Integers, StrictModel, Vectors
 
@@ -207,8 +207,8 @@ class Searcher:
         def inliers(query: int) -> Integers:
             counts = np.zeros(near.shape[1], np.int64)
             there = np.flatnonzero(near[query] >= 0)
-            others = [_kept(source.one(int(row))) for row in near[query][there]]
-            counts[there] = count_inliers(_kept(features(query)), others, config)
+            others = [source.one(int(row)) for row in near[query][there]]
+            counts[there] = count_inliers(features(query), others, config)
             return counts
 
         with ThreadPoolExecutor(cores()) as pool:
@@ -229,7 +229,3 @@ class Recomputed:
 
     def one(self, row: int) -> LocalFeatures:
         return self._recent(row)
-
-
-def _kept(one: LocalFeatures) -> Kept:
-    return Kept(one.points, one.scales, one.angles, one.codes)

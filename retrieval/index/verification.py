@@ -33,7 +33,7 @@ from pydantic import Field
 
 from retrieval.errors import ConfigError
 from retrieval.index.neighbours import Neighbours
-from retrieval.local.features import Codes
+from retrieval.local.features import Codes, LocalFeatures
 from retrieval.types import Flags, Integers, StrictModel, Vectors
 
 Matrix = NDArray[np.float64]
@@ -82,27 +82,6 @@ class VerificationConfig(StrictModel):
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of one photograph's local features; there may be none.
-
-    Attributes:
-        points: (n, 2) float32, x and y in pixels.
-        scales: (n,) float32, positive, in any unit; all one where features have none.
-        angles: (n,) float32, radians, as y grows downwards; all zero for upright features.
-        codes: (n, d) uint8 or int8: descriptors, a byte a number, to be compared by Euclidean
-            distance. All photographs' are of one type and d.
-    """
-
-    points: Vectors
-    scales: Vectors
-    angles: Vectors
-    codes: Codes
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-
-@dataclass(frozen=True)
 class Verification:
     """What one pair of photographs has in common.
 
@@ -131,8 +110,13 @@ def require_estimator(config: VerificationConfig) -> None:
         _poselib()
 
 
-def verify(query: Kept, gallery: Sequence[Kept], config: VerificationConfig) -> list[Verification]:
+def verify(
+    query: LocalFeatures, gallery: Sequence[LocalFeatures], config: VerificationConfig
+) -> list[Verification]:
     """The query against each of some gallery photographs, in their order.
+
+    Scales may be in any unit; they are all one where features have none, and angles all zero for
+    upright features. Codes are all of one type and length.
 
     Raises ConfigError where the estimator is not installed.
     """
@@ -141,7 +125,9 @@ def verify(query: Kept, gallery: Sequence[Kept], config: VerificationConfig) -> 
     return [_verify(query, prepared, other, config) for other in gallery]
 
 
-def count_inliers(query: Kept, gallery: Sequence[Kept], config: VerificationConfig) -> Integers:
+def count_inliers(
+    query: LocalFeatures, gallery: Sequence[LocalFeatures], config: VerificationConfig
+) -> Integers:
     """(k,) the inliers of the query with each of ``gallery``, as :func:`verify` has them."""
     found = verify(query, gallery, config)
     return np.fromiter((one.inliers for one in found), np.int64, len(found))
@@ -197,7 +183,7 @@ class Descriptors:
 
 
 def match(
-    query: Kept, prepared: Descriptors, gallery: Kept, config: VerificationConfig
+    query: LocalFeatures, prepared: Descriptors, gallery: LocalFeatures, config: VerificationConfig
 ) -> Integers:
     """(m, 2) positions of matching features, best first; ``prepared`` are the query's descriptors.
 
@@ -235,7 +221,7 @@ def _first_of_each_place(points: Vectors) -> Integers:
 
 
 def _verify(
-    query: Kept, prepared: Descriptors, gallery: Kept, config: VerificationConfig
+    query: LocalFeatures, prepared: Descriptors, gallery: LocalFeatures, config: VerificationConfig
 ) -> Verification:
     if min(len(query), len(gallery)) < LEAST_PAIRS:
         return NOTHING
@@ -318,7 +304,7 @@ class _Matches:
     change: NDArray[np.complex128]
 
     @classmethod
-    def of(cls, query: Kept, gallery: Kept, pairs: Integers) -> _Matches:
+    def of(cls, query: LocalFeatures, gallery: LocalFeatures, pairs: Integers) -> _Matches:
         one, other = pairs.T
         growth = gallery.scales[other].astype(np.float64) / query.scales[one]
         turn = gallery.angles[other].astype(np.float64) - query.angles[one]

@@ -20,7 +20,6 @@ from retrieval.index import verification
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.verification import (
     Descriptors,
-    Kept,
     Verification,
     VerificationConfig,
     count_inliers,
@@ -40,7 +39,9 @@ HOMOGRAPHY_ESTIMATORS = ("magsac", "poselib")
 SIZE = (480, 360)
 
 
-def matched(query: Kept, gallery: Kept, options: VerificationConfig) -> NDArray[np.int64]:
+def matched(
+    query: LocalFeatures, gallery: LocalFeatures, options: VerificationConfig
+) -> NDArray[np.int64]:
     return match(query, Descriptors.of(query.codes), gallery, options)
 
 
@@ -69,20 +70,18 @@ TILT = np.array([[1.0, 0.06, -8.0], [0.04, 0.95, 10.0], [4e-4, 2e-4, 1.0]])
 MODELS = {"shift": SHIFT, "zoom": ZOOM, "turn": TURN, "slant": SLANT, "tilt": TILT}
 
 
-def kept(features: LocalFeatures) -> Kept:
-    return Kept(features.points, features.scales, features.angles, features.codes)
-
-
-def scattered(count: int, seed: int = 0) -> Kept:
+def scattered(count: int, seed: int = 0) -> LocalFeatures:
     """Features at random places, told apart by their codes."""
     random = np.random.default_rng(seed)
     points = random.uniform((0, 0), SIZE, (count, 2)).astype(np.float32)
     codes = random.integers(-127, 128, (count, 32)).astype(np.int8)
     ones = np.ones(count, dtype=np.float32)
-    return Kept(points, ones, np.zeros(count, dtype=np.float32), codes)
+    return LocalFeatures(points, ones, np.zeros(count, dtype=np.float32), codes, SIZE)
 
 
-def seen_through(model: Matrix, one: Kept, outliers: float = 0.0, noise: float = 0.5) -> Kept:
+def seen_through(
+    model: Matrix, one: LocalFeatures, outliers: float = 0.0, noise: float = 0.5
+) -> LocalFeatures:
     """The same features through a model, with its scales and angles; the last ones anywhere."""
     random = np.random.default_rng(1)
     step = 1e-3
@@ -93,16 +92,19 @@ def seen_through(model: Matrix, one: Kept, outliers: float = 0.0, noise: float =
     wrong = slice(len(one) - round(outliers * len(one)), None)
     points[wrong] = random.uniform((0, 0), SIZE, points[wrong].shape)
     scales[wrong] = random.uniform(0.5, 2.0, scales[wrong].shape)
-    return Kept(
-        points.astype(np.float32), scales.astype(np.float32), angles.astype(np.float32), one.codes
+    return replace(
+        one,
+        points=points.astype(np.float32),
+        scales=scales.astype(np.float32),
+        angles=angles.astype(np.float32),
     )
 
 
-def at(points: NDArray[Any]) -> Kept:
+def at(points: NDArray[Any]) -> LocalFeatures:
     return replace(scattered(len(points)), points=points.astype(np.float32))
 
 
-def only(query: Kept, gallery: Kept, options: VerificationConfig) -> Verification:
+def only(query: LocalFeatures, gallery: LocalFeatures, options: VerificationConfig) -> Verification:
     (found,) = verify(query, [gallery], options)
     return found
 
@@ -155,7 +157,7 @@ def test_a_warped_photograph_is_recognised(name: str, estimator: str) -> None:
     warped = cv2.warpPerspective(photograph, MODELS[name], (400, 300))
     upright = name != "turn"
     detector = SiftConfig(keypoints=300, upright=upright)
-    query, gallery = (kept(detect(one, detector)) for one in (photograph, warped))
+    query, gallery = (detect(one, detector) for one in (photograph, warped))
     found = only(query, gallery, config(estimator, tolerance=8.0))
     assert found.inliers >= 20
     # A tilt is more than an affine model can say, but not by much over this photograph.
@@ -166,7 +168,7 @@ def test_a_warped_photograph_is_recognised(name: str, estimator: str) -> None:
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_different_photographs_have_next_to_nothing_in_common(estimator: str) -> None:
     detector = SiftConfig(keypoints=200)
-    query, *others = (kept(detect(picture(seed, 300, 400), detector)) for seed in range(40, 46))
+    query, *others = (detect(picture(seed, 300, 400), detector) for seed in range(40, 46))
     assert count_inliers(query, others, config(estimator)).max() < 10
     assert count_inliers(query, [query], config(estimator))[0] > 100
 
@@ -224,7 +226,7 @@ def test_eight_features_are_enough(estimator: str) -> None:
 
 def test_photographs_without_a_keypoint_go_through() -> None:
     detector = SiftConfig(keypoints=100)
-    empty, full = kept(detect(blank(), detector)), kept(detect(picture(1), detector))
+    empty, full = detect(blank(), detector), detect(picture(1), detector)
     assert len(empty) == 0
     assert count_inliers(empty, [full, empty], config()).tolist() == [0, 0]
     assert count_inliers(full, [empty, full], config())[0] == 0
@@ -320,7 +322,9 @@ def test_what_lies_beyond_the_horizon_is_no_inlier() -> None:
     assert fit_of(model, start, moved(model, start), 1.0)[1].tolist() == [True, True, True, False]
 
 
-def slow_match(query: Kept, gallery: Kept, options: VerificationConfig) -> set[tuple[int, int]]:
+def slow_match(
+    query: LocalFeatures, gallery: LocalFeatures, options: VerificationConfig
+) -> set[tuple[int, int]]:
     """The matches of features in places of their own, one by one."""
     found = set()
     apart = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval.errors import ConfigError, RunError
-from retrieval.index.verification import Kept, VerificationConfig, count_inliers
+from retrieval.index.verification import VerificationConfig, count_inliers
 from retrieval.local.compression import CompressedFeatures, CompressionConfig, FeatureCompressor
 from retrieval.local.features import LocalFeatures, no_features
 from tests.features import local_features
@@ -122,9 +122,7 @@ def test_what_is_kept_still_verifies() -> None:
         .fit(photographs, 0)
         .keep(photographs)
     )
-    first, *others = (
-        Kept(one.points, one.scales, one.angles, one.codes) for one in map(rows.one, range(3))
-    )
+    first, *others = map(rows.one, range(3))
     inliers = count_inliers(first, others, VerificationConfig(tolerance=4.0))
     assert inliers[0] >= 55
     assert inliers[1] == 0
