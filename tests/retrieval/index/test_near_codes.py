@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from retrieval.index import faiss_index
+from retrieval.index import near_codes
 from retrieval.index.near_codes import groups_within
 
 
@@ -40,7 +40,7 @@ def test_every_pair_is_found(seed: int, many: int, differing: int) -> None:
     flips = random.random((many, 128)) < random.choice([0.0, 0.02, 0.05], size=(many, 1))
     codes = codes ^ np.packbits(flips, axis=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faiss_index, "_CODES", 7)
+        patch.setattr(near_codes, "_CODES", 7)
         found = groups_within(codes, differing)
     assert as_groups(found) == sorted(every_pair(codes, differing))
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from retrieval.errors import DecodeError
-from retrieval.photographs import decoding
+from retrieval.photographs import decoding, refusals
 from retrieval.photographs.decoding import decode, read_photograph, shrink, shrunk_size
 from retrieval.photographs.memory import MemoryBudget
 from tests.photographs import blank, encoded, picture, with_orientation
@@ -604,7 +604,7 @@ def test_what_is_not_read_is_named(data: bytes, reason: str) -> None:
 
 def test_a_pillow_without_avif_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "FORMATS", ("JPEG", "PNG"))
-    monkeypatch.setattr(decoding.features, "check", lambda feature: False)
+    monkeypatch.setattr(refusals.features, "check", lambda feature: False)
     with pytest.raises(DecodeError, match=r"^AVIF photograph, which the installed Pillow does not"):
         decode(encoded(corners(), "AVIF"))
 
