@@ -99,7 +99,7 @@ class Method:
 
     Attributes:
         features: their name.
-        maker: of the features.
+        frontend: that makes the features.
         learn: from features, and ``labels``, of gallery and bank to what describes photographs by
             theirs.
         searches: how a gallery of them is searched, by what is made of the features, in words; a

@@ -86,7 +86,7 @@ def flat_searcher(
 
     Args:
         known: the photographs.
-        companion: what their words were made by, if they have any.
+        local_branch: that made their words, if they have any.
         search: how.
     """
     build = functools.partial(FaissIndex.build, config=FLAT)

@@ -280,7 +280,7 @@ class Rejection:
 
     @property
     def needs_signals(self) -> bool:
-        """Whether ``judge`` must be given evidence."""
+        """Whether ``judge`` must be given signals."""
         return self.model is not None and self.model.needs_signals
 
     def judge(self, scores: Scores, signals: Signals | None = None) -> Judgement:

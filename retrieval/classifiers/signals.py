@@ -137,7 +137,7 @@ def signal_matrix(scores: Scores, signals: Signals | None, least: float) -> NDAr
 
     Args:
         scores: of q queries.
-        evidence: of the same; without it, what needs it is 0.
+        signals: of the same; without, what needs them is 0.
         least: the runner-up's value where there is none, at most the best one's.
 
     Returns:
