@@ -32,7 +32,8 @@ from retrieval.devices import CPU
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
-from retrieval.networks.running import MIN_SIDE, fast_bfloat16
+from retrieval.networks.running import MIN_SIDE
+from retrieval.networks.runtime import Precision, Runtime, settled
 from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import find_weights, load_trunk
 from retrieval.storage.files import atomic_write
@@ -60,7 +61,7 @@ class DelfConfig(StrictModel):
         threshold: least score of a keypoint.
         overlap: a keypoint goes where a stronger one's receptive field overlaps its own by more
             than this (intersection over union), at whatever scale.
-        precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
+        precision, runtime: as of :func:`retrieval.networks.runtime.settled`.
     """
 
     kind: Literal["delf"] = "delf"
@@ -76,7 +77,8 @@ class DelfConfig(StrictModel):
     attention: str | None = None
     threshold: float = Field(0.0, ge=0.0, le=1e6)
     overlap: float = Field(0.9, ge=0.0, le=1.0)
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Precision = "auto"
+    runtime: Runtime = "auto"
 
 
 class Attention(nn.Module):
@@ -164,7 +166,6 @@ class DelfDetector(Local):
     attention: Attention | None = field(repr=False)
     checksum: str | None
     device: torch.device
-    dtype: torch.dtype
     dimension: int
     batched = True
     batch = 1
@@ -181,9 +182,8 @@ class DelfDetector(Local):
         return photograph.shape[0], photograph.shape[1]
 
     def identity(self) -> dict[str, Any]:
-        shown = self.config.model_dump(mode="json", exclude={"layer", "weights"})
-        precision = str(self.dtype).removeprefix("torch.")
-        learnt = {"attention": self.checksum, "precision": precision}
+        shown = self.config.model_dump(mode="json", exclude={"layer", "weights", "runtime"})
+        learnt = {"attention": self.checksum, "precision": self.trunk.precision}
         return {**shown, **self.trunk.identity, **learnt}
 
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
@@ -205,7 +205,7 @@ class DelfDetector(Local):
                 values = interpolate(
                     values, seen.tolist(), mode=self.trunk.interpolation, antialias=True
                 )
-            values = values.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            values = values.to(self.trunk.dtype).contiguous(memory_format=torch.channels_last)
             ((found, _),) = self.trunk.outputs(values)
         places = np.indices(found.shape[-2:]).reshape(2, -1).T
         shown = size / seen
@@ -283,15 +283,13 @@ def build(config: DelfConfig, device: str) -> DelfDetector:
     channels = _channels(trunk, geometry)
     attention = None if config.attention is None else load_attention(Path(config.attention), trunk)
     where = torch.device(device)
-    fast = config.precision == "auto" and fast_bfloat16(where)
-    dtype = torch.bfloat16 if fast or config.precision == "bfloat16" else torch.float32
-    trunk.network.to(where, dtype).to(memory_format=torch.channels_last)
+    trunk = settled(trunk, where, config.precision, config.runtime)
     if attention is not None:
-        attention.to(where).hidden.to(dtype)
+        attention.to(where).hidden.to(trunk.dtype)
     return DelfDetector(
         config, trunk, geometry, attention,
         None if config.attention is None else checksum(Path(config.attention))[:16],
-        where, dtype, channels,
+        where, channels,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -56,6 +56,8 @@ class Trunk:
         step: sides of photographs are to be multiples of this.
         tokens: of a transformer.
         channels_last: whether maps come as (n, h, w, c).
+        dtype: of the values that the network takes where it runs.
+        precision: of its numbers there.
     """
 
     network: nn.Module
@@ -68,6 +70,8 @@ class Trunk:
     step: int = 1
     tokens: Tokens | None = None
     channels_last: bool = False
+    dtype: torch.dtype = torch.float32
+    precision: Literal["bfloat16", "float32"] = "float32"
 
     def normalised(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8 to what the network takes: (n, 3, h, w) float32, channels last."""
