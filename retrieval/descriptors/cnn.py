@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate, normalize
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.devices import CPU, CUDA, gpu_mistake
 from retrieval.errors import ConfigError
+from retrieval.networks import runtime
 from retrieval.networks.pooling import GemConfig, PoolingConfig, pool
 from retrieval.networks.running import GPU_BATCHES, MIN_SIDE, on_the_way
 from retrieval.networks.runtime import Precision, Runtime, settled
@@ -53,6 +54,7 @@ class CnnConfig(StrictModel):
         layers: pooled from the same passes and concatenated; each one's unit vectors of all scales
             are summed.
         precision, runtime: as of :func:`retrieval.networks.runtime.settled`.
+        quantised: folder of the network in int8; ``None``: the run's own.
         batch: photographs a batch on a processor's core; a GPU takes :data:`GPU_BATCHES` of them
             at once, fewer where they are larger than 448 pixels.
     """
@@ -69,6 +71,7 @@ class CnnConfig(StrictModel):
     layers: tuple[LayerConfig, ...] = Field((LayerConfig(),), min_length=1, strict=False)
     precision: Precision = "auto"
     runtime: Runtime = "auto"
+    quantised: str | None = None
     batch: int = Field(8, ge=1, le=1024)
 
 
@@ -98,13 +101,15 @@ class CnnExtractor(VectorExtractor):
         return self.device.type == CPU
 
     def identity(self) -> dict[str, Any]:
-        shown = self.config.model_dump(mode="json", exclude={"weights", "trunk", "runtime"})
+        shown = self.config.model_dump(
+            mode="json", exclude={"weights", "trunk", "runtime", "quantised"}
+        )
         # The layers by the names that they were found under.
         layers = [
             {**layer, "layer": name}
             for layer, name in zip(shown["layers"], self.trunk.layers, strict=True)
         ]
-        return {**shown, **self.trunk.identity, "layers": layers, "precision": self.trunk.precision}
+        return {**shown, **self.trunk.identity, "layers": layers}
 
     def shape(self, photograph: Photograph) -> tuple[int, int]:
         """The (height, width) at which the network sees a photograph at the largest scale."""
@@ -193,9 +198,26 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
             f"{config.trunk} sees squares of {trunk.square} alone: extractor.scales can be but [1]"
         )
     where = torch.device(device)
-    trunk = settled(trunk, where, config.precision, config.runtime)
+    trunk = settled(trunk, where, config.precision, config.runtime, config.quantised)
     extractor = CnnExtractor(config, trunk, where, dimension=0)
     return replace(extractor, dimension=_dimension(extractor))
+
+
+def quantise(config: CnnConfig, photographs: Sequence[Photograph], folder: Path, seed: int) -> None:
+    """Make the network of eight bits; see :func:`retrieval.networks.runtime.quantise`.
+
+    Args:
+        config: whose ``quantised`` the folder will be.
+        photographs: (h, w, 3) uint8 each, shown at all scales.
+        folder: where it goes.
+        seed: of random weights.
+    """
+    names = [layer.layer for layer in config.layers]
+    trunk = load_trunk(config.trunk, names, config.weights, seed)
+    extractor = CnnExtractor(config, trunk, torch.device(CPU), dimension=0)
+    with torch.inference_mode():
+        shown = [v for one in photographs for v in extractor.views(extractor.prepare([one]))]
+        runtime.quantise(trunk, shown, folder)
 
 
 def _dimension(extractor: CnnExtractor) -> int:

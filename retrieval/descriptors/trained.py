@@ -17,7 +17,7 @@ from retrieval.descriptors.cnn import CnnConfig, CnnExtractor
 from retrieval.errors import ConfigError, RunError
 from retrieval.networks.embedder import Embedder, NetworkConfig, digest
 from retrieval.networks.running import MIN_SIDE, fast_bfloat16, on_the_way
-from retrieval.networks.runtime import Precision, Runtime, settled
+from retrieval.networks.runtime import Runtime, settled
 from retrieval.networks.trunk import NONE
 from retrieval.storage.files import read_sealed, reading
 from retrieval.storage.fingerprint import checksum
@@ -53,7 +53,7 @@ class TrainedConfig(StrictModel):
         (1.0,), min_length=1, max_length=16, strict=False
     )
     flip: bool = False
-    precision: Precision = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     runtime: Runtime = "auto"
     batch: int = Field(8, ge=1, le=1024)
 
@@ -97,8 +97,7 @@ class TrainedExtractor(VectorExtractor):
         return {
             **self.seen.config.model_dump(mode="json", include=shown),
             "weights": self.weights,
-            "precision": self.network.form.precision,
-            **{key: form[key] for key in ("runtime",) if key in form},
+            **{key: form[key] for key in ("precision", "runtime") if key in form},
         }
 
     def shape(self, photograph: Photograph) -> tuple[int, int]:
@@ -210,10 +209,8 @@ def settle(network: Embedder, device: torch.device, precision: str) -> None:
     quick = precision == "auto" and fast_bfloat16(device)
     network.precision = torch.bfloat16 if quick or precision == "bfloat16" else torch.float32
     network.to(device).to(memory_format=torch.channels_last)
-    named: Literal["bfloat16", "float32"] = (
-        "float32" if network.precision == torch.float32 else "bfloat16"
-    )
-    network.form = replace(network.form, precision=named)
+    told = str(network.precision).removeprefix("torch.")
+    network.form = replace(network.form, identity={**network.form.identity, "precision": told})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

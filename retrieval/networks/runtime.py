@@ -8,18 +8,24 @@ A converted network is kept in the folder of torch's downloaded weights, named b
 that decides it: weights, layers, OpenVINO's version. A file that is damaged is made anew. Beside
 torch's maps it is compared once, when it is made, at sizes that it was not converted with: a
 network whose graph has a size baked in runs by torch.
+
+In int8 a network is OpenVINO's alone: :func:`quantise` makes it of photographs of the gallery, into
+a folder of the run, and needs nncf for that; to run it nothing more is needed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import logging
+import os
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -29,45 +35,55 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.devices import CPU, cores
-from retrieval.errors import ConfigError, LandmarksError
+from retrieval.errors import ConfigError, LandmarksError, RunError
 from retrieval.networks.pooling import first_tensor
 from retrieval.networks.running import fast_bfloat16
 from retrieval.networks.trunk import Trunk
-from retrieval.storage.files import read_sealed, write_sealed
+from retrieval.storage.files import read_sealed, reading, write_sealed, writing
 from retrieval.storage.fingerprint import checksum, fingerprint
 
 log = logging.getLogger(__name__)
 
 Runtime = Literal["auto", "torch", "openvino"]
-Precision = Literal["auto", "bfloat16", "float32"]
+Precision = Literal["auto", "bfloat16", "float32", "int8"]
+
+Float = Literal["bfloat16", "float32"]
 
 FOLDER: Final = "openvino"
 SHAPES: Final = ((160, 224), (224, 128), (96, 160))
 """(height, width) that a network is converted with, and those that it is tried at."""
-ALIKE: Final = 0.999
-"""Cosine that the converted network's maps have at least to torch's, both in float32."""
-AGAIN: Final = "delete it"
+ALIKE: Final = 0.01
+"""Share of their length by which maps may differ from torch's, both in float32."""
+QUANTISE: Final = "run landmarks index again"
 
 
 def settled(
-    trunk: Trunk, device: torch.device, precision: Precision = "auto", runtime: Runtime = "auto"
+    trunk: Trunk,
+    device: torch.device,
+    precision: Precision = "auto",
+    runtime: Runtime = "auto",
+    quantised: str | None = None,
 ) -> Trunk:
     """A trunk where it is to run.
 
     Args:
         trunk: as it was loaded, in float32 on the processor.
         device: where it is to run.
-        precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
+        precision: ``auto`` is bfloat16 where the device is fast at it, else float32; ``int8`` is
+            for processors, by OpenVINO, and as ``auto`` where nothing was quantised.
         runtime: ``auto`` is OpenVINO on a processor where it is installed and the network can be
             converted, else torch.
+        quantised: folder of what :func:`quantise` made, for ``int8``.
 
     Raises:
         ConfigError: OpenVINO was asked for and cannot be had.
+        RunError: what was quantised is missing or damaged.
     """
-    fast = precision == "auto" and fast_bfloat16(device)
-    name: Literal["bfloat16", "float32"] = (
-        "bfloat16" if fast or precision == "bfloat16" else "float32"
-    )
+    fast = precision in ("auto", "int8") and fast_bfloat16(device)
+    name: Float = "bfloat16" if fast or precision == "bfloat16" else "float32"
+    small = _eight_bits(trunk, device, name, quantised) if precision == "int8" else None
+    if small is not None:
+        return small
     refused = _why_torch(device, runtime)
     if refused is None:
         try:
@@ -78,11 +94,25 @@ def settled(
         raise ConfigError(f"runtime: openvino: {refused}; take runtime: auto")
     dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
     trunk.network.to(device, dtype).to(memory_format=torch.channels_last)
-    return replace(trunk, dtype=dtype, precision=name)
+    return replace(trunk, dtype=dtype, identity={**trunk.identity, "precision": name})
 
 
 class _UnlikeError(Exception):
     """Why a network cannot run by OpenVINO."""
+
+
+def _eight_bits(
+    trunk: Trunk, device: torch.device, beside: Float, folder: str | None
+) -> Trunk | None:
+    """A trunk that was quantised, other numbers as ``beside``; ``None`` where there is none."""
+    if _why_torch(device, "openvino") or folder is None:
+        return None
+    note = Path(folder) / f"{_key(trunk)}.json"
+    if not note.exists():
+        return None
+    told = read_sealed(note, QUANTISE)
+    model = _read(Path(folder), _key(trunk), told)
+    return _running(trunk, model, beside, {"precision": "int8", "quantised": fingerprint(told)})
 
 
 def _why_torch(device: torch.device, runtime: Runtime) -> str | None:
@@ -113,9 +143,7 @@ class CompiledNetwork(nn.Module):
         precision: of its numbers.
     """
 
-    def __init__(
-        self, model: Any, layers: Sequence[str], precision: Literal["bfloat16", "float32"]
-    ):
+    def __init__(self, model: Any, layers: Sequence[str], precision: Float):
         super().__init__()
         many = cores()
         self._model = (
@@ -161,29 +189,75 @@ class _Outputs(nn.Module):
         return tuple(first_tensor(found[layer]) for layer in self.layers)
 
 
-def _converted(trunk: Trunk, precision: Literal["bfloat16", "float32"]) -> Trunk:
+def _converted(trunk: Trunk, precision: Float) -> Trunk:
     """A trunk by OpenVINO, from the cache or converted.
 
     Raises:
         _UnlikeError: it cannot be converted, or its maps differ from torch's.
     """
     layers = list(dict.fromkeys(trunk.layers))
-    version = openvino().get_version()
-    key = fingerprint({**trunk.identity, "square": trunk.square, "openvino": version})
+    key = _key(trunk)
     folder = Path(torch.hub.get_dir()) / FOLDER
     model = _cached(folder, key)
     if model is None:
         model = _convert(trunk, layers)
         _require_alike(trunk, CompiledNetwork(model, layers, "float32"))
-        _keep(folder, key, model)
-    network = CompiledNetwork(model, layers, precision)
+        try:
+            _keep(folder, key, model)
+        except (LandmarksError, OSError) as error:
+            log.debug("%s is not kept: %s", key, error)
+    return _running(trunk, model, precision, {"precision": precision})
+
+
+def _running(trunk: Trunk, model: Any, precision: Float, told: Mapping[str, str]) -> Trunk:
+    """A trunk whose network is a model of OpenVINO's."""
+    version = openvino().get_version().partition("-")[0]
     return replace(
         trunk,
-        network=network,
+        network=CompiledNetwork(model, list(dict.fromkeys(trunk.layers)), precision),
         dtype=torch.float32,
-        precision=precision,
-        identity={**trunk.identity, "runtime": f"openvino {version.partition('-')[0]}"},
+        identity={**trunk.identity, **told, "runtime": f"openvino {version}"},
     )
+
+
+def _key(trunk: Trunk) -> str:
+    """What decides a converted network: the name of its files."""
+    version = openvino().get_version()
+    return fingerprint({**trunk.identity, "square": trunk.square, "openvino": version})
+
+
+def cannot_quantise(device: torch.device) -> str | None:
+    """Why no network can be made of eight bits here; ``None`` where it can."""
+    refused = _why_torch(device, "openvino")
+    if refused is None and importlib.util.find_spec("nncf") is None:
+        return "nncf is not installed: pip install '.[quantise]'"
+    return refused
+
+
+def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
+    """Make a network of eight bits: post-training quantisation, ranges of activations measured.
+
+    Args:
+        trunk: as it was loaded.
+        photographs: what the ranges are measured on, (n, 3, h, w) normalised float32 each.
+        folder: where it goes; one of the same trunk is written over.
+
+    Raises:
+        ConfigError: the network cannot be converted.
+        WriteError: the folder cannot be written.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # it sends no statistics either
+    nncf = importlib.import_module("nncf")
+    nncf.set_log_level(logging.ERROR)
+    try:
+        model = _convert(trunk, list(dict.fromkeys(trunk.layers)))
+    except _UnlikeError as error:
+        raise ConfigError(f"precision: int8: {error}; take precision: auto") from None
+    samples = [one.permute(0, 2, 3, 1).contiguous().numpy() for one in photographs]
+    with contextlib.redirect_stdout(io.StringIO()):
+        small = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
+    with writing(folder):
+        _keep(folder, _key(trunk), small)
 
 
 def _shapes(trunk: Trunk) -> list[tuple[int, int]]:
@@ -236,9 +310,21 @@ def _require_alike(trunk: Trunk, network: CompiledNetwork) -> None:
                 raise _UnlikeError(f"it takes one size alone ({str(error)[:100]})") from None
         for layer, one in found.items():
             wanted = first_tensor(expected[layer])
-            cosine = torch.cosine_similarity(one.flatten(), wanted.float().flatten(), dim=0)
-            if one.shape != wanted.shape or not cosine >= ALIKE:
+            if one.shape != wanted.shape or (one - wanted).norm() > ALIKE * wanted.norm():
                 raise _UnlikeError(f"{layer} comes out otherwise than by torch")
+
+
+def _read(folder: Path, key: str, sums: Mapping[str, str]) -> Any:
+    """A model from its files.
+
+    Raises:
+        RunError: one is missing or damaged.
+    """
+    with reading(folder / f"{key}.xml", QUANTISE):
+        for name, digest in sums.items():
+            if checksum(folder / name) != digest:
+                raise ValueError(f"{name} has another checksum")
+        return openvino().Core().read_model(folder / f"{key}.xml")
 
 
 def _cached(folder: Path, key: str) -> Any | None:
@@ -247,26 +333,18 @@ def _cached(folder: Path, key: str) -> Any | None:
     if not note.is_file():
         return None
     try:
-        told = read_sealed(note, AGAIN)
-        for name, digest in told.items():
-            if checksum(folder / name) != digest:
-                raise OSError("another checksum")
-        return openvino().Core().read_model(folder / f"{key}.xml")
-    except (LandmarksError, OSError, RuntimeError, AttributeError) as error:
-        log.warning("%s: %s: converted anew", note, error)
+        return _read(folder, key, read_sealed(note))
+    except RunError as error:
+        log.warning("%s: converted anew", str(error).rpartition(":")[0])
         return None
 
 
 def _keep(folder: Path, key: str, model: Any) -> None:
-    """Keep a model for the next time; where that cannot be, it is converted again then."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
-            # Names within the files are relative: they may be renamed together.
-            openvino().save_model(model, Path(place) / f"{key}.xml", compress_to_fp16=False)
-            sums = {one.name: checksum(one) for one in sorted(Path(place).iterdir())}
-            for name in sums:
-                (Path(place) / name).replace(folder / name)
-        write_sealed(folder / f"{key}.json", sums)
-    except (LandmarksError, OSError) as error:
-        log.debug("%s: not kept (%s)", key, error)
+    """Write a model's files, and last the note that has their checksums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+        openvino().save_model(model, Path(place) / f"{key}.xml", compress_to_fp16=False)
+        sums = {one.name: checksum(one) for one in sorted(Path(place).iterdir())}
+        for name in sums:
+            (Path(place) / name).replace(folder / name)
+    write_sealed(folder / f"{key}.json", sums)

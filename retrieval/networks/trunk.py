@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file
@@ -57,7 +57,6 @@ class Trunk:
         tokens: of a transformer.
         channels_last: whether maps come as (n, h, w, c).
         dtype: of the values that the network takes where it runs.
-        precision: of its numbers there.
     """
 
     network: nn.Module
@@ -71,7 +70,6 @@ class Trunk:
     tokens: Tokens | None = None
     channels_last: bool = False
     dtype: torch.dtype = torch.float32
-    precision: Literal["bfloat16", "float32"] = "float32"
 
     def normalised(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8 to what the network takes: (n, 3, h, w) float32, channels last."""
