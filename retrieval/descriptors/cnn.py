@@ -17,8 +17,10 @@ from torch.nn.functional import interpolate, normalize
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.devices import CPU, CUDA, gpu_mistake
 from retrieval.errors import ConfigError
+from retrieval.networks import runtime
 from retrieval.networks.pooling import GemConfig, PoolingConfig, pool
-from retrieval.networks.running import GPU_BATCHES, MIN_SIDE, fast_bfloat16, on_the_way
+from retrieval.networks.running import GPU_BATCHES, MIN_SIDE, on_the_way
+from retrieval.networks.runtime import Precision, Runtime, settled
 from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import find_weights, load_trunk
 from retrieval.types import Photograph, StrictModel, Vectors
@@ -51,7 +53,8 @@ class CnnConfig(StrictModel):
         flip: whether it sees each mirrored too.
         layers: pooled from the same passes and concatenated; each one's unit vectors of all scales
             are summed.
-        precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
+        precision, runtime: as of :func:`retrieval.networks.runtime.settled`.
+        quantised: folder of the network in int8; ``None``: the run's own.
         batch: photographs a batch on a processor's core; a GPU takes :data:`GPU_BATCHES` of them
             at once, fewer where they are larger than 448 pixels.
     """
@@ -66,7 +69,9 @@ class CnnConfig(StrictModel):
     )
     flip: bool = False
     layers: tuple[LayerConfig, ...] = Field((LayerConfig(),), min_length=1, strict=False)
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Precision = "auto"
+    runtime: Runtime = "auto"
+    quantised: str | None = None
     batch: int = Field(8, ge=1, le=1024)
 
 
@@ -77,7 +82,6 @@ class CnnExtractor(VectorExtractor):
     config: CnnConfig
     trunk: Trunk
     device: torch.device
-    dtype: torch.dtype
     dimension: int
     batched = True
 
@@ -97,14 +101,15 @@ class CnnExtractor(VectorExtractor):
         return self.device.type == CPU
 
     def identity(self) -> dict[str, Any]:
-        shown = self.config.model_dump(mode="json", exclude={"weights", "trunk"})
+        shown = self.config.model_dump(
+            mode="json", exclude={"weights", "trunk", "runtime", "quantised"}
+        )
         # The layers by the names that they were found under.
         layers = [
             {**layer, "layer": name}
             for layer, name in zip(shown["layers"], self.trunk.layers, strict=True)
         ]
-        precision = str(self.dtype).removeprefix("torch.")
-        return {**shown, **self.trunk.identity, "layers": layers, "precision": precision}
+        return {**shown, **self.trunk.identity, "layers": layers}
 
     def shape(self, photograph: Photograph) -> tuple[int, int]:
         """The (height, width) at which the network sees a photograph at the largest scale."""
@@ -152,7 +157,7 @@ class CnnExtractor(VectorExtractor):
         height, width = values.shape[-2:]
         for scale in self.config.scales:
             shape = self._shape_at(height, width, scale / max(self.config.scales))
-            view = _resized(values, shape, self.trunk.interpolation).to(self.dtype)
+            view = _resized(values, shape, self.trunk.interpolation).to(self.trunk.dtype)
             view = view.contiguous(memory_format=torch.channels_last)
             yield view
             if self.config.flip:
@@ -193,10 +198,26 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
             f"{config.trunk} sees squares of {trunk.square} alone: extractor.scales can be but [1]"
         )
     where = torch.device(device)
-    dtype = torch.bfloat16 if _is_bfloat16(config, where) else torch.float32
-    trunk.network.to(where, dtype).to(memory_format=torch.channels_last)
-    extractor = CnnExtractor(config, trunk, where, dtype, dimension=0)
+    trunk = settled(trunk, where, config.precision, config.runtime, config.quantised)
+    extractor = CnnExtractor(config, trunk, where, dimension=0)
     return replace(extractor, dimension=_dimension(extractor))
+
+
+def quantise(config: CnnConfig, photographs: Sequence[Photograph], folder: Path, seed: int) -> None:
+    """Make the network of eight bits; see :func:`retrieval.networks.runtime.quantise`.
+
+    Args:
+        config: whose ``quantised`` the folder will be.
+        photographs: (h, w, 3) uint8 each, shown at all scales.
+        folder: where it goes.
+        seed: of random weights.
+    """
+    names = [layer.layer for layer in config.layers]
+    trunk = load_trunk(config.trunk, names, config.weights, seed)
+    extractor = CnnExtractor(config, trunk, torch.device(CPU), dimension=0)
+    with torch.inference_mode():
+        shown = [v for one in photographs for v in extractor.views(extractor.prepare([one]))]
+        runtime.quantise(trunk, shown, folder)
 
 
 def _dimension(extractor: CnnExtractor) -> int:
@@ -219,12 +240,6 @@ def _dimension(extractor: CnnExtractor) -> int:
     if lengths[0] != lengths[1]:
         raise ConfigError(f"{what}: its channels do not come first")
     return lengths[0]
-
-
-def _is_bfloat16(config: CnnConfig, device: torch.device) -> bool:
-    if config.precision == "auto":
-        return fast_bfloat16(device)
-    return config.precision == "bfloat16"
 
 
 def _at_size(photograph: Photograph, shape: tuple[int, int], interpolation: str) -> Photograph:

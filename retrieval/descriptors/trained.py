@@ -17,6 +17,7 @@ from retrieval.descriptors.cnn import CnnConfig, CnnExtractor
 from retrieval.errors import ConfigError, RunError
 from retrieval.networks.embedder import Embedder, NetworkConfig, digest
 from retrieval.networks.running import MIN_SIDE, fast_bfloat16, on_the_way
+from retrieval.networks.runtime import Runtime, settled
 from retrieval.networks.trunk import NONE
 from retrieval.storage.files import read_sealed, reading
 from retrieval.storage.fingerprint import checksum
@@ -41,7 +42,7 @@ class TrainedConfig(StrictModel):
         size: longest side in pixels at scale 1; ``None``: that of the training.
         scales: relative to size; the embeddings at each are summed.
         flip: whether the mirrored photograph's are too.
-        precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
+        precision, runtime: as of :func:`retrieval.networks.runtime.settled`.
         batch: as of :class:`retrieval.descriptors.cnn.CnnConfig`.
     """
 
@@ -53,6 +54,7 @@ class TrainedConfig(StrictModel):
     )
     flip: bool = False
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    runtime: Runtime = "auto"
     batch: int = Field(8, ge=1, le=1024)
 
 
@@ -91,11 +93,11 @@ class TrainedExtractor(VectorExtractor):
         return self.seen.threaded
 
     def identity(self) -> dict[str, Any]:
-        shown = {"size", "scales", "flip", "batch"}
+        shown, form = {"size", "scales", "flip", "batch"}, self.network.form.identity
         return {
             **self.seen.config.model_dump(mode="json", include=shown),
             "weights": self.weights,
-            "precision": str(self.network.precision).removeprefix("torch."),
+            **{key: form[key] for key in ("precision", "runtime") if key in form},
         }
 
     def shape(self, photograph: Photograph) -> tuple[int, int]:
@@ -125,8 +127,7 @@ def extractor_around(
     shown = CnnConfig(
         size=config.size or size, scales=config.scales, flip=config.flip, batch=config.batch
     )
-    dtype = next(network.trunk.parameters()).dtype
-    seen = CnnExtractor(shown, network.form, network.device, dtype, network.channels)
+    seen = CnnExtractor(shown, network.form, network.device, network.channels)
     return TrainedExtractor(network, seen, weights)
 
 
@@ -197,8 +198,9 @@ def build(config: TrainedConfig, device: str) -> TrainedExtractor:
     # The head's too: what judges the embeddings belongs to them.
     weights = digest(tensors)
     network.eval().fold()
-    settle(network, torch.device(device), config.precision)
-    network.trunk.to(dtype=network.precision)
+    where = torch.device(device)
+    network.to(where)
+    network.form = settled(network.form, where, config.precision, config.runtime)
     return extractor_around(network, config, size, weights)
 
 
@@ -207,6 +209,8 @@ def settle(network: Embedder, device: torch.device, precision: str) -> None:
     quick = precision == "auto" and fast_bfloat16(device)
     network.precision = torch.bfloat16 if quick or precision == "bfloat16" else torch.float32
     network.to(device).to(memory_format=torch.channels_last)
+    told = str(network.precision).removeprefix("torch.")
+    network.form = replace(network.form, identity={**network.form.identity, "precision": told})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,9 @@ from retrieval.devices import CPU
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
-from retrieval.networks.running import MIN_SIDE, fast_bfloat16
+from retrieval.networks import runtime
+from retrieval.networks.running import MIN_SIDE
+from retrieval.networks.runtime import Precision, Runtime, settled
 from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import find_weights, load_trunk
 from retrieval.storage.files import atomic_write
@@ -60,7 +62,8 @@ class DelfConfig(StrictModel):
         threshold: least score of a keypoint.
         overlap: a keypoint goes where a stronger one's receptive field overlaps its own by more
             than this (intersection over union), at whatever scale.
-        precision: ``auto`` is bfloat16 where the device is fast at it, else float32.
+        precision, runtime: as of :func:`retrieval.networks.runtime.settled`.
+        quantised: folder of the network in int8; ``None``: the run's own.
     """
 
     kind: Literal["delf"] = "delf"
@@ -76,7 +79,9 @@ class DelfConfig(StrictModel):
     attention: str | None = None
     threshold: float = Field(0.0, ge=0.0, le=1e6)
     overlap: float = Field(0.9, ge=0.0, le=1.0)
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Precision = "auto"
+    runtime: Runtime = "auto"
+    quantised: str | None = None
 
 
 class Attention(nn.Module):
@@ -164,7 +169,6 @@ class DelfDetector(Local):
     attention: Attention | None = field(repr=False)
     checksum: str | None
     device: torch.device
-    dtype: torch.dtype
     dimension: int
     batched = True
     batch = 1
@@ -181,9 +185,10 @@ class DelfDetector(Local):
         return photograph.shape[0], photograph.shape[1]
 
     def identity(self) -> dict[str, Any]:
-        shown = self.config.model_dump(mode="json", exclude={"layer", "weights"})
-        precision = str(self.dtype).removeprefix("torch.")
-        learnt = {"attention": self.checksum, "precision": precision}
+        shown = self.config.model_dump(
+            mode="json", exclude={"layer", "weights", "runtime", "quantised"}
+        )
+        learnt = {"attention": self.checksum}
         return {**shown, **self.trunk.identity, **learnt}
 
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
@@ -196,23 +201,28 @@ class DelfDetector(Local):
         pixels of the photograph as it is given.
         """
         size = np.array(photograph.shape[:2])
-        factor = scale * min(self.config.size, size.max()) / size.max()
-        seen = np.maximum(np.rint(size * factor), MIN_SIDE).astype(int)
-        pixels = torch.tensor(photograph, device=self.device)[None]
         with torch.inference_mode():
-            values = self.trunk.normalised(pixels)
-            if (seen != size).any():
-                values = interpolate(
-                    values, seen.tolist(), mode=self.trunk.interpolation, antialias=True
-                )
-            values = values.to(self.dtype).contiguous(memory_format=torch.channels_last)
+            values = self.values(photograph, scale)
             ((found, _),) = self.trunk.outputs(values)
+        seen = np.array(values.shape[-2:])
         places = np.indices(found.shape[-2:]).reshape(2, -1).T
         shown = size / seen
         centres = (self.geometry.start + places * self.geometry.step + 0.5) * shown - 0.5
         sizes = np.broadcast_to(self.geometry.size * shown, centres.shape)
         looks = np.hstack([np.clip(centres, 0, size - 1)[:, ::-1], sizes[:, ::-1]])
         return found[0].flatten(1).T, looks.astype(np.float32)
+
+    def values(self, photograph: Photograph, scale: float) -> Tensor:
+        """(1, 3, h, w): a photograph at one scale, as the network takes it."""
+        size = np.array(photograph.shape[:2])
+        factor = scale * min(self.config.size, size.max()) / size.max()
+        seen = np.maximum(np.rint(size * factor), MIN_SIDE).astype(int)
+        values = self.trunk.normalised(torch.tensor(photograph, device=self.device)[None])
+        if (seen != size).any():
+            values = interpolate(
+                values, seen.tolist(), mode=self.trunk.interpolation, antialias=True
+            )
+        return values.to(self.trunk.dtype).contiguous(memory_format=torch.channels_last)
 
     def _one(self, photograph: Photograph) -> LocalFeatures:
         size = (photograph.shape[0], photograph.shape[1])
@@ -283,16 +293,24 @@ def build(config: DelfConfig, device: str) -> DelfDetector:
     channels = _channels(trunk, geometry)
     attention = None if config.attention is None else load_attention(Path(config.attention), trunk)
     where = torch.device(device)
-    fast = config.precision == "auto" and fast_bfloat16(where)
-    dtype = torch.bfloat16 if fast or config.precision == "bfloat16" else torch.float32
-    trunk.network.to(where, dtype).to(memory_format=torch.channels_last)
+    trunk = settled(trunk, where, config.precision, config.runtime, config.quantised)
     if attention is not None:
-        attention.to(where).hidden.to(dtype)
+        attention.to(where).hidden.to(trunk.dtype)
     return DelfDetector(
         config, trunk, geometry, attention,
         None if config.attention is None else checksum(Path(config.attention))[:16],
-        where, dtype, channels,
+        where, channels,
     )  # fmt: skip
+
+
+def quantise(config: DelfConfig, photographs: Sequence[Photograph], folder: Path) -> None:
+    """Make the network of eight bits; see :func:`retrieval.networks.runtime.quantise`."""
+    trunk = load_trunk(config.trunk, [config.layer], config.weights, SEED)
+    geometry = Geometry(np.ones(2), np.ones(2), np.zeros(2))
+    detector = DelfDetector(config, trunk, geometry, None, None, torch.device(CPU), 0)
+    with torch.inference_mode():
+        shown = [detector.values(one, scale) for one in photographs for scale in config.scales]
+        runtime.quantise(trunk, shown, folder)
 
 
 def _channels(trunk: Trunk, geometry: Geometry) -> int:

@@ -56,6 +56,7 @@ class Trunk:
         step: sides of photographs are to be multiples of this.
         tokens: of a transformer.
         channels_last: whether maps come as (n, h, w, c).
+        dtype: of the values that the network takes where it runs.
     """
 
     network: nn.Module
@@ -68,6 +69,7 @@ class Trunk:
     step: int = 1
     tokens: Tokens | None = None
     channels_last: bool = False
+    dtype: torch.dtype = torch.float32
 
     def normalised(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8 to what the network takes: (n, 3, h, w) float32, channels last."""

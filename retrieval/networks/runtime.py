@@ -1,0 +1,350 @@
+"""What runs a network: torch, or OpenVINO, which is faster on processors.
+
+A trunk comes from :mod:`retrieval.networks.trunks` as a torch module. :func:`settled` puts it where
+it is to run, in the precision that it is to have there. OpenVINO's network takes and gives the same
+tensors as torch's, so that nothing else asks which of them it is.
+
+A converted network is kept in the folder of torch's downloaded weights, named by a checksum of all
+that decides it: weights, layers, OpenVINO's version. A file that is damaged is made anew. Beside
+torch's maps it is compared once, when it is made, at sizes that it was not converted with: a
+network whose graph has a size baked in runs by torch.
+
+In int8 a network is OpenVINO's alone: :func:`quantise` makes it of photographs of the gallery, into
+a folder of the run, and needs nncf for that; to run it nothing more is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import os
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Literal
+
+import torch
+from torch import Tensor, nn
+
+from retrieval.devices import CPU, cores
+from retrieval.errors import ConfigError, LandmarksError, RunError
+from retrieval.networks.pooling import first_tensor
+from retrieval.networks.running import fast_bfloat16
+from retrieval.networks.trunk import Trunk
+from retrieval.storage.files import read_sealed, reading, write_sealed, writing
+from retrieval.storage.fingerprint import checksum, fingerprint
+
+log = logging.getLogger(__name__)
+
+Runtime = Literal["auto", "torch", "openvino"]
+Precision = Literal["auto", "bfloat16", "float32", "int8"]
+
+Float = Literal["bfloat16", "float32"]
+
+FOLDER: Final = "openvino"
+SHAPES: Final = ((160, 224), (224, 128), (96, 160))
+"""(height, width) that a network is converted with, and those that it is tried at."""
+ALIKE: Final = 0.01
+"""Share of their length by which maps may differ from torch's, both in float32."""
+QUANTISE: Final = "run landmarks index again"
+
+
+def settled(
+    trunk: Trunk,
+    device: torch.device,
+    precision: Precision = "auto",
+    runtime: Runtime = "auto",
+    quantised: str | None = None,
+) -> Trunk:
+    """A trunk where it is to run.
+
+    Args:
+        trunk: as it was loaded, in float32 on the processor.
+        device: where it is to run.
+        precision: ``auto`` is bfloat16 where the device is fast at it, else float32; ``int8`` is
+            for processors, by OpenVINO, and as ``auto`` where nothing was quantised.
+        runtime: ``auto`` is OpenVINO on a processor where it is installed and the network can be
+            converted, else torch.
+        quantised: folder of what :func:`quantise` made, for ``int8``.
+
+    Raises:
+        ConfigError: OpenVINO was asked for and cannot be had.
+        RunError: what was quantised is missing or damaged.
+    """
+    fast = precision in ("auto", "int8") and fast_bfloat16(device)
+    name: Float = "bfloat16" if fast or precision == "bfloat16" else "float32"
+    small = _eight_bits(trunk, device, name, quantised) if precision == "int8" else None
+    if small is not None:
+        return small
+    refused = _why_torch(device, runtime)
+    if refused is None:
+        try:
+            return _converted(trunk, name)
+        except _UnlikeError as error:
+            refused = str(error)
+    if runtime == "openvino":
+        raise ConfigError(f"runtime: openvino: {refused}; take runtime: auto")
+    dtype = torch.bfloat16 if name == "bfloat16" else torch.float32
+    trunk.network.to(device, dtype).to(memory_format=torch.channels_last)
+    return replace(trunk, dtype=dtype, identity={**trunk.identity, "precision": name})
+
+
+class _UnlikeError(Exception):
+    """Why a network cannot run by OpenVINO."""
+
+
+def _eight_bits(
+    trunk: Trunk, device: torch.device, beside: Float, folder: str | None
+) -> Trunk | None:
+    """A trunk that was quantised, other numbers as ``beside``; ``None`` where there is none."""
+    if _why_torch(device, "openvino") or folder is None:
+        return None
+    note = Path(folder) / f"{_key(trunk)}.json"
+    if not note.exists():
+        return None
+    told = read_sealed(note, QUANTISE)
+    model = _read(Path(folder), _key(trunk), told)
+    return _running(trunk, model, beside, {"precision": "int8", "quantised": fingerprint(told)})
+
+
+def _why_torch(device: torch.device, runtime: Runtime) -> str | None:
+    """Why OpenVINO is not to be tried; ``None`` where it is."""
+    if runtime == "torch":
+        return "torch was asked for"
+    if device.type != CPU:
+        return "it runs on processors alone"
+    if importlib.util.find_spec("openvino") is None:
+        return "openvino is not installed"
+    return None
+
+
+def openvino() -> ModuleType:
+    """OpenVINO, without what would send statistics of its use over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return importlib.import_module("openvino")
+
+
+class CompiledNetwork(nn.Module):
+    """A network that OpenVINO runs: one stream a core, each with a batch of its own.
+
+    Args:
+        model: OpenVINO's, of (n, h, w, 3) to a map for each of the layers.
+        layers: their names.
+        precision: of its numbers.
+    """
+
+    def __init__(self, model: Any, layers: Sequence[str], precision: Float):
+        super().__init__()
+        many = cores()
+        self._model = (
+            openvino()
+            .Core()
+            .compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+                    "NUM_STREAMS": many,
+                    "INFERENCE_NUM_THREADS": many,
+                    "ENABLE_CPU_PINNING": False,
+                },
+            )
+        )
+        self._layers = list(layers)
+        self._here = threading.local()
+
+    def forward(self, values: Tensor) -> dict[str, Tensor]:
+        """(n, 3, h, w) float32 to each layer's output, float32."""
+        if not hasattr(self._here, "request"):
+            self._here.request = self._model.create_infer_request()
+        request = self._here.request
+        given = values.permute(0, 2, 3, 1).contiguous()  # no copy of what is channels-last
+        request.infer([given.numpy()], share_inputs=True)
+        # Copies: the next batch is written where these lie.
+        return {
+            layer: torch.tensor(request.get_output_tensor(place).data)
+            for place, layer in enumerate(self._layers)
+        }
+
+
+class _Outputs(nn.Module):
+    """A network that gives a tuple, as OpenVINO takes it."""
+
+    def __init__(self, network: nn.Module, layers: Sequence[str]):
+        super().__init__()
+        self.network, self.layers = network, layers
+
+    def forward(self, values: Tensor) -> tuple[Tensor, ...]:
+        found = self.network(values)
+        return tuple(first_tensor(found[layer]) for layer in self.layers)
+
+
+def _converted(trunk: Trunk, precision: Float) -> Trunk:
+    """A trunk by OpenVINO, from the cache or converted.
+
+    Raises:
+        _UnlikeError: it cannot be converted, or its maps differ from torch's.
+    """
+    layers = list(dict.fromkeys(trunk.layers))
+    key = _key(trunk)
+    folder = Path(torch.hub.get_dir()) / FOLDER
+    model = _cached(folder, key)
+    if model is None:
+        model = _convert(trunk, layers)
+        _require_alike(trunk, CompiledNetwork(model, layers, "float32"))
+        try:
+            _keep(folder, key, model)
+        except (LandmarksError, OSError) as error:
+            log.debug("%s is not kept: %s", key, error)
+    return _running(trunk, model, precision, {"precision": precision})
+
+
+def _running(trunk: Trunk, model: Any, precision: Float, told: Mapping[str, str]) -> Trunk:
+    """A trunk whose network is a model of OpenVINO's."""
+    version = openvino().get_version().partition("-")[0]
+    return replace(
+        trunk,
+        network=CompiledNetwork(model, list(dict.fromkeys(trunk.layers)), precision),
+        dtype=torch.float32,
+        identity={**trunk.identity, **told, "runtime": f"openvino {version}"},
+    )
+
+
+def _key(trunk: Trunk) -> str:
+    """What decides a converted network: the name of its files."""
+    version = openvino().get_version()
+    return fingerprint({**trunk.identity, "square": trunk.square, "openvino": version})
+
+
+def cannot_quantise(device: torch.device) -> str | None:
+    """Why no network can be made of eight bits here; ``None`` where it can."""
+    refused = _why_torch(device, "openvino")
+    if refused is None and importlib.util.find_spec("nncf") is None:
+        return "nncf is not installed: pip install '.[quantise]'"
+    return refused
+
+
+def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
+    """Make a network of eight bits: post-training quantisation, ranges of activations measured.
+
+    Args:
+        trunk: as it was loaded.
+        photographs: what the ranges are measured on, (n, 3, h, w) normalised float32 each.
+        folder: where it goes; one of the same trunk is written over.
+
+    Raises:
+        ConfigError: the network cannot be converted.
+        WriteError: the folder cannot be written.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # it sends no statistics either
+    nncf = importlib.import_module("nncf")
+    nncf.set_log_level(logging.ERROR)
+    try:
+        model = _convert(trunk, list(dict.fromkeys(trunk.layers)))
+    except _UnlikeError as error:
+        raise ConfigError(f"precision: int8: {error}; take precision: auto") from None
+    samples = [one.permute(0, 2, 3, 1).contiguous().numpy() for one in photographs]
+    with contextlib.redirect_stdout(io.StringIO()):
+        small = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
+    with writing(folder):
+        _keep(folder, _key(trunk), small)
+
+
+def _shapes(trunk: Trunk) -> list[tuple[int, int]]:
+    """What a trunk is tried with: multiples of its step, or the one size that it takes."""
+    if trunk.square is not None:
+        return [(trunk.square, trunk.square)] * 2
+    up = [(-(-h // trunk.step) * trunk.step, -(-w // trunk.step) * trunk.step) for h, w in SHAPES]
+    return up
+
+
+def _convert(trunk: Trunk, layers: Sequence[str]) -> Any:
+    """OpenVINO's model of a trunk, of (n, h, w, 3) photographs of any number and size."""
+    ov = openvino()
+    height, width = _shapes(trunk)[0]
+    free = [-1, -1] if trunk.square is None else [height, width]
+    outputs = _Outputs(trunk.network, layers).eval()
+    try:
+        with warnings.catch_warnings(), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            model = ov.convert_model(
+                outputs,
+                example_input=torch.zeros(2, 3, height, width),
+                input=[ov.PartialShape([-1, 3, *free])],
+            )
+        steps = ov.preprocess.PrePostProcessor(model)
+        steps.input().tensor().set_layout(ov.Layout("NHWC"))
+        steps.input().model().set_layout(ov.Layout("NCHW"))
+        return steps.build()
+    except LandmarksError:
+        raise
+    except Exception as error:  # OpenVINO and torch's tracer raise many kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise _UnlikeError(f"the network cannot be converted ({reason})") from None
+
+
+def _require_alike(trunk: Trunk, network: CompiledNetwork) -> None:
+    """Compare the maps of both at sizes that the network was not converted with.
+
+    Raises:
+        _UnlikeError: they differ.
+    """
+    random = torch.Generator().manual_seed(0)
+    for many, shape in enumerate(_shapes(trunk)[1:], start=1):
+        values = torch.randn((many, 3, *shape), generator=random)
+        with torch.inference_mode():
+            expected = trunk.network(values)
+            try:
+                found = network(values)
+            except RuntimeError as error:
+                raise _UnlikeError(f"it takes one size alone ({str(error)[:100]})") from None
+        for layer, one in found.items():
+            wanted = first_tensor(expected[layer])
+            if one.shape != wanted.shape or (one - wanted).norm() > ALIKE * wanted.norm():
+                raise _UnlikeError(f"{layer} comes out otherwise than by torch")
+
+
+def _read(folder: Path, key: str, sums: Mapping[str, str]) -> Any:
+    """A model from its files.
+
+    Raises:
+        RunError: one is missing or damaged.
+    """
+    with reading(folder / f"{key}.xml", QUANTISE):
+        for name, digest in sums.items():
+            if checksum(folder / name) != digest:
+                raise ValueError(f"{name} has another checksum")
+        return openvino().Core().read_model(folder / f"{key}.xml")
+
+
+def _cached(folder: Path, key: str) -> Any | None:
+    """The model of an earlier conversion, or ``None``."""
+    note = folder / f"{key}.json"
+    if not note.is_file():
+        return None
+    try:
+        return _read(folder, key, read_sealed(note))
+    except RunError as error:
+        log.warning("%s: converted anew", str(error).rpartition(":")[0])
+        return None
+
+
+def _keep(folder: Path, key: str, model: Any) -> None:
+    """Write a model's files, and last the note that has their checksums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as place:
+        openvino().save_model(model, Path(place) / f"{key}.xml", compress_to_fp16=False)
+        sums = {one.name: checksum(one) for one in sorted(Path(place).iterdir())}
+        for name in sums:
+            (Path(place) / name).replace(folder / name)
+    write_sealed(folder / f"{key}.json", sums)
