@@ -21,7 +21,6 @@ from retrieval.classifiers.network import NetworkClassifierConfig
 from retrieval.classifiers.registry import ClassifierConfig, load_classifier
 from retrieval.classifiers.rejection import Rejection, RejectionConfig
 from retrieval.classifiers.signals import NEAR, Signals
-from retrieval.classifiers.trained_head import TrainedHead
 from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.cross_fit import part_of
 from retrieval.descriptors.describer import Describer, complaints
@@ -30,6 +29,7 @@ from retrieval.descriptors.local_branch import LocalBranch, LocalBranchConfig, b
 from retrieval.descriptors.registry import ExtractorConfig, JointConfig, build_extractor, located
 from retrieval.descriptors.representation import VECTORS, Representation
 from retrieval.descriptors.trained import TrainedConfig, own_network, resolved, trained_networks
+from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.devices import CPU, CUDA, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
 from retrieval.index.expansion import DatabaseAugmentation, augmented_index

@@ -24,7 +24,7 @@ from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 
 if TYPE_CHECKING:
-    from retrieval.classifiers.trained_head import TrainedHead
+    from retrieval.descriptors.trained_head import TrainedHead
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]

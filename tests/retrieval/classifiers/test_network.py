@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from retrieval.classifiers.base import Gallery, stratified_folds
-from retrieval.classifiers.heads import Head, LinearConfig
 from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig
 from retrieval.classifiers.registry import held_out_scores, load_classifier
 from retrieval.classifiers.svm import SvmConfig
-from retrieval.classifiers.trained_head import TrainedHead
 from retrieval.classifiers.vote import VoteConfig
+from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
+from retrieval.networks.heads import Head, LinearConfig
 from tests.networks import random_training
 from tests.retrieval.classifiers.galleries import clusters
 

@@ -12,15 +12,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from retrieval.classifiers.base import Gallery
-from retrieval.classifiers.heads import Head, LinearConfig
 from retrieval.classifiers.registry import (
     ClassifierConfig,
     fit_classifier,
     held_out_scores,
     load_classifier,
 )
-from retrieval.classifiers.trained_head import TrainedHead
+from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
+from retrieval.networks.heads import Head, LinearConfig
 from tests.retrieval.classifiers.galleries import clusters, gallery_of
 
 CONFIGS: TypeAdapter[Any] = TypeAdapter(ClassifierConfig)
