@@ -49,7 +49,7 @@ def test_only_photographs_that_the_network_never_saw_are_held_out(
     gallery = trained_gallery()
     assert gallery.eligible is not None
     assert gallery.bank_eligible is not None
-    held = held_out_scores(config, gallery)
+    held = held_out_scores(config, [gallery])
     assert held.rows.tolist() == np.flatnonzero(gallery.eligible).tolist()
     assert held.bank_rows.tolist() == np.flatnonzero(gallery.bank_eligible).tolist()
     assert held.correct.mean() > 0.9
