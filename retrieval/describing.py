@@ -117,12 +117,14 @@ def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:
     return None if config.local is None else build_local_branch(config.local, device)
 
 
-def load_describer(run: Run, config: SystemConfig, device: str) -> Describer:
-    """The run's describer, for the device, with those for calibration."""
+def load_describer(
+    run: Run, config: SystemConfig, device: str, calibrated: bool = True
+) -> Describer:
+    """The run's describer; with those for calibration, where photographs come in."""
     extractor = build_extractor(config.extractor_of(run.training), device, config.seed)
     local_branch = local_branch_of(config, device)
     whitened = config.whitening is not None
-    return Describer.load(run.folder, extractor, whitened, local_branch, True)
+    return Describer.load(run.folder, extractor, whitened, local_branch, calibrated)
 
 
 def require_same_extractor(run: Run, recipe: Mapping[str, Any], describer: Describer) -> None:

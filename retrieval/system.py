@@ -12,20 +12,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval import build
-from retrieval.classifiers.base import Classifier, Gallery, Integers, Judgement
+from retrieval.classifiers.base import Classifier, Integers, Judgement
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.config import SystemConfig
-from retrieval.describing import Bar, local_branch_of, no_bar
-from retrieval.descriptors.base import Extractor
+from retrieval.describing import Bar, load_describer, no_bar
 from retrieval.descriptors.describer import Describer, complaints
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract
-from retrieval.descriptors.local_branch import LocalBranch
-from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
 from retrieval.photographs.given import Given, source_windows
@@ -129,12 +127,8 @@ class System:
         files.check(record)
         settled, place = choose_device(device), Path(weights) if weights else None
         config = config.with_weights(place)
-        extractor = build_extractor(config.extractor_of(files.training), settled, config.seed)
-        local_branch = local_branch_of(config, settled)
-        _require_weights(files, record["describer"], extractor, local_branch)
-        describer = Describer.load(
-            files.folder, extractor, config.whitening is not None, local_branch
-        )
+        describer = load_describer(files, config, settled, calibrated=False)
+        _require_weights(files, record["describer"], describer)
         gallery, rows = load_gallery(
             files, config, settled, describer.local_branch, record["index"].get("descriptors")
         )
@@ -334,13 +328,11 @@ def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.where(np.isfinite(values), values.astype(np.float64), np.nan)
 
 
-def _require_weights(
-    run: Run, built: Mapping[str, Any], extractor: Extractor, local_branch: LocalBranch | None
-) -> None:
+def _require_weights(run: Run, built: Mapping[str, Any], describer: Describer) -> None:
     """Refuse to answer with other networks than the run was built with."""
-    pairs = [(built["extractor"], extractor.identity())]
-    if local_branch is not None:
-        pairs.append((built["local"]["detector"], local_branch.detector.identity()))
+    pairs = [(built["extractor"], describer.extractor.identity())]
+    if describer.local_branch is not None:
+        pairs.append((built["local"]["detector"], describer.local_branch.detector.identity()))
     if any(_weights(before) != _weights(now) for before, now in pairs):
         raise RunError(
             f"{run} was built with other weights: give those (--weights), or build the run"
