@@ -31,9 +31,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.gallery import Gallery
 
 RESULTS = Path(__file__).parent / "results"
 SIZES = (10_000, 100_000, 1_200_000)

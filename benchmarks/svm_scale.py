@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.svm import SvmClassifier, SvmConfig
 from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.gallery import Gallery
 from retrieval.storage.files import write_json
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrieval.classifiers.base import Flags, Gallery
+from retrieval.classifiers.base import Flags
 from retrieval.config import SystemConfig
 from retrieval.descriptors.cross_fit import part_of
 from retrieval.descriptors.describer import with_status
@@ -28,6 +28,7 @@ from retrieval.devices import CPU, CUDA, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.index.expansion import DatabaseAugmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.gallery import Gallery
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.searcher import KeptSource, Recomputed, SearchConfig, Searcher
 from retrieval.local.compression import CompressedFeatures

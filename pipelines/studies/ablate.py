@@ -18,7 +18,7 @@ from pipelines.measuring.evaluate import difference_json, figures_json, measure_
 from pipelines.progress import progress_bar
 from pipelines.report.measured import ClassifierResult, Measured
 from pipelines.report.page import fraction, percent, signed
-from retrieval.classifiers.base import Classifier, Gallery, HeldOut
+from retrieval.classifiers.base import Classifier, HeldOut
 from retrieval.classifiers.calibration import CalibrationConfig
 from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.members import KINDS
@@ -29,6 +29,7 @@ from retrieval.classifiers.vote import Vote, VoteConfig
 from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
 from retrieval.evaluation.intervals import Difference, paired_differences
+from retrieval.index.gallery import Gallery
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.system import System
 from retrieval.types import StrictModel

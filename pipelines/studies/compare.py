@@ -30,7 +30,6 @@ from retrieval.aggregation.bow import Bow, BowConfig
 from retrieval.aggregation.fisher import FisherConfig
 from retrieval.aggregation.registry import build_aggregator
 from retrieval.aggregation.vlad import VladConfig
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.config import SystemConfig
 from retrieval.describing import local_branch_of
@@ -55,6 +54,7 @@ from retrieval.errors import ConfigError, TableError, WeightsError
 from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
 from retrieval.evaluation.protocols import holidays_groups, holidays_map
 from retrieval.frontend import Frontend
+from retrieval.index.gallery import Gallery
 from retrieval.index.searcher import PLAIN, SearchConfig, Searcher
 from retrieval.index.verification import VerificationConfig
 from retrieval.local.compression import CompressedFeatures, CompressionConfig, FeatureCompressor

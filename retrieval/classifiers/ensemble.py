@@ -30,13 +30,14 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from scipy.optimize import minimize
 
-from retrieval.classifiers.base import PARTS, Classifier, Gallery, HeldOut, Scores, Vectors
+from retrieval.classifiers.base import PARTS, Classifier, HeldOut, Scores, Vectors
 from retrieval.classifiers.calibration import Platt
 from retrieval.classifiers.members import KINDS, MemberConfig
 from retrieval.classifiers.svm import contrast
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.classifiers.vote import Groups
 from retrieval.descriptors.representation import Representation
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import PartName, StrictModel

@@ -21,7 +21,6 @@ from torch import nn
 from retrieval.classifiers.arrays import read_arrays, write_arrays
 from retrieval.classifiers.base import (
     FOLDS,
-    Gallery,
     HeldOut,
     Integers,
     Scores,
@@ -32,6 +31,7 @@ from retrieval.classifiers.base import (
 )
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.heads import Head, TwoLayerConfig, ranked
 from retrieval.networks.trunk import seeded

@@ -13,17 +13,10 @@ from typing import ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from retrieval.classifiers.base import (
-    FOLDS,
-    Gallery,
-    HeldOut,
-    Integers,
-    Scores,
-    Vectors,
-    stratified_folds,
-)
+from retrieval.classifiers.base import FOLDS, HeldOut, Integers, Scores, Vectors, stratified_folds
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.heads import Head, ranked
 from retrieval.storage.files import read_json, reading, write_json

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from retrieval.classifiers import members
-from retrieval.classifiers.base import Classifier, Gallery, HeldOut
+from retrieval.classifiers.base import Classifier, HeldOut
 from retrieval.classifiers.ensemble import EnsembleClassifier, EnsembleConfig
 from retrieval.classifiers.members import MemberConfig
+from retrieval.index.gallery import Gallery
 
 ClassifierConfig = MemberConfig | EnsembleConfig
 KINDS: Final[dict[type[Any], Any]] = {**members.KINDS, EnsembleConfig: EnsembleClassifier}

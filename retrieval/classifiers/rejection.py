@@ -34,7 +34,7 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from scipy.stats import beta
 
-from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
+from retrieval.classifiers.base import PARTS, Flags, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
     CalibrationConfig,
     Curve,
@@ -47,6 +47,7 @@ from retrieval.classifiers.promise import least_false_accepts
 from retrieval.classifiers.signals import FROM_SCORES, SIGNALS, SIGNS, Signals, signal_matrix
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
+from retrieval.index.gallery import Gallery
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import StrictModel
 

@@ -27,8 +27,9 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.classifiers.base import Flags, Gallery, HeldOut, Integers, Scores, Vectors
+from retrieval.classifiers.base import Flags, HeldOut, Integers, Scores, Vectors
 from retrieval.descriptors.representation import Representation
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 
 SIGNALS: Final = ("confidence", "margin", "agreement", "tail", "bank", "nearest")

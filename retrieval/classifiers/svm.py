@@ -42,7 +42,6 @@ from retrieval.classifiers.arrays import read_arrays, write_arrays
 from retrieval.classifiers.base import (
     FOLDS,
     Folds,
-    Gallery,
     HeldOut,
     Integers,
     Scores,
@@ -53,6 +52,7 @@ from retrieval.classifiers.base import (
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.types import StrictModel, unit_rows
 

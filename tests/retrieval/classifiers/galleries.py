@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.classifiers.base import Gallery
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.gallery import Gallery
 
 
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:

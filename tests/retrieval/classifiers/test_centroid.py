@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from retrieval.classifiers import centroid
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.centroid import CentroidClassifier, CentroidConfig
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit, with_bank

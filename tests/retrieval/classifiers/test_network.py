@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval.classifiers.base import Gallery, stratified_folds
+from retrieval.classifiers.base import stratified_folds
 from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig
 from retrieval.classifiers.registry import held_out_scores, load_classifier
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.heads import Head, LinearConfig
 from tests.networks import random_training

@@ -11,7 +11,6 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.registry import (
     ClassifierConfig,
     fit_classifier,
@@ -20,6 +19,7 @@ from retrieval.classifiers.registry import (
 )
 from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.networks.heads import Head, LinearConfig
 from tests.retrieval.classifiers.galleries import clusters, gallery_of
 

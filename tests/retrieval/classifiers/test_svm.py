@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.classifiers import svm
-from retrieval.classifiers.base import Gallery, Scores
+from retrieval.classifiers.base import Scores
 from retrieval.classifiers.svm import SvmClassifier, SvmConfig
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from tests.oracles import classifiers as slow

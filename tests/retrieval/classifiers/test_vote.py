@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrieval.classifiers import vote
-from retrieval.classifiers.base import Gallery, Scores
+from retrieval.classifiers.base import Scores
 from retrieval.classifiers.vote import (
     MajorityVote,
     PoweredVote,
@@ -24,6 +24,7 @@ from retrieval.classifiers.vote import (
     WeightedVote,
 )
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit, with_bank
