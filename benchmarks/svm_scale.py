@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.svm import SvmClassifier, SvmConfig
 from retrieval.index.faiss_index import FaissIndex
+from retrieval.index.gallery import Gallery
 from retrieval.storage.files import write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -32,7 +32,7 @@ def train(folder: Path, factory: str) -> dict[str, Any]:
     descriptors = np.load(folder / "gallery.npy", mmap_mode="r")
     landmarks = [f"{code:05d}" for code in range(scale.LANDMARKS)]
     index = FaissIndex.load(folder / factory)
-    gallery = Gallery(descriptors, codes.astype(np.int64), landmarks, bank, index)
+    gallery = Gallery.of(descriptors, codes.astype(np.int64), landmarks, bank, index)
     before = scale.memory("RssAnon")
     with scale.peak_memory() as peak:
         start = time.perf_counter()

@@ -561,8 +561,8 @@ def remove(
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
-    from pipelines.building.gallery_changes import chosen_ids
-    from pipelines.building.index import known_photographs, remove_photographs
+    from pipelines.building.gallery_changes import chosen_ids, known_photographs
+    from pipelines.building.index import remove_photographs
     from retrieval.devices import choose_device
 
     known = known_photographs(run)
@@ -582,8 +582,12 @@ def list_run(
     ] = None,
 ) -> None:
     """List a run's landmarks with their numbers of photographs, or its photographs, as CSV."""
-    from pipelines.building.gallery_changes import landmark_rows, photograph_rows, summary
-    from pipelines.building.index import known_photographs
+    from pipelines.building.gallery_changes import (
+        known_photographs,
+        landmark_rows,
+        photograph_rows,
+        summary,
+    )
 
     known = known_photographs(run)
     named = photographs or landmarks

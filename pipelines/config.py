@@ -17,8 +17,8 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
-from retrieval.system import SystemConfig
 
 CONFIGS: Final = Path(__file__).parent / "configs"
 MOST_BYTES: Final = 1 << 16

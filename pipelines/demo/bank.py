@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipelines.demo.rendering import render_plain
+from pipelines.demo.rendering.data_set import render_plain
 from retrieval.classifiers.promise import RENDERED
 from retrieval.errors import ConfigError
 from retrieval.photographs.delimited import open_table

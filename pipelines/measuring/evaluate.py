@@ -26,6 +26,7 @@ from pipelines.report.measured import (
     codes_of,
     side_by_side,
 )
+from retrieval.config import SystemConfig
 from retrieval.descriptors.describer import Described, describe_table, read_described
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
@@ -34,7 +35,7 @@ from retrieval.evaluation.metrics import (
 )
 from retrieval.photographs.table import labels_of, read_origins, read_table
 from retrieval.storage.shards import OK
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 
 log = logging.getLogger(__name__)
 MATRICES: Final = {"all": "PCA", "pairs": "on pairs"}  # what a whitening is learnt by

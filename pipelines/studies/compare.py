@@ -18,7 +18,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from pipelines.building.index import CODE, machine
 from pipelines.progress import Report, progress_bar
 from pipelines.report.measured import codes_of
 from pipelines.studies.methods import (
@@ -30,7 +29,6 @@ from pipelines.studies.methods import (
     methods_of,
 )
 from pipelines.studies.protocol import Pool, flat_searcher, holidays_rankings
-from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.descriptors.describer import (
     Describer,
@@ -42,13 +40,16 @@ from retrieval.descriptors.describer import (
 )
 from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.descriptors.representation import Representation
+from retrieval.devices import machine
 from retrieval.errors import ConfigError, TableError, WeightsError
 from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
 from retrieval.evaluation.protocols import holidays_groups, holidays_map
 from retrieval.frontend import Frontend
+from retrieval.index.gallery import Gallery
 from retrieval.index.searcher import SearchConfig, Searcher
 from retrieval.local.compression import CompressedFeatures
 from retrieval.photographs.table import DataSet, labels_of, make_table
+from retrieval.run import CODE
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.fingerprint import fingerprint
 from retrieval.storage.shards import OK, ShardStore

@@ -17,6 +17,8 @@ from retrieval.aggregation.bow import Bow, BowConfig
 from retrieval.aggregation.fisher import FisherConfig
 from retrieval.aggregation.registry import build_aggregator
 from retrieval.aggregation.vlad import VladConfig
+from retrieval.config import SystemConfig
+from retrieval.describing import local_branch_of
 from retrieval.descriptors.aggregated import AggregatedExtractor
 from retrieval.descriptors.describer import (
     Describer,
@@ -40,7 +42,6 @@ from retrieval.local.reduction import ReduceConfig, Reducer
 from retrieval.local.registry import DetectorConfig, build_detector, located
 from retrieval.local.sift import SiftConfig
 from retrieval.local.surf import SurfConfig
-from retrieval.system import SystemConfig, local_branch_of
 from retrieval.types import Features, Labels, StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 

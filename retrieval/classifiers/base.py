@@ -9,124 +9,22 @@ has not seen: :class:`HeldOut`.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
+from typing import ClassVar, Final, Protocol, Self
 
 import numpy as np
 
 from retrieval.descriptors.representation import Representation
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
-from retrieval.index.searcher import Searcher
 from retrieval.types import Flags, Integers, Vectors
-
-if TYPE_CHECKING:
-    from retrieval.classifiers.trained_head import TrainedHead
-
 
 FOLDS: Final = 10
 """Parts that gallery and bank are dealt into, unless a config says otherwise."""
 PARTS: Final = 5
 """Parts that held-out photographs are dealt into."""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The labelled photographs, the bank of photographs without a landmark, and their indices.
-
-    Attributes:
-        descriptors: n photographs, possibly memory-mapped; bare vectors are taken too.
-        codes: (n,) int64, each row's landmark as a position in ``landmarks``.
-        landmarks: the landmarks' ids, ascending; one may have no row (its photographs removed).
-        bank: m photographs without a landmark; m may be 0.
-        searcher: of the gallery; row ids are positions. A bare index of the vectors is taken
-            too.
-        bank_searcher: of the bank, an exact one unless another is given; None where the bank
-            is empty.
-        eligible: (n,) which photographs taught nothing of what describes them; those alone are held
-            out. ``None``: all.
-        bank_eligible: (m,) likewise.
-        head: of a trained network, for the classifier ``network``.
-        calibrations: each makes the same gallery as one part of the photographs has not taught it,
-            and that part is its eligible; none where photographs teach nothing that tells them from
-            new ones.
-
-    Raises:
-        ValueError: the parts do not belong together.
-    """
-
-    descriptors: Representation
-    codes: Integers
-    landmarks: list[str]
-    bank: Representation
-    searcher: Searcher
-    bank_searcher: Searcher | None = None
-    eligible: Flags | None = None
-    bank_eligible: Flags | None = None
-    head: TrainedHead | None = None
-    calibrations: Sequence[Callable[[], Gallery]] = ()
-    _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-
-    def __post_init__(self) -> None:
-        # Frozen for everybody else.
-        settle = functools.partial(object.__setattr__, self)
-        settle("descriptors", Representation.of(self.descriptors))
-        settle("bank", Representation.of(self.bank))
-        settle("searcher", Searcher.of(self.searcher, self.vectors))
-        if not len(self.descriptors) == len(self.codes) == len(self.searcher):
-            raise ValueError(
-                f"{len(self.descriptors)} descriptors, {len(self.codes)} codes and an index of "
-                f"{len(self.searcher)} rows are not one gallery"
-            )
-        if len(self.bank) and self.bank_searcher is None:
-            settle(
-                "bank_searcher", FaissIndex.build(self.bank_vectors, IndexConfig(factory="Flat"))
-            )
-        if self.bank_searcher is not None:
-            settle("bank_searcher", Searcher.of(self.bank_searcher, self.bank_vectors))
-        if len(self.bank) != (0 if self.bank_searcher is None else len(self.bank_searcher)):
-            raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
-        if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
-            raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
-
-    @functools.cached_property
-    def calibration(self) -> Sequence[Gallery]:
-        """The galleries in which photographs are held out, each photograph in one at most."""
-        return [make() for make in self.calibrations] or [self]
-
-    @property
-    def vectors(self) -> Vectors:
-        """(n, d) float32 unit rows."""
-        return self.descriptors.vectors
-
-    @property
-    def bank_vectors(self) -> Vectors:
-        """(m, d) float32 unit rows."""
-        return self.bank.vectors
-
-    def neighbours_of(self, rows: Integers, k: int) -> Neighbours:
-        """The k nearest rows of each of (g,) gallery rows, itself left out."""
-        return self._found(False, rows, k)
-
-    def neighbours_of_bank(self, rows: Integers, k: int) -> Neighbours:
-        """The k nearest gallery rows of each of (b,) bank rows."""
-        return self._found(True, rows, k)
-
-    def _found(self, bank: bool, rows: Integers, k: int) -> Neighbours:
-        # All classifiers hold out the same photographs, and verifying them takes long.
-        key = bank, k, rows.tobytes()
-        if key not in self._searched:
-            self._searched[key] = (
-                self.searcher.search(self.bank[rows], k)
-                if bank
-                else self.searcher.search(self.descriptors[rows], k, own=rows)
-            )
-        return self._searched[key]
 
 
 @dataclass(frozen=True)

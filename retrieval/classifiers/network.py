@@ -13,11 +13,12 @@ from typing import ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import Field
 
-from retrieval.classifiers.base import FOLDS, Gallery, HeldOut, Scores, stratified_folds
-from retrieval.classifiers.heads import Head, ranked
+from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
+from retrieval.networks.heads import Head, ranked
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import Integers, StrictModel, Vectors
 
@@ -83,7 +84,7 @@ class NetworkClassifier:
         )
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
-        """Rank landmarks by :func:`retrieval.classifiers.heads.confidences`.
+        """Rank landmarks by :func:`retrieval.networks.heads.confidences`.
 
         Args:
             queries: (q, d) unit embeddings.

@@ -23,6 +23,7 @@ the threshold is the most careful one, and :attr:`Rejection.unkept` says so.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
@@ -33,7 +34,7 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from scipy.stats import beta
 
-from retrieval.classifiers.base import PARTS, Gallery, HeldOut, Judgement, Scores
+from retrieval.classifiers.base import PARTS, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
     CalibrationConfig,
     Curve,
@@ -51,6 +52,7 @@ from retrieval.classifiers.thresholds import (
 )
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
+from retrieval.index.gallery import Gallery
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import Flags, StrictModel
 
@@ -333,7 +335,7 @@ class Rejection:
 
 def fit_rejection(
     held_out: HeldOut,
-    gallery: Gallery,
+    galleries: Sequence[Gallery],
     config: RejectionConfig = THRESHOLD,
     calibration: CalibrationConfig = PLATT,
     seed: int = 0,
@@ -342,7 +344,7 @@ def fit_rejection(
 
     Args:
         held_out: scores of photographs that the classifier has not seen.
-        gallery: that they are of.
+        galleries: in which they were held out.
         config: the kind, and the operating point.
         calibration: the probabilities' curve.
         seed: of the parts in which a learnt model is cross-fitted.
@@ -360,7 +362,7 @@ def fit_rejection(
     least = float(values[np.isfinite(values)].min(initial=0.0))
     signals: tuple[Signals | None, Signals | None] = None, None
     if config.needs_signals:
-        signals = Signals.held_out(gallery, held_out)
+        signals = Signals.held_out(galleries, held_out)
     if config.kind in ALONE:
         chosen = [float(one == ALONE[config.kind]) for one in SIGNALS]
         model = SignalModel(weights=chosen, offset=0.0, least=least)

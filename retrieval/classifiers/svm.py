@@ -42,7 +42,6 @@ from retrieval.classifiers.arrays import load_fitted, save_fitted
 from retrieval.classifiers.base import (
     FOLDS,
     Folds,
-    Gallery,
     HeldOut,
     Scores,
     cross_fitted,
@@ -51,6 +50,7 @@ from retrieval.classifiers.base import (
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.types import Flags, Integers, StrictModel, Vectors, unit_rows
 

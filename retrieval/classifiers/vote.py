@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from retrieval.classifiers.arrays import load_fitted, save_fitted
-from retrieval.classifiers.base import FOLDS, Gallery, HeldOut, Scores, stratified_folds
+from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
+from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from retrieval.types import Integers, StrictModel, Vectors

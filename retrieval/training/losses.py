@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from retrieval.classifiers.heads import (
+from retrieval.networks.heads import (
     ArcFaceConfig,
     Head,
     HeadConfig,

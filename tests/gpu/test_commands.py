@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pipelines.demo.rendering import render_data_set
+from pipelines.demo.rendering.data_set import render_data_set
 from pipelines.main import main
 
 # Float32 everywhere, so that what differs is the device alone.

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.demo.rendering import geometry, render_data_set
+from pipelines.demo.rendering import geometry
 from pipelines.demo.rendering.camera import LONG_SIDE, look_at, take_view
+from pipelines.demo.rendering.data_set import render_data_set
 from pipelines.demo.rendering.geometry import box, panel, quad, revolve
 from pipelines.demo.rendering.ground import Ground
 from pipelines.demo.rendering.landmarks import FAMILIES, landmark

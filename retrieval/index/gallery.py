@@ -1,0 +1,102 @@
+"""A gallery: labelled photographs with a bank of photographs without a landmark, to be searched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from retrieval.descriptors.representation import Representation
+from retrieval.descriptors.trained_head import TrainedHead
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.neighbours import Neighbours
+from retrieval.index.searcher import Searcher
+from retrieval.types import Flags, Integers, Vectors
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The labelled photographs, the bank of photographs without a landmark, and their indices.
+
+    Attributes:
+        descriptors: n photographs, possibly memory-mapped.
+        codes: (n,) int64, each row's landmark as a position in ``landmarks``.
+        landmarks: the landmarks' ids, ascending; one may have no row (its photographs removed).
+        bank: m photographs without a landmark; m may be 0.
+        searcher: of the gallery; row ids are positions.
+        bank_searcher: of the bank; ``None`` where that is empty.
+        eligible: (n,) which photographs taught nothing of what describes them; those alone are held
+            out. ``None``: all.
+        bank_eligible: (m,) likewise.
+        head: of a trained network, for the classifier ``network``.
+
+    Raises:
+        ValueError: the parts do not belong together.
+    """
+
+    descriptors: Representation
+    codes: Integers
+    landmarks: list[str]
+    bank: Representation
+    searcher: Searcher
+    bank_searcher: Searcher | None = None
+    eligible: Flags | None = None
+    bank_eligible: Flags | None = None
+    head: TrainedHead | None = None
+    _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if not len(self.descriptors) == len(self.codes) == len(self.searcher):
+            raise ValueError(
+                f"{len(self.descriptors)} descriptors, {len(self.codes)} codes and an index of "
+                f"{len(self.searcher)} rows are not one gallery"
+            )
+        if len(self.bank) != len(self.bank_searcher or ()):
+            raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
+        if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
+            raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
+
+    @classmethod
+    def of(
+        cls,
+        vectors: Vectors,
+        codes: Integers,
+        landmarks: list[str],
+        bank: Vectors,
+        index: FaissIndex,
+    ) -> Self:
+        """A gallery of vectors alone, (n, d) of photographs and (m, d) of the bank; the latter is
+        searched exactly."""
+        exact = Searcher(FaissIndex.build(bank, IndexConfig()), bank) if len(bank) else None
+        known, none = Representation(vectors), Representation(bank)
+        return cls(known, codes, landmarks, none, Searcher(index, vectors), exact)
+
+    @property
+    def vectors(self) -> Vectors:
+        """(n, d) float32 unit rows."""
+        return self.descriptors.vectors
+
+    @property
+    def bank_vectors(self) -> Vectors:
+        """(m, d) float32 unit rows."""
+        return self.bank.vectors
+
+    def neighbours_of(self, rows: Integers, k: int) -> Neighbours:
+        """The k nearest rows of each of (g,) gallery rows, itself left out."""
+        return self._found(False, rows, k)
+
+    def neighbours_of_bank(self, rows: Integers, k: int) -> Neighbours:
+        """The k nearest gallery rows of each of (b,) bank rows."""
+        return self._found(True, rows, k)
+
+    def _found(self, bank: bool, rows: Integers, k: int) -> Neighbours:
+        # Whatever holds photographs out holds out the same ones, and verifying them takes long.
+        key = bank, k, rows.tobytes()
+        if key not in self._searched:
+            self._searched[key] = (
+                self.searcher.search(self.bank[rows], k)
+                if bank
+                else self.searcher.search(self.descriptors[rows], k, own=rows)
+            )
+        return self._searched[key]
