@@ -179,6 +179,7 @@ def test_stopping_says_how_to_go_on(landmarks: Run, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(config, "load_config", stopped)
+    monkeypatch.setattr("os._exit", sys.exit)
     code, _, err = landmarks("config", "hog")
     assert code == 130
     assert "the same command goes on where it was" in err

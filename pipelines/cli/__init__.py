@@ -1,0 +1,93 @@
+"""The `landmarks` command: one file a group of commands, thin over the stages' functions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated, Final
+
+import typer
+from rich.logging import RichHandler
+
+from pipelines.cli import answering, building, data, machine, measuring
+from pipelines.progress import console, say
+from retrieval.errors import LandmarksError
+
+# Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
+# none of them.
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Recognise landmarks in photographs, or say that there is none.",
+    epilog="Start with: landmarks demo",
+)
+for group in (building, answering, measuring, machine):
+    app.add_typer(group.app)
+app.add_typer(data.app, name="data")
+app.add_typer(measuring.protocol_app, name="protocol")
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks, and more of what goes on.")
+    ] = False,
+) -> None:
+    """Recognise landmarks in photographs, or say that there is none."""
+    handler = RichHandler(
+        console=console, show_path=False, show_time=False, show_level=False, highlighter=None
+    )
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(message)s",
+        handlers=[handler],
+        force=True,
+    )
+    for noisy in ("asyncio", "aiohttp", "matplotlib", "PIL", "fontTools"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _mistake(error: Exception) -> str | None:
+    """What to tell whoever made a mistake; ``None`` for a bug.
+
+    A file that cannot be read or written, a full disk, and a GPU that gives out are the user's to
+    mend.
+    """
+    if isinstance(error, LandmarksError):
+        return str(error)
+    if not isinstance(error, OSError):
+        from retrieval.devices import gpu_mistake
+
+        return gpu_mistake(error)
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    from retrieval.storage.files import FULL
+
+    return f"{error.strerror}: {FULL[error.errno]}" if error.errno in FULL else None
+
+
+INTERRUPTED: Final = 130
+"""What typer makes of Ctrl-C."""
+
+
+def main() -> None:
+    """Run the command; a user's mistake is one line and exit code 2, a bug a traceback."""
+    try:
+        app(standalone_mode=True)
+    except (LandmarksError, OSError, RuntimeError) as error:
+        message = _mistake(error)
+        if "--debug" in sys.argv or message is None:
+            raise
+        say(f"landmarks: {message}", style="red")
+        sys.exit(LandmarksError.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == INTERRUPTED:
+            say("landmarks: stopped; the same command goes on where it was", style="yellow")
+            # At once: the interpreter would wait for every photograph that is being decoded.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
