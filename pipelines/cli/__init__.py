@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
@@ -19,21 +20,33 @@ from retrieval.errors import LandmarksError
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Recognise landmarks in photographs, or say that there is none.",
     epilog="Start with: landmarks demo",
 )
-for group in (building, answering, measuring, machine):
-    app.add_typer(group.app)
-app.add_typer(data.app, name="data")
-app.add_typer(measuring.protocol_app, name="protocol")
+app.add_typer(building.app)
+app.add_typer(answering.app)
+app.add_typer(measuring.app)
+app.add_typer(measuring.protocol_app, name="protocol", rich_help_panel=measuring.PANEL)
+app.add_typer(data.app, name="data", rich_help_panel="Photographs")
+app.add_typer(machine.app)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"landmarks {version('landmark-retrieval')}")
+        raise typer.Exit
 
 
 @app.callback()
 def root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks, and more of what goes on.")
+    ] = False,
+    told: Annotated[
+        bool,
+        typer.Option("--version", help="Say the version.", callback=_tell_version, is_eager=True),
     ] = False,
 ) -> None:
     """Recognise landmarks in photographs, or say that there is none."""
@@ -76,7 +89,7 @@ INTERRUPTED: Final = 130
 def main() -> None:
     """Run the command; a user's mistake is one line and exit code 2, a bug a traceback."""
     try:
-        app(standalone_mode=True)
+        app(prog_name="landmarks")
     except (LandmarksError, OSError, RuntimeError) as error:
         message = _mistake(error)
         if "--debug" in sys.argv or message is None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -35,12 +36,13 @@ from retrieval.errors import ConfigError
 if TYPE_CHECKING:
     from pipelines.answering.classify import ClassifySummary, Form
 
+PANEL: Final = "Answer photographs"
+
 app = typer.Typer()
+command = partial(app.command, rich_help_panel=PANEL)
 
 
-@app.command(
-    epilog="Example: landmarks classify urls.csv --run mine --out predictions.parquet --top 5"
-)
+@command(epilog="Example: landmarks classify urls.csv --run mine --out predictions.parquet --top 5")
 def classify(
     inputs: Annotated[
         list[str],
@@ -169,9 +171,7 @@ def classify(
         )
 
 
-@app.command(
-    epilog="Example: landmarks rethreshold predictions.csv --run mine --min-probability 0.8"
-)
+@command(epilog="Example: landmarks rethreshold predictions.csv --run mine --min-probability 0.8")
 def rethreshold(
     predictions: Annotated[Path, typer.Argument(help="Predictions by `landmarks classify`.")],
     run: Run = DEMO_RUN,
@@ -199,7 +199,7 @@ def rethreshold(
     _say_summary(summary)
 
 
-@app.command(epilog="Example: landmarks vote one.csv other.csv --out merged.csv")
+@command(epilog="Example: landmarks vote one.csv other.csv --out merged.csv")
 def vote(
     csvs: Annotated[
         list[Path], typer.Argument(help="Predictions of one list, by `landmarks classify`.")
@@ -212,7 +212,7 @@ def vote(
     _say_summary(vote_csvs(csvs, out))
 
 
-@app.command(epilog="Example: landmarks score submission.csv recognition_solution_v2.1.csv")
+@command(epilog="Example: landmarks score submission.csv recognition_solution_v2.1.csv")
 def score(
     submission: Annotated[Path, typer.Argument(help="CSV of id,landmarks or id,images.")],
     solution: Annotated[

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -27,10 +28,13 @@ DEMO_CONFIG: Final = "classical-global"
 LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 
+PANEL: Final = "Build a run"
+
 app = typer.Typer()
+command = partial(app.command, rich_help_panel=PANEL)
 
 
-@app.command(epilog="Example: landmarks demo --data data/demo --run data/runs/demo")
+@command(epilog="Example: landmarks demo --data data/demo --run data/runs/demo")
 def demo(
     folder: Annotated[Path, typer.Option("--data", help="Where the photographs go.")] = Path(
         "data/demo"
@@ -52,7 +56,7 @@ def demo(
     )  # fmt: skip
 
 
-@app.command(epilog="Example: landmarks index --data photos --run data/runs/mine")
+@command(epilog="Example: landmarks index --data photos --run data/runs/mine")
 def index(
     config: Annotated[
         str | None,
@@ -110,7 +114,7 @@ def index(
     say(promise)
 
 
-@app.command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
+@command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
 def train(
     config: Annotated[str, typer.Argument(help="A system with a section training.")],
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
@@ -153,7 +157,7 @@ def train(
         console.print(trainings_table(folders))
 
 
-@app.command(epilog="Example: landmarks trainings mine other")
+@command(epilog="Example: landmarks trainings mine other")
 def trainings(
     folders: Annotated[list[Path], typer.Argument(help="Runs, or folders of trainings.")],
 ) -> None:
@@ -163,7 +167,7 @@ def trainings(
     console.print(trainings_table(folders))
 
 
-@app.command(
+@command(
     epilog="Example: landmarks attention resnet50-delf --out attention.safetensors --data photos"
 )
 def attention(
@@ -200,7 +204,7 @@ def attention(
     )
 
 
-@app.command(epilog="Example: landmarks add more.csv --run data/runs/mine")
+@command(epilog="Example: landmarks add more.csv --run data/runs/mine")
 def add(
     table: Annotated[
         Path,
@@ -226,7 +230,7 @@ def add(
     _say_built(run, add_photographs(run, photographs, choose_device(device), weights, folder))
 
 
-@app.command(epilog="Example: landmarks remove --landmark 'Old Bridge' --run data/runs/mine")
+@command(epilog="Example: landmarks remove --landmark 'Old Bridge' --run data/runs/mine")
 def remove(
     photographs: Annotated[
         list[str] | None,
@@ -252,7 +256,7 @@ def remove(
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
 
 
-@app.command("list", epilog="Example: landmarks list --landmark 'Old Bridge' --run data/runs/mine")
+@command("list", epilog="Example: landmarks list --landmark 'Old Bridge' --run data/runs/mine")
 def list_run(
     run: Run = DEMO_RUN,
     photographs: Annotated[

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Final
 
 import typer
 
-from pipelines.progress import console
+from pipelines.progress import console, say
+
+PANEL: Final = "Machine and systems"
 
 app = typer.Typer()
+command = partial(app.command, rich_help_panel=PANEL)
+
+Network = Annotated[str, typer.Argument(help="A torchvision classification network, or timm/NAME.")]
+Side = Annotated[
+    int | None, typer.Option(min=1, help="Side of the photograph; by default its own.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
 
 
-@app.command(epilog="Example: landmarks doctor")
+@command(epilog="Example: landmarks doctor")
 def doctor() -> None:
     """Check what breaks installations in this field, a line and a remedy each."""
     from pipelines.doctor import render, run_checks
@@ -23,7 +33,7 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: landmarks config hog --set whitening.dimension=64 > mine.yaml")
+@command(epilog="Example: landmarks config hog --set whitening.dimension=64 > mine.yaml")
 def config(
     name: Annotated[str | None, typer.Argument(help="A system; without it, the list.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Override a key.")] = None,
@@ -44,15 +54,11 @@ def config(
         typer.echo(line)
 
 
-@app.command(epilog="Example: landmarks describe vgg16 --size 224")
-def describe(
-    network: Annotated[
-        str, typer.Argument(help="A torchvision classification network, or timm/NAME.")
-    ],
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the photograph; by default its own.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+@command(epilog="Example: landmarks layers vgg16 --size 224")
+def layers(
+    network: Network,
+    size: Side = None,
+    as_json: AsJson = False,
 ) -> None:
     """Print a network layer by layer: outputs, activations, parameters, multiply-adds."""
     from pipelines.layers import table_lines
@@ -64,3 +70,14 @@ def describe(
         return
     for line in table_lines(table):
         typer.echo(line)
+
+
+@command(hidden=True, epilog="Example: landmarks describe vgg16 --size 224")
+def describe(
+    network: Network,
+    size: Side = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a network layer by layer: the old name of `landmarks layers`."""
+    say("landmarks describe is landmarks layers now, and goes with the next version")
+    layers(network, size, as_json)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -11,7 +12,10 @@ from pipelines.cli.options import DEMO_RUN, Device, ProtocolOut, Run, Test, Weig
 from pipelines.progress import console, say
 from retrieval.errors import ConfigError, TableError
 
+PANEL: Final = "Measure"
+
 app = typer.Typer()
+command = partial(app.command, rich_help_panel=PANEL)
 protocol_app = typer.Typer(
     no_args_is_help=True,
     help="Measure a run on published benchmarks.",
@@ -19,7 +23,7 @@ protocol_app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: landmarks evaluate --run mine --run other --data photos")
+@command(epilog="Example: landmarks evaluate --run mine --run other --data photos")
 def evaluate(
     runs: Annotated[
         list[Path] | None,
@@ -64,9 +68,7 @@ def evaluate(
     say(f"report: {target / 'report.html'}")
 
 
-@app.command(
-    epilog="Example: landmarks compare --data photos --holidays holidays --out comparison.md"
-)
+@command(epilog="Example: landmarks compare --data photos --holidays holidays --out comparison.md")
 def compare(
     data: Annotated[Path, typer.Option(help="A data folder with index.csv and test.csv.")],
     holidays: Annotated[
@@ -105,7 +107,7 @@ def compare(
     say(f"{len(rows):,} rows → {out}")
 
 
-@app.command(epilog="Example: landmarks ablate --run mine --test photos/test.csv")
+@command(epilog="Example: landmarks ablate --run mine --test photos/test.csv")
 def ablate(
     run: Run = DEMO_RUN,
     test: Test = None,

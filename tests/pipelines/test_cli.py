@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.photographs import view, write_csv, write_photograph
 
 pytestmark = pytest.mark.usefixtures("root_logger")
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "extractor.side=64", "--set", "extractor.cells=[16]",
          "--set", "whitening.dimension=16"]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
@@ -91,6 +93,29 @@ def test_help_shows_the_columns_of_the_output(landmarks: Run) -> None:
 def test_every_stage_is_a_command() -> None:
     wanted = "demo index evaluate classify add remove config doctor data".split()
     assert {path[0] for path in COMMANDS} >= set(wanted)
+
+
+def test_help_shows_the_groups(landmarks: Run) -> None:
+    code, out, _ = landmarks("-h")
+    assert code == 0
+    panels = re.findall(r"╭─ (.+?) ─+╮(.+?)╰", out, re.DOTALL)
+    told = {name: set(re.findall(r"^│ (\w+)", rows, re.MULTILINE)) for name, rows in panels}
+    assert {"index", "add", "remove", "list", "train"} <= told["Build a run"]
+    assert {"classify", "vote", "rethreshold", "score"} == told["Answer photographs"]
+    assert {"evaluate", "compare", "ablate", "protocol"} == told["Measure"]
+    assert {"doctor", "config", "layers"} == told["Machine and systems"]
+
+
+def test_the_version_is_the_packages(landmarks: Run) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert landmarks("--version") == (0, f"landmarks {project['version']}\n", "")
+
+
+def test_a_shell_completes_commands(landmarks: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("_LANDMARKS_COMPLETE", "complete_bash"), ("COMP_WORDS", "landmarks ev"),
+                       ("COMP_CWORD", "1")):  # fmt: skip
+        monkeypatch.setenv(name, text)
+    assert landmarks()[1].split() == ["evaluate"]
 
 
 @pytest.mark.parametrize("path", sorted(COMMANDS), ids=" ".join)

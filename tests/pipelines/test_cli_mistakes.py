@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import cli
-from pipelines.cli.options import fetch_config, parse_headers
 from pipelines.building.index import build_run
+from pipelines.cli.options import fetch_config, parse_headers
 from retrieval.errors import ConfigError
 from retrieval.photographs.table import load_data_set
 from tests.photographs import blank, write_csv, write_photograph
