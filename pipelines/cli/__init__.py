@@ -59,7 +59,7 @@ def root(
         handlers=[handler],
         force=True,
     )
-    for noisy in ("asyncio", "aiohttp", "matplotlib", "PIL", "fontTools"):
+    for noisy in ("asyncio", "aiohttp", "faiss", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
