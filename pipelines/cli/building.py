@@ -110,8 +110,7 @@ def index(
     record = build_run(system, photographs, folder, on)
     _say_built(folder, record)
     each = photographs_each(photographs.gallery)
-    promise = promise_of(record["bank"], bank_origins(photographs), each)
-    say(promise)
+    say(promise_of(record["bank"], bank_origins(photographs), each))
 
 
 @command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
@@ -137,12 +136,14 @@ def train(
     search: Annotated[
         int, typer.Option(min=0, help="Trials of the hyperparameters that training.search names.")
     ] = 0,
+    replace: Replace = False,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Override a key: training.epochs=5 (repeatable)."),
     ] = None,
 ) -> None:
     """Fit a network to gallery and bank, into RUN/training. A killed training goes on."""
+    from pipelines.building.replacing import begin_build
     from pipelines.building.train import train_run, trainings_table
     from pipelines.config import load_config
     from retrieval.devices import choose_device
@@ -150,9 +151,11 @@ def train(
 
     system = load_config(config, settings or ()).with_weights(weights)
     folder = run or Path("data/runs") / system.name
-    folders = train_run(
-        system, load_data_set(data, gallery), folder, choose_device(device), sanity, subset, search
-    )
+    photographs, on = load_data_set(data, gallery), choose_device(device)
+    # Of torchrun's processes the first alone; what cannot be trained is refused below.
+    if system.training is not None and os.environ.get("RANK", "0") == "0":
+        begin_build(folder, system, photographs, gallery, on, replace, _agreed)
+    folders = train_run(system, photographs, folder, on, sanity, subset, search)
     if folders:
         console.print(trainings_table(folders))
 
@@ -222,12 +225,18 @@ def add(
     What was taken out before may come back. A folder's photographs are named by their paths in it;
     where the run holds such ids already, for other photographs, the folder's name goes before them.
     """
-    from pipelines.building.index import add_photographs
+    from pipelines.building.gallery_changes import known_origins
+    from pipelines.building.index import add_photographs, known_photographs
+    from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
-    from retrieval.photographs.table import read_table
+    from retrieval.photographs.table import BANK, photographs_each, read_table, table_in
 
     photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
-    _say_built(run, add_photographs(run, photographs, choose_device(device), weights, folder))
+    record = add_photographs(run, photographs, choose_device(device), weights, folder)
+    _say_built(run, record)
+    known = known_photographs(run)
+    origins = known_origins(known, (table_in(Path(record["data"]), BANK), table))
+    say(promise_of(record["bank"], origins, photographs_each(known.present)))
 
 
 @command(epilog="Example: landmarks remove --landmark 'Old Bridge' --run data/runs/mine")
@@ -252,7 +261,7 @@ def remove(
     from retrieval.devices import choose_device
 
     known = known_photographs(run)
-    ids = chosen_ids(known, run, photographs or (), landmarks or (), sys.stdin)
+    ids = chosen_ids(known, run, photographs or (), landmarks or ())
     _say_built(run, remove_photographs(run, ids, choose_device(device)))
 
 

@@ -174,9 +174,10 @@ def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
     if test is not None:
         return test
     from retrieval.photographs.folders import find_test
+    from retrieval.photographs.table import TEST, table_in
 
     folder = data or Path(record["data"])
-    path = folder / "test.csv"
+    path = table_in(folder, TEST)
     if not path.exists() and folder.is_dir():
         path = find_test(folder) or path
     if not path.exists():
