@@ -12,13 +12,15 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from retrieval.errors import ConfigError
-from retrieval.system import SystemConfig
+
+if TYPE_CHECKING:
+    from retrieval.system import SystemConfig
 
 CONFIGS: Final = Path(__file__).parent / "configs"
 MOST_BYTES: Final = 1 << 16
@@ -181,6 +183,8 @@ def config_of(values: dict[str, Any], overrides: Sequence[str], where: str) -> S
     Raises:
         ConfigError: a wrong key, a value out of range.
     """
+    from retrieval.system import SystemConfig
+
     for override in overrides:
         _override(values, override)
     try:

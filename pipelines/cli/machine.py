@@ -48,7 +48,7 @@ def config(
     if name is not None:
         typer.echo(dump_config(load_config(name, settings or ())), nl=False)
         return
-    from pipelines.building.shipped import list_lines
+    from pipelines.building.listing import list_lines
 
     for line in list_lines():
         typer.echo(line)
