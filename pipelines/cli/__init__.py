@@ -9,10 +9,9 @@ from importlib.metadata import version
 from typing import Annotated, Final
 
 import typer
-from rich.logging import RichHandler
 
 from pipelines.cli import answering, building, data, machine, measuring
-from pipelines.progress import console, say
+from pipelines.progress import say
 from retrieval.errors import LandmarksError
 
 # Stages are imported where they are called: torch and its kin take seconds, and `--help` needs
@@ -33,6 +32,14 @@ app.add_typer(data.app, name="data", rich_help_panel="Photographs")
 app.add_typer(machine.app)
 
 
+class _Said(logging.Handler):
+    """Log messages, beside a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it."""
+        say(self.format(record))
+
+
 def _tell_version(asked: bool) -> None:
     if asked:
         typer.echo(f"landmarks {version('landmark-retrieval')}")
@@ -50,15 +57,8 @@ def root(
     ] = False,
 ) -> None:
     """Recognise landmarks in photographs, or say that there is none."""
-    handler = RichHandler(
-        console=console, show_path=False, show_time=False, show_level=False, highlighter=None
-    )
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(message)s",
-        handlers=[handler],
-        force=True,
-    )
+    level = logging.DEBUG if debug else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_Said()], force=True)
     for noisy in ("asyncio", "aiohttp", "faiss", "matplotlib", "PIL", "fontTools"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

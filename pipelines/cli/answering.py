@@ -111,7 +111,7 @@ def classify(
 
     id: of the row, or its URL or path.
     landmark, name: the answer; empty for none.
-    probability: that the best candidate is right, whether it is answered or not; empty where
+    probability: that the best candidate is right, answered or not; empty where
     held-out photographs were too few to learn it from.
     status, reason: ok, fetch_failed, decode_failed or describe_failed, and why.
     candidate, candidate_name: the best candidate, even where the answer is none.

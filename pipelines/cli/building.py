@@ -222,8 +222,9 @@ def add(
 ) -> None:
     """Add photographs to a built run, without describing the rest again.
 
-    What was taken out before may come back. A folder's photographs are named by their paths in it;
-    where the run holds such ids already, for other photographs, the folder's name goes before them.
+    What was taken out before may come back. A folder's photographs are named by
+    their paths in it; where the run holds such ids already, for other
+    photographs, the folder's name goes before them.
     """
     from pipelines.building.gallery_changes import known_origins
     from pipelines.building.index import add_photographs, known_photographs

@@ -54,9 +54,9 @@ def data_bank(
 ) -> None:
     """Render photographs of no landmark, for those who have none: country, streets, rooms, objects.
 
-    They lie in OUT/none, and OUT/none.csv lists them: for a data folder as its bank, or for a run:
-    landmarks add OUT/none.csv --bank. Real photographs are worth far more: do without
-    these where you have some.
+    They lie in OUT/none, and OUT/none.csv lists them: for a data folder as its
+    bank, or for a run: landmarks add OUT/none.csv --bank. Real photographs are
+    worth far more: do without these where you have some.
     """
     from pipelines.demo.bank import make_bank
 

@@ -40,8 +40,9 @@ def config(
 ) -> None:
     """List the shipped systems, or print one with every default filled in.
 
-    The list has what each was measured to do (docs/measuring.md): top-1 and GAP on landmarks52,
-    milliseconds and bytes a photograph; and whether it needs weights.
+    The list has what each was measured to do (docs/measuring.md): top-1 and GAP
+    on landmarks52, milliseconds and bytes a photograph; and whether it needs
+    weights.
     """
     from pipelines.config import dump_config, load_config
 
@@ -79,5 +80,5 @@ def describe(
     as_json: AsJson = False,
 ) -> None:
     """Print a network layer by layer: the old name of `landmarks layers`."""
-    say("landmarks describe is landmarks layers now, and goes with the next version")
+    say("landmarks describe is called landmarks layers now; the next version has that alone")
     layers(network, size, as_json)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import cli
+from pipelines import cli, progress
 from tests.photographs import picture, view, write_csv, write_photograph
 from tests.pipelines.runs import contents
 
@@ -42,7 +42,7 @@ def landmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         monkeypatch.setattr(sys, "argv", ["landmarks", *map(str, arguments)])
         kind = Terminal if terminal else io.TextIOWrapper
         monkeypatch.setattr(sys, "stdin", kind(io.BytesIO(stdin.encode())))
-        monkeypatch.setattr(cli.console, "width", 400)
+        monkeypatch.setattr(progress.console, "width", 400)
         capsys.readouterr()
         try:
             cli.main()
