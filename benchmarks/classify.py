@@ -31,9 +31,9 @@ import numpy as np
 from PIL import Image
 
 from pipelines.answering.classify import classify_csv
-from pipelines.building.index import machine
 from retrieval.descriptors.cnn import CnnExtractor, build
 from retrieval.descriptors.describer import Describer
+from retrieval.devices import machine
 from retrieval.photographs.fetching import FetchConfig
 from retrieval.storage.files import write_json
 from retrieval.system import System

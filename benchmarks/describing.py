@@ -19,9 +19,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.building.index import machine
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
 from retrieval.descriptors.extraction import WINDOW, extract
+from retrieval.devices import machine
 from retrieval.photographs.decoding import read_photograph
 from retrieval.storage.files import write_json
 from retrieval.types import Photograph

@@ -28,9 +28,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from pipelines.building.index import machine
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
 from retrieval.descriptors.extraction import WINDOW, extract
+from retrieval.devices import machine
 from retrieval.networks.pooling import gem
 from retrieval.photographs.decoding import read_photograph
 from retrieval.storage.files import write_json

@@ -35,10 +35,11 @@ from typing import Any, Final
 import yaml
 from PIL import Image
 
-from pipelines.building.index import build_run, machine
+from pipelines.building.index import build_run
 from pipelines.building.replacing import begin_build
 from pipelines.config import CONFIGS, config_names, load_config
 from pipelines.demo.rendering import render_data_set
+from retrieval.devices import machine
 from retrieval.errors import LandmarksError, PhotographError
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
@@ -562,6 +563,7 @@ def main() -> None:
         [
             "pipelines.cli",
             "pipelines.building.index",
+            "retrieval.system",
             "pipelines.building.train",
             "pipelines.answering.classify",
             "pipelines.config",

@@ -34,12 +34,11 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.building.index import machine
 from pipelines.demo.rendering import render_data_set
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
 from retrieval.descriptors.describer import table_digest
 from retrieval.descriptors.extraction import WINDOW, extract, worker_pool
-from retrieval.devices import CPU, CUDA, cores
+from retrieval.devices import CPU, CUDA, cores, machine
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.networks.embedder import NeckConfig, NetworkConfig
 from retrieval.photographs.decoding import read_photograph

@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.building.index import machine
 from retrieval.aggregation.asmk import Asmk, AsmkConfig
 from retrieval.aggregation.fisher import Fisher, FisherConfig
 from retrieval.aggregation.vlad import Vlad, VladConfig
 from retrieval.aggregation.words import Words
 from retrieval.descriptors.extraction import WINDOW, extract
+from retrieval.devices import machine
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.verification import Kept, VerificationConfig, count_inliers
 from retrieval.local.compression import CompressionConfig, FeatureCompressor

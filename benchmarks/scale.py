@@ -178,7 +178,7 @@ def vote(folder: Path) -> dict[str, float]:
     descriptors = np.load(folder / "gallery.npy", mmap_mode="r")
     landmarks = [f"{code:05d}" for code in range(LANDMARKS)]
     index = FaissIndex.load(folder / "Flat")
-    gallery = Gallery(descriptors, codes.astype(np.int64), landmarks, bank, index)
+    gallery = Gallery.of(descriptors, codes.astype(np.int64), landmarks, bank, index)
     found = index.search(queries, NEIGHBOURS)
     start = time.perf_counter()
     classifier = VoteClassifier.fit(VoteConfig(k=NEIGHBOURS), gallery)

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.building.index import machine
+from retrieval.devices import machine
 from retrieval.storage.files import write_json
 
 RESULTS = Path(__file__).parent / "results"

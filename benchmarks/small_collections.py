@@ -26,13 +26,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipelines.building.index import build_run, machine
+from pipelines.building.index import build_run
 from pipelines.config import load_config
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
+from retrieval.config import SystemConfig
 from retrieval.descriptors.describer import KnownFeatures, extract_table
 from retrieval.descriptors.registry import build_extractor
-from retrieval.devices import CPU
+from retrieval.devices import CPU, machine
 from retrieval.evaluation.metrics import (
     Truth,
     global_average_precision,
@@ -42,7 +43,7 @@ from retrieval.evaluation.metrics import (
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.shards import ShardStore
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 
 RESULTS = Path(__file__).parent / "results"
 SYSTEMS = ("hog", "rootsift-vlad", "classical-global", "mobilenet_v2-gem")
@@ -144,12 +145,13 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
         described = system.describer.from_outcomes([features[int(i)] for i in data.test.index])
         judged = system.answers(described)
         one = system.config.classifiers[system.answer]
-        held = held_out_scores(one, system.gallery, system.config.seed)
+        galleries = system.calibration_galleries()
+        held = held_out_scores(one, galleries, system.config.seed)
         rejection, held = fit_rejection(
-            held, system.gallery, system.config.rejection, system.config.calibration, config.seed
+            held, galleries, system.config.rejection, system.config.calibration, config.seed
         )
         careful = system.config.rejection.model_copy(update={"target_precision": ASKED})
-        asked, _ = fit_rejection(held, system.gallery, careful, system.config.calibration)
+        asked, _ = fit_rejection(held, galleries, careful, system.config.calibration)
     finally:
         shutil.rmtree(run, ignore_errors=True)
     codes = {landmark: code for code, landmark in enumerate(system.landmarks)}

@@ -32,7 +32,7 @@ def train(folder: Path, factory: str) -> dict[str, Any]:
     descriptors = np.load(folder / "gallery.npy", mmap_mode="r")
     landmarks = [f"{code:05d}" for code in range(scale.LANDMARKS)]
     index = FaissIndex.load(folder / factory)
-    gallery = Gallery(descriptors, codes.astype(np.int64), landmarks, bank, index)
+    gallery = Gallery.of(descriptors, codes.astype(np.int64), landmarks, bank, index)
     before = scale.memory("RssAnon")
     with scale.peak_memory() as peak:
         start = time.perf_counter()

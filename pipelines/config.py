@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
-    from retrieval.system import SystemConfig
+    from retrieval.config import SystemConfig
 
 CONFIGS: Final = Path(__file__).parent / "configs"
 MOST_BYTES: Final = 1 << 16
@@ -183,7 +183,7 @@ def config_of(values: dict[str, Any], overrides: Sequence[str], where: str) -> S
     Raises:
         ConfigError: a wrong key, a value out of range.
     """
-    from retrieval.system import SystemConfig
+    from retrieval.config import SystemConfig
 
     for override in overrides:
         _override(values, override)

@@ -1,11 +1,15 @@
-"""Where the work runs: chosen once, handed down; and on how many cores."""
+"""Where the work runs: chosen once, handed down; on how many cores, and by which libraries."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import platform
 import re
-from typing import Final, Literal
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any, Final, Literal
 
 import torch
 
@@ -17,6 +21,8 @@ Device = Literal["auto", "cpu", "cuda"]
 AUTO: Final = "auto"
 CPU: Final = "cpu"
 CUDA: Final = "cuda"
+PACKAGES: Final = ("torch", "torchvision", "opencv-python", "numpy", "scikit-learn", "scikit-image")
+MODULES: Final = {"opencv-python": "cv2", "scikit-learn": "sklearn", "scikit-image": "skimage"}
 
 
 def cores() -> int:
@@ -87,3 +93,34 @@ def _unusable() -> str | None:
     except RuntimeError as error:
         return gpu_mistake(error) or f"the GPU cannot be used ({error})"
     return None
+
+
+def machine() -> dict[str, Any]:
+    """What the work runs on, without a name of the host."""
+    return {
+        "platform": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": cores(),
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """The versions of the libraries that decide the bytes."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    """That of a distribution, or of the one that brings its module (opencv-python-headless)."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version(name)
+    brings = packages_distributions().get(MODULES.get(name, name), [])
+    return version(brings[0]) if brings else "not installed as a package"

@@ -1,201 +1,42 @@
-"""A built run, loaded: photographs in, landmarks out. What notebooks, servers and stages use."""
+"""A system: built or loaded, photographs in, landmarks out. What notebooks and servers use."""
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
 
-from retrieval.classifiers.base import Classifier, Flags, Gallery, Integers, Judgement
-from retrieval.classifiers.calibration import CalibrationConfig
-from retrieval.classifiers.ensemble import EnsembleConfig
-from retrieval.classifiers.network import NetworkClassifierConfig
-from retrieval.classifiers.registry import ClassifierConfig, load_classifier
-from retrieval.classifiers.rejection import Rejection, RejectionConfig
-from retrieval.classifiers.signals import NEAR, Signals
-from retrieval.classifiers.trained_head import TrainedHead
+from retrieval import build
+from retrieval.classifiers.base import Classifier, Gallery, Integers, Judgement
+from retrieval.classifiers.registry import load_classifier
+from retrieval.classifiers.rejection import Rejection
+from retrieval.classifiers.signals import Signals
+from retrieval.config import SystemConfig
+from retrieval.describing import Bar, local_branch_of, no_bar
 from retrieval.descriptors.base import Extractor
-from retrieval.descriptors.cross_fit import part_of
 from retrieval.descriptors.describer import Describer, complaints
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract
-from retrieval.descriptors.local_branch import LocalBranch, LocalBranchConfig, build_local_branch
-from retrieval.descriptors.registry import ExtractorConfig, JointConfig, build_extractor, located
-from retrieval.descriptors.representation import VECTORS, Representation
-from retrieval.descriptors.trained import TrainedConfig, own_network, resolved, trained_networks
-from retrieval.devices import CPU, CUDA, choose_device
+from retrieval.descriptors.local_branch import LocalBranch
+from retrieval.descriptors.registry import build_extractor
+from retrieval.descriptors.representation import Representation
+from retrieval.devices import AUTO, choose_device
 from retrieval.errors import DescribeError, PhotographError, RunError
-from retrieval.index.expansion import DatabaseAugmentation, augmented_index
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
-from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.neighbours import Neighbours
-from retrieval.index.searcher import KeptSource, Recomputed, SearchConfig, Searcher
-from retrieval.index.verification import require_estimator
-from retrieval.local import registry as detectors
-from retrieval.local.features import LocalFeatures, no_features
-from retrieval.networks.trunks import find_weights
-from retrieval.photographs.decoding import read_photograph
+from retrieval.indexing import calibration_galleries, load_gallery
 from retrieval.photographs.given import Given, source_windows
+from retrieval.photographs.table import DataSet
 from retrieval.predictions import is_number, prediction_columns
-from retrieval.storage.files import read_arrays, read_table, reading
-from retrieval.storage.record import RUN, check_files, read_record
+from retrieval.run import Run
 from retrieval.storage.shards import OK
-from retrieval.training.checkpoints import seen_photographs
-from retrieval.training.config import TrainingConfig
-from retrieval.types import STRING, PartName, StrictModel, SystemName, Vectors
-from retrieval.vectors.gpu import gpu_problem
-from retrieval.vectors.whitening import WhiteningConfig
+from retrieval.types import STRING, Vectors
 
-log = logging.getLogger(__name__)
-
-ROWS: Final = "index/rows.parquet"
-GALLERY: Final = "index/gallery"
-BANK: Final = "index/bank"
-BANK_ROWS: Final = "index/bank-rows.parquet"
-TRAINING: Final = "training"
-AUGMENTED: Final = "index/augmented"
-AUTO: Final = "auto"
 NONE: Final = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
 """For classifiers that look at no neighbours."""
-
-
-class SystemConfig(StrictModel):
-    """A whole system: what a YAML file in ``pipelines/configs`` says.
-
-    Attributes:
-        name: of the system; the file is named after it.
-        description: one line for people.
-        seed: of everything random.
-        training: how the run's own network is fitted, or ``None`` where it has none.
-        extractor: photographs to raw descriptors.
-        whitening: how they are whitened, or ``None``.
-        local: local features beside the descriptor, for visual words and verification; or
-            ``None``.
-        search: how neighbours are found besides by the index.
-        fit_photographs: at most this many of gallery and bank teach codebook and whitening; their
-            features are kept on disk and taken up again.
-        index: how descriptors are searched.
-        classifiers: by name; every one is fitted, evaluated and kept.
-        answer: the classifier whose answer counts, or ``auto``: the best on held-out gallery
-            photographs and the bank.
-        rejection: when to say none, of every classifier.
-        calibration: how confidences become probabilities.
-    """
-
-    name: SystemName
-    description: str = ""
-    seed: int = Field(0, ge=0, lt=2**31)
-    training: TrainingConfig | None = None
-    extractor: ExtractorConfig
-    whitening: WhiteningConfig | None = Field(default_factory=WhiteningConfig)
-    local: LocalBranchConfig | None = None
-    search: SearchConfig = Field(default_factory=SearchConfig)
-    fit_photographs: int = Field(10_000, ge=2, le=10_000_000)
-    index: IndexConfig = Field(default_factory=IndexConfig)
-    classifiers: dict[PartName, Annotated[ClassifierConfig, Field(discriminator="kind")]]
-    answer: str = AUTO
-    rejection: RejectionConfig = RejectionConfig()
-    calibration: CalibrationConfig = CalibrationConfig()
-
-    @model_validator(mode="after")
-    def _answers(self) -> SystemConfig:
-        if not self.classifiers:
-            raise ValueError("classifiers: name at least one")
-        if self.answer != AUTO and self.answer not in self.classifiers:
-            known = ", ".join(self.classifiers)
-            raise ValueError(f"answer: {self.answer!r} is not auto nor a classifier ({known})")
-        return self
-
-    @model_validator(mode="after")
-    def _verifiable(self) -> SystemConfig:
-        kept = self.local is not None and self.local.kept is not None
-        if self.search.verification is not None:
-            if not kept:
-                raise ValueError("search.verification: needs local.kept, what is verified by")
-            require_estimator(self.search.verification)
-        elif kept:
-            raise ValueError("local.kept: nothing is verified without search.verification")
-        if self.local is not None and self.local.words is None and not kept:
-            raise ValueError("local: give words to search by, or kept to verify by")
-        return self
-
-    @model_validator(mode="after")
-    def _trained(self) -> SystemConfig:
-        if own_network(self.extractor) != (self.training is not None):
-            raise ValueError(
-                "training: belongs to an extractor of kind trained without a network of its own,"
-                " and that to it"
-            )
-        for name, one in self.classifiers.items():
-            alone = one.members.values() if isinstance(one, EnsembleConfig) else [one]
-            if any(isinstance(each, NetworkClassifierConfig) for each in alone) and not (
-                isinstance(self.extractor, TrainedConfig) and self.whitening is None
-            ):
-                raise ValueError(
-                    f"classifiers.{name}: network judges embeddings as they are: it needs the"
-                    " extractor trained, and whitening: null"
-                )
-        return self
-
-    def extractor_in(self, run: Path) -> ExtractorConfig:
-        """The extractor's config, with the run's own network as its network."""
-        extractor: ExtractorConfig = resolved(self.extractor, run / TRAINING)
-        return extractor
-
-    @property
-    def labels_teach(self) -> bool:
-        """Whether a whitening learns from labels, so that other ones make other descriptors."""
-        return any(one.learnt_on == "pairs" for one in self.whitenings)
-
-    @property
-    def whitenings(self) -> list[WhiteningConfig]:
-        """The system's, and those of its extractor's parts."""
-        parts = self.extractor.parts if isinstance(self.extractor, JointConfig) else ()
-        all_of_them = [self.whitening, *(part.whitening for part in parts)]
-        return [one for one in all_of_them if one is not None]
-
-    @property
-    def pairs_teach(self) -> bool:
-        """Whether a whitening learns from pairs, be they a landmark's photographs or views."""
-        viewed = self.whitening is not None and self.whitening.views > 0
-        return viewed or self.labels_teach
-
-    @property
-    def neighbours(self) -> int:
-        """The most neighbours that the index is ever asked for: the photograph itself may be
-        one more than those looked at."""
-        looked_at = [getattr(one, "k", 1) for one in self.classifiers.values()]
-        if self.rejection.needs_signals:
-            looked_at.append(NEAR)
-        if self.search.verification is not None:
-            looked_at.append(self.search.verification.top)
-        return max(*looked_at, self.search.expansion.queries) + 1
-
-    def with_weights(self, given: Path | None) -> SystemConfig:
-        """The config with its networks' weights settled by ``--weights``.
-
-        Raises:
-            WeightsError: what was given is not there.
-        """
-        if given is None:
-            return self
-        changes: dict[str, Any] = {"extractor": located(self.extractor, given)}
-        if self.training is not None:
-            network = self.training.network
-            weights = {"weights": find_weights(network.trunk, given)}
-            network = network.model_copy(update=weights)
-            changes["training"] = self.training.model_copy(update={"network": network})
-        if self.local is not None:
-            detector = detectors.located(self.local.detector, given)
-            changes["local"] = self.local.model_copy(update={"detector": detector})
-        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True)
@@ -203,7 +44,7 @@ class System:
     """A run in memory; the gallery's descriptors stay on disk, memory-mapped.
 
     Attributes:
-        run: its folder.
+        run: its files.
         config: as resolved when it was built.
         fingerprint: of everything that decides its answers.
         names: readable names of landmarks that have one.
@@ -214,9 +55,11 @@ class System:
         rejections: by the same names.
         answer: the name of the classifier whose answer counts.
         record: run.json as it is.
+        device: ``cpu`` or ``cuda``.
+        weights: where the networks' weights lie, if not where they lay at the build.
     """
 
-    run: Path
+    run: Run
     config: SystemConfig
     fingerprint: str
     names: Mapping[str, str]
@@ -227,11 +70,49 @@ class System:
     rejections: Mapping[str, Rejection]
     answer: str
     record: Mapping[str, Any]
+    device: str
+    weights: Path | None = None
 
     @classmethod
-    def load(
-        cls, run: Path | str, device: str = "auto", weights: Path | str | None = None
+    def build(
+        cls,
+        config: SystemConfig,
+        data: DataSet,
+        run: Path | str,
+        device: str = AUTO,
+        bar: Bar = no_bar,
     ) -> System:
+        """Build a run, or go on with one that was killed, and load it.
+
+        Args:
+            config: of the system.
+            data: its gallery and bank.
+            run: the folder that it is written to.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            bar: told of what is done.
+
+        Raises:
+            TableError, RunError, WeightsError: as :func:`retrieval.build.build`.
+            DeviceError: as its name says.
+        """
+        settled = choose_device(device)
+        build.build(config, data, Run(run), settled, bar)
+        return cls.load(run, settled)
+
+    def add(self, table: pd.DataFrame, bar: Bar = no_bar) -> System:
+        """The system with further photographs, as :func:`retrieval.build.add`; this one's run
+        is written anew."""
+        build.add(self.run, table, self.device, self.weights, bar)
+        return self.load(self.run.folder, self.device, self.weights)
+
+    def remove(self, ids: Sequence[str]) -> System:
+        """The system without some photographs, as :func:`retrieval.build.remove`; this one's run
+        is written anew."""
+        build.remove(self.run, ids, self.device)
+        return self.load(self.run.folder, self.device, self.weights)
+
+    @classmethod
+    def load(cls, run: Path | str, device: str = AUTO, weights: Path | str | None = None) -> System:
         """Load a built run.
 
         Args:
@@ -243,22 +124,23 @@ class System:
             RunError: missing, unfinished or damaged.
             DeviceError, WeightsError: as their names say.
         """
-        folder = Path(run)
-        record, config = read_run(folder)
-        if not record.get("finished"):
-            raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
-        check_files(folder, record)
-        settled = choose_device(device)
-        config = config.with_weights(Path(weights) if weights else None)
-        extractor = build_extractor(config.extractor_in(folder), settled, config.seed)
+        files = Run(run)
+        record, config = files.read_finished()
+        files.check(record)
+        settled, place = choose_device(device), Path(weights) if weights else None
+        config = config.with_weights(place)
+        extractor = build_extractor(config.extractor_of(files.training), settled, config.seed)
         local_branch = local_branch_of(config, settled)
-        _require_weights(folder, record["describer"], extractor, local_branch)
-        describer = Describer.load(folder, extractor, config.whitening is not None, local_branch)
-        gallery, rows = load_gallery(
-            folder, settled, record["index"].get("descriptors"), config, describer.local_branch
+        _require_weights(files, record["describer"], extractor, local_branch)
+        describer = Describer.load(
+            files.folder, extractor, config.whitening is not None, local_branch
         )
+        gallery, rows = load_gallery(
+            files, config, settled, describer.local_branch, record["index"].get("descriptors")
+        )
+        places = {name: files.classifiers / name for name in config.classifiers}
         return cls(
-            run=folder,
+            run=files,
             config=config,
             fingerprint=record["fingerprint"],
             names=record["names"],
@@ -266,15 +148,19 @@ class System:
             gallery=gallery,
             rows=rows,
             classifiers={
-                name: load_classifier(one, folder / "classifiers" / name, gallery)
-                for name, one in config.classifiers.items()
+                name: load_classifier(config.classifiers[name], place, gallery)
+                for name, place in places.items()
             },
-            rejections={
-                name: Rejection.load(folder / "classifiers" / name) for name in config.classifiers
-            },
+            rejections={name: Rejection.load(place) for name, place in places.items()},
             answer=record["answer"],
             record=record,
+            device=settled,
+            weights=place,
         )
+
+    def calibration_galleries(self) -> list[Gallery]:
+        """As :func:`retrieval.indexing.calibration_galleries`, to fit further classifiers."""
+        return calibration_galleries(self.run, self.config, self.gallery, self.device)
 
     @property
     def landmarks(self) -> Sequence[str]:
@@ -449,7 +335,7 @@ def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def _require_weights(
-    folder: Path, built: Mapping[str, Any], extractor: Extractor, local_branch: LocalBranch | None
+    run: Run, built: Mapping[str, Any], extractor: Extractor, local_branch: LocalBranch | None
 ) -> None:
     """Refuse to answer with other networks than the run was built with."""
     pairs = [(built["extractor"], extractor.identity())]
@@ -457,7 +343,7 @@ def _require_weights(
         pairs.append((built["local"]["detector"], local_branch.detector.identity()))
     if any(_weights(before) != _weights(now) for before, now in pairs):
         raise RunError(
-            f"{folder} was built with other weights: give those (--weights), or build the run"
+            f"{run} was built with other weights: give those (--weights), or build the run"
             " anew with these"
         )
 
@@ -466,228 +352,3 @@ def _weights(identity: Mapping[str, Any]) -> list[Any]:
     """The checksums of an extractor's networks, those of its parts among them."""
     inner = [one for part in identity.get("several", []) for one in _weights(part)]
     return [identity.get("weights"), identity.get("attention"), *inner]
-
-
-def read_run(folder: Path) -> tuple[dict[str, Any], SystemConfig]:
-    """A run's record and the config that it was built by; the run need not be whole.
-
-    Raises:
-        RunError: there is none, it is damaged, or another version of this project wrote it.
-    """
-    record = read_record(folder)
-    if "config" not in record:
-        raise RunError(f"{folder} is not finished: run landmarks index again, it goes on")
-    try:
-        return record, SystemConfig.model_validate(record["config"])
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        raise RunError(
-            f"{folder / RUN} holds a config that this version does not know ({place}): build the"
-            " run again (landmarks index)"
-        ) from None
-
-
-def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:
-    """What a system makes of local features, not yet fitted; ``None`` if nothing."""
-    return None if config.local is None else build_local_branch(config.local, device)
-
-
-def load_gallery(
-    folder: Path,
-    device: str,
-    made_from: str | None,
-    config: SystemConfig,
-    local_branch: LocalBranch | None,
-    augmentation: DatabaseAugmentation | None = None,
-) -> tuple[Gallery, pd.DataFrame]:
-    """The gallery of a run, its descriptors memory-mapped, and its rows.
-
-    Args:
-        folder: of the run.
-        device: ``cpu`` or ``cuda``.
-        made_from: checksum of the descriptors that the index was made from; ``None`` for a run
-            of the version that did not keep it yet, and is not compared.
-        config: of the system.
-        companion: of the system, for gallery photographs whose features are not stored.
-        augmentation: of the index's rows, for held-out scores.
-
-    Raises:
-        RunError: missing, damaged, or parts of different builds.
-    """
-    rows = read_table(folder / ROWS, ("id", "source", "landmark"))
-    with reading(folder / "index"):
-        known = Representation.from_arrays(read_arrays(folder / GALLERY))
-        bank = Representation.from_arrays(read_arrays(folder / BANK))
-        bank_ids = read_table(folder / BANK_ROWS, ("id",))["id"]
-        eligible, bank_eligible = _eligible(config, folder, rows["id"], bank_ids)
-        expanded = config.search.expansion.gallery > 0
-        augmented = read_arrays(folder / AUGMENTED)[VECTORS] if expanded else known.vectors
-    landmarks = sorted(rows["landmark"].unique())
-    codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = Searcher(
-        FaissIndex.load(folder / "index", index_device(device), made_from),
-        augmented,
-        _inverted(config, folder / GALLERY),
-        kept_source(config, local_branch, known, rows),
-        config.search,
-        augmentation,
-    )
-    bank_searcher = None
-    if len(bank):
-        alone = SearchConfig(share=config.search.share)
-        bank_vectors = FaissIndex.build(bank.vectors, IndexConfig())
-        bank_searcher = Searcher(
-            bank_vectors, bank.vectors, _inverted(config, folder / BANK), config=alone
-        )
-    head = None
-    if isinstance(config.extractor, TrainedConfig) and config.whitening is None:
-        head = TrainedHead.load(trained_networks(config.extractor_in(folder))[0])
-    try:
-        _require_whole(config, index, bank_searcher)
-        gallery = Gallery(
-            known, codes, landmarks, bank, index, bank_searcher, eligible, bank_eligible, head
-        )
-        if known.calibration is not None:
-            parts = part_of(rows["id"]), part_of(bank_ids)
-            gallery = replace(
-                gallery,
-                calibrations=[
-                    functools.partial(_calibration, gallery, config, device, number, *parts)
-                    for number in range(known.calibration.shape[1])
-                ],
-            )
-        return gallery, rows
-    except ValueError as error:
-        raise RunError(f"{folder} is damaged ({error}): run landmarks index again") from None
-
-
-def _calibration(
-    gallery: Gallery,
-    config: SystemConfig,
-    device: str,
-    number: int,
-    parts: Integers,
-    bank_parts: Integers,
-) -> Gallery:
-    """The gallery as one part of the photographs has not taught it, which alone is held out; how
-    it is searched stays as it is.
-
-    The part's photographs are searched in it as well, as all are in the gallery that answers:
-    without them a landmark of few photographs would have too few.
-    """
-    known, bank = (
-        replace(one, vectors=_vectors_for(one, number), calibration=None)
-        for one in (gallery.descriptors, gallery.bank)
-    )
-    # Few photographs teach fewer numbers, into which a product quantiser's parts may not go.
-    alike = known.vectors.shape[1] == gallery.vectors.shape[1]
-    settings = config.index if alike else IndexConfig()
-    build = functools.partial(
-        FaissIndex.build, config=settings, device=index_device(device), seed=config.seed
-    )
-    index, rows, augmentation = augmented_index(known.vectors, config.search.expansion, build)
-    bank_searcher = gallery.bank_searcher
-    if bank_searcher is not None:
-        exact = FaissIndex.build(bank.vectors, IndexConfig())
-        bank_searcher = replace(bank_searcher, index=exact, vectors=bank.vectors)
-    own, bank_own = parts == number, bank_parts == number
-    return replace(
-        gallery,
-        descriptors=known,
-        bank=bank,
-        searcher=replace(gallery.searcher, index=index, vectors=rows, augmentation=augmentation),
-        bank_searcher=bank_searcher,
-        eligible=own if gallery.eligible is None else own & gallery.eligible,
-        bank_eligible=bank_own
-        if gallery.bank_eligible is None
-        else bank_own & gallery.bank_eligible,
-    )
-
-
-def _vectors_for(photographs: Representation, number: int) -> Vectors:
-    """(n, e) their vectors without a part, of the numbers that it has."""
-    assert photographs.calibration is not None
-    return np.ascontiguousarray(photographs.calibration[:, number], dtype=np.float32)
-
-
-def _eligible(
-    config: SystemConfig, folder: Path, ids: pd.Series, bank_ids: pd.Series
-) -> tuple[Flags | None, Flags | None]:
-    """Which rows of gallery and bank taught no network of the extractor; ``None`` where none is
-    trained."""
-    networks = trained_networks(config.extractor_in(folder))
-    if not networks:
-        return None, None
-    seen = [one for network in networks for one in seen_photographs(network)]
-    gallery, bank = (~one.isin(seen).to_numpy(dtype=bool) for one in (ids, bank_ids))
-    return gallery, bank
-
-
-def _require_whole(config: SystemConfig, gallery: Searcher, bank: Searcher | None) -> None:
-    """Raise ValueError where words or kept features are not there, or not those of the vectors."""
-    for part in (gallery, bank):
-        if part is not None and part.inverted is not None and len(part.inverted) != len(part):
-            raise ValueError(
-                f"words of {len(part.inverted)} photographs beside {len(part)} vectors"
-            )
-    if config.search.verification is not None and gallery.kept is None:
-        raise ValueError("no features are kept for verification")
-
-
-def _inverted(config: SystemConfig, folder: Path) -> InvertedFile | None:
-    if config.local is None or config.local.words is None:
-        return None
-    return InvertedFile.load(folder, config.local.words)
-
-
-def kept_source(
-    config: SystemConfig,
-    local_branch: LocalBranch | None,
-    known: Representation,
-    rows: pd.DataFrame,
-) -> KeptSource | None:
-    """The gallery's local features: as they are stored, or described again when needed."""
-    if config.search.verification is None or config.search.stored:
-        return known.kept
-    assert local_branch is not None
-    return Recomputed(
-        [str(one) for one in rows["source"]], functools.partial(keep_one, local_branch)
-    )
-
-
-def keep_one(local_branch: LocalBranch, source: str) -> LocalFeatures:
-    """The features kept of one photograph on disk; none where it cannot be read any more."""
-    detector, compressor = local_branch.detector, local_branch.compressor
-    assert compressor is not None
-    try:
-        photograph = read_photograph(source, detector.longest_side)
-    except PhotographError as error:
-        log.warning("%s cannot be verified with: %s", source, error)
-        return keep_nothing(local_branch)
-    return compressor.keep(detector.features([photograph])).one(0)
-
-
-def keep_nothing(local_branch: LocalBranch) -> LocalFeatures:
-    """The kept features of a photograph in which none was found."""
-    assert local_branch.compressor is not None
-    nothing = no_features(local_branch.detector.dimension, (0, 0))
-    return local_branch.compressor.keep([nothing]).one(0)
-
-
-def index_device(device: str) -> str:
-    """Where the index goes: beside the network, unless FAISS cannot use that GPU."""
-    problem = gpu_problem() if device == CUDA else None
-    if problem:
-        log.warning("the index stays on the processor: %s", problem)
-        return CPU
-    return device
-
-
-def held_out_gallery(system: System) -> Gallery:
-    """The run's gallery, from whose rows a photograph can be left out where they took others in."""
-    gallery, config = system.gallery, system.config
-    if not config.search.expansion.gallery or gallery.calibrations:
-        return gallery  # those leave photographs out by themselves
-    plain = FaissIndex.build(gallery.vectors, config.index, seed=config.seed)
-    taken = DatabaseAugmentation.of(gallery.vectors, plain, config.search.expansion)
-    return replace(gallery, searcher=replace(gallery.searcher, augmentation=taken))

@@ -8,10 +8,10 @@ import torch
 from kornia.feature import ALIKED
 from safetensors.torch import save_file
 
-from retrieval.classifiers.heads import Head
 from retrieval.descriptors.trained import NETWORK, RECORD
 from retrieval.local.delf import Attention, save_attention
 from retrieval.networks.embedder import Embedder, NeckConfig, NetworkConfig
+from retrieval.networks.heads import Head
 from retrieval.networks.trunk import Trunk, seeded
 from retrieval.networks.trunks import bare_network
 from retrieval.storage.files import write_json

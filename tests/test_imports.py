@@ -16,7 +16,8 @@ PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / r
 ROOMS = {
     "retrieval": (
         "errors types frontend devices storage photographs vectors networks local aggregation"
-        " descriptors index classifiers evaluation training predictions system"
+        " descriptors index classifiers evaluation training predictions config run additions"
+        " describing indexing build system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"

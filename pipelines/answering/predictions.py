@@ -28,7 +28,6 @@ from retrieval.errors import ConfigError, RunError, TableError
 from retrieval.predictions import ANSWER, CANDIDATE, SCORE, STATUS, prediction_columns
 from retrieval.storage.files import atomic_write, read_json, read_table
 from retrieval.storage.fingerprint import checksum
-from retrieval.storage.record import check_files
 from retrieval.storage.shards import OK
 
 log = logging.getLogger(__name__)
@@ -232,15 +231,15 @@ def _confident_enough(
     """By the threshold that an index with such an operating point would have."""
     from retrieval.classifiers.registry import held_out_scores
     from retrieval.classifiers.rejection import RejectionConfig, fit_rejection
-    from retrieval.system import System, held_out_gallery
+    from retrieval.system import System
 
     system = System.load(run, device, weights)
     config = system.config
     point = {"target_precision": None, "max_false_accepts": None, name: value}
     rejection = RejectionConfig.model_validate({**config.rejection.model_dump(), **point})
-    gallery = held_out_gallery(system)
-    held = held_out_scores(config.classifiers[system.answer], gallery, config.seed)
-    fitted, _ = fit_rejection(held, gallery, rejection, config.calibration, config.seed)
+    galleries = system.calibration_galleries()
+    held = held_out_scores(config.classifiers[system.answer], galleries, config.seed)
+    fitted, _ = fit_rejection(held, galleries, rejection, config.calibration, config.seed)
     if fitted.unkept:
         log.warning("promise not kept: %s", fitted.unkept)
     threshold = float(fitted.threshold)
@@ -253,12 +252,11 @@ def _landmarks_of(run: Path, predictions: Path) -> set[str]:
     Raises:
         RunError: something does.
     """
-    from retrieval.system import ROWS, read_run
+    from retrieval.run import Run
 
-    record, _ = read_run(run)
-    if not record.get("finished"):
-        raise RunError(f"{run} is not finished: run landmarks index again, it goes on")
-    check_files(run, record)
+    files = Run(run)
+    record, _ = files.read_finished()
+    files.check(record)
     path = state_path(predictions)
     if path.exists():
         try:
@@ -275,7 +273,7 @@ def _landmarks_of(run: Path, predictions: Path) -> set[str]:
                 f"{predictions} was changed since it was written: classify again, or take"
                 f" {path.name} away to answer all the same"
             )
-    return set(read_table(run / ROWS, ("landmark",))["landmark"])
+    return set(read_table(files.rows, ("landmark",))["landmark"])
 
 
 def _summary(out: Path, counts: Counter[str]) -> ClassifySummary:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.progress import Report, progress_bar
+from retrieval.config import SystemConfig
 from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.registry import JointConfig
 from retrieval.errors import ConfigError
 from retrieval.local.delf import DelfConfig, build, save_attention
 from retrieval.photographs.table import DataSet
-from retrieval.system import SystemConfig
 from retrieval.training.attention import AttentionConfig, train_attention
 from retrieval.training.watching import Watcher
 

@@ -1,6 +1,6 @@
 """A built run's photographs: listed, chosen to be taken out, and given ids of their own to come in.
 
-What is done to the run then is :mod:`pipelines.building.index`'s.
+What is done to the run then is :mod:`retrieval.build`'s.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
 from pipelines.lists.inputs import STDIN, streamed
-from retrieval.classifiers.rejection import Rejection
+from retrieval.additions import open_addition, present, same_rows
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.delimited import DelimitedTable, is_parquet, lines, open_table
 from retrieval.photographs.folders import counted, escaped, listed
 from retrieval.photographs.table import read_origins
+from retrieval.run import FIRST, UNFINISHED, Run
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,23 @@ class Known:
     def present(self) -> pd.DataFrame:
         """Those that answer."""
         return self.table[self.table["status"] == "ok"]
+
+
+def known_photographs(folder: Path) -> Known:
+    """The photographs of a run that is built, and what became of each.
+
+    Raises:
+        RunError: there is no such run, or it is not finished.
+    """
+    run = Run(folder)
+    record = run.read_record()
+    if not record.get("finished"):
+        raise RunError(f"{run} {UNFINISHED}")
+    tables = []
+    for one in (open_addition(run, name) for name in run.additions()):
+        one.table.loc[~one.left, "status"] = "removed"
+        tables.append(one.table)
+    return Known(pd.concat(tables, ignore_index=True), record["names"])
 
 
 def landmark_rows(known: Known) -> Iterator[list[str]]:
@@ -134,9 +152,7 @@ def chosen_ids(
     return list(found)
 
 
-def under_own_ids(
-    table: pd.DataFrame, folder: Path, parts: Mapping[str, pd.DataFrame], present: pd.DataFrame
-) -> pd.DataFrame:
+def under_own_ids(table: pd.DataFrame, folder: Path, run: Run) -> pd.DataFrame:
     """A folder's photographs under ids that the run does not hold.
 
     Two folders may well hold ``Tower/1.jpg``: the folder's own name goes before the ids then, with
@@ -145,20 +161,22 @@ def under_own_ids(
     Args:
         table: the folder's photographs.
         folder: that they lie in.
-        parts: the rows that came into the run, by part.
-        present: those that are still in it.
+        run: that they are added to.
     """
+    known = {name: run.read_rows(name) for name in run.additions()}
+    there = present(run, known)
+    added = [rows for name, rows in known.items() if name != FIRST]
     names = Path(os.path.abspath(folder)).parts[1:]
     prefixes = ["".join(f"{name}/" for name in names[at:]) for at in range(len(names), -1, -1)]
     for prefix in prefixes:
         renamed = table.assign(id=prefix + table["id"])
-        if any(same_rows(rows, renamed) for rows in parts.values()):
+        if any(same_rows(rows, renamed) for rows in added):
             return renamed
-    clash = present[present["id"].isin(table["id"])]
+    clash = there[there["id"].isin(table["id"])]
     places = set(map(os.path.abspath, clash["source"]))
     if any(os.path.abspath(source) in places for source in table["source"]):
         return table  # the very photographs are there: no other ids make that right
-    taken = set(present["id"])
+    taken = set(there["id"])
     for prefix in prefixes:
         renamed = table.assign(id=prefix + table["id"])
         if taken.isdisjoint(renamed["id"]):
@@ -169,41 +187,6 @@ def under_own_ids(
                 )  # fmt: skip
             return renamed
     return table
-
-
-def same_rows(known: pd.DataFrame, table: pd.DataFrame) -> bool:
-    """Whether two tables list the same photographs, with the same landmarks, in one order."""
-    columns = ["id", "source", "landmark"]
-    return known[columns].equals(table[columns].reset_index(drop=True))
-
-
-def answering(run: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Which classifier answers, and each one's threshold; nothing where the run is not whole."""
-    if not record.get("finished"):
-        return {}
-    try:
-        thresholds = {
-            name: f"{Rejection.load(run / 'classifiers' / name).threshold:.4g}"
-            for name in record["config"]["classifiers"]
-        }
-    except (RunError, KeyError):
-        return {}
-    return {"answer": record["answer"], "thresholds": thresholds}
-
-
-def say_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-    """Log in what two states of :func:`answering` differ."""
-    if not before or not after:
-        return
-    if before["answer"] != after["answer"]:
-        log.warning("%s answers now, %s did before", after["answer"], before["answer"])
-    changed = [
-        f"{name} {before['thresholds'].get(name)} → {now}"
-        for name, now in after["thresholds"].items()
-        if before["thresholds"].get(name) != now
-    ]
-    if changed:
-        log.info("thresholds changed: %s", ", ".join(changed))
 
 
 class _Finder:

@@ -9,7 +9,6 @@ build itself, which says so.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -20,22 +19,19 @@ from typing import Any, Final
 import pandas as pd
 from pydantic import ValidationError
 
-from pipelines.building.index import FIRST, PART_ROWS
-from pipelines.building.locking import locked
+from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import check_limits
 from retrieval.photographs.table import DataSet
-from retrieval.storage.files import read_sealed, read_table, write_sealed, writing
+from retrieval.run import FIRST, Run, as_json
+from retrieval.storage.files import read_sealed, write_sealed, writing
 from retrieval.storage.fingerprint import first_difference
-from retrieval.storage.record import RUN, read_record
-from retrieval.system import SystemConfig, read_run
 
 log = logging.getLogger(__name__)
 
-ASKED: Final = "asked.json"
 MADE: Final = (
     "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
-    "classifiers", "training", "evaluation", "protocols", "timings.json",
+    "classifiers", "stages", "training", "evaluation", "protocols", "timings.json",
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""
@@ -67,25 +63,23 @@ def begin_build(
         RunError: the run holds something else, and nobody agreed to replace it.
         ConfigError: the system asks for what the device cannot do.
     """
-    if run.exists() and not run.is_dir():
-        raise RunError(f"{run} is a file: a run needs a folder (--run)")
-    if run.exists() and run.resolve() == data.folder.resolve():
+    files = Run(run)
+    if run.is_dir() and run.resolve() == data.folder.resolve():
         raise RunError(f"{run} is the data's own folder: give the run another (--run)")
     check_limits(config.index, config.neighbours, device)
+    files.create()
     asked = _asked(config, data, gallery)
-    held = _held(run)
-    difference = None if held is None else _difference(held, asked, run, data)
+    held = _held(files)
+    difference = None if held is None else _difference(held, asked, files, data)
     if difference is not None and not replace and not agreed(f"{run} holds {difference}"):
         raise RunError(
             f"{run} holds {difference}: build into another folder (--run), or say that it may be"
             " replaced: --replace"
         )
-    with writing(run):
-        run.mkdir(parents=True, exist_ok=True)
-    with locked(run):
+    with files.locked():
         if difference is not None:
-            _take_away(run)
-        write_sealed(run / ASKED, asked)
+            _take_away(files)
+        write_sealed(files.asked, asked)
 
 
 def held_config(run: Path) -> dict[str, Any] | None:
@@ -94,13 +88,14 @@ def held_config(run: Path) -> dict[str, Any] | None:
     Raises:
         RunError: only parts of it are known: a version before noted no weights.
     """
-    held = _held(run)
+    files = Run(run)
+    held = _held(files)
     if held is None:
         return None
     if _is_whole(held["config"]):
         return dict(held["config"])
     with contextlib.suppress(RunError):
-        return dict(read_run(run)[0]["config"])
+        return dict(files.read()[0]["config"])
     raise RunError(
         f"{run} holds {held['system']}, begun by another version, and not all of its config: name"
         f" it (--config {held['system']})"
@@ -122,7 +117,7 @@ def _asked(config: SystemConfig, data: DataSet, gallery: Path | None) -> dict[st
         "data": os.path.abspath(data.folder),
         "gallery": None if gallery is None else _place(gallery, data.folder),
     }
-    return dict(json.loads(json.dumps(asked)))
+    return dict(as_json(asked))
 
 
 def _place(gallery: Path, folder: Path) -> str:
@@ -130,16 +125,16 @@ def _place(gallery: Path, folder: Path) -> str:
     return os.path.abspath(gallery if gallery.exists() else folder / gallery)
 
 
-def _held(run: Path) -> dict[str, Any] | None:
+def _held(run: Run) -> dict[str, Any] | None:
     """What a run was asked to be; ``None`` where there is none, or nothing tells."""
-    if (run / ASKED).exists():
+    if run.asked.exists():
         try:
-            return read_sealed(run / ASKED)
+            return read_sealed(run.asked)
         except RunError:
-            log.warning("%s is damaged: run.json is gone by", run / ASKED)
+            log.warning("%s is damaged: run.json is gone by", run.asked)
     # A run of the version that did not note it yet.
     try:
-        record = read_record(run)
+        record = run.read_record()
         return {
             "system": record["name"],
             "config": dict(record["config"]),
@@ -149,9 +144,7 @@ def _held(run: Path) -> dict[str, Any] | None:
         return None
 
 
-def _difference(
-    held: dict[str, Any], asked: dict[str, Any], run: Path, data: DataSet
-) -> str | None:
+def _difference(held: dict[str, Any], asked: dict[str, Any], run: Run, data: DataSet) -> str | None:
     """In what way a run is another's; ``None`` where it is not."""
     if held["system"] != asked["system"] and _unnamed(held) != _unnamed(asked):
         return f"another system, {held['system']}"
@@ -176,11 +169,10 @@ def _unnamed(asked: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in kept if key not in ("name", "description")}
 
 
-def _rows(run: Path) -> pd.DataFrame | None:
+def _rows(run: Run) -> pd.DataFrame | None:
     """The photographs that the run was built of, where it has come so far."""
-    path = run / "descriptors" / FIRST / PART_ROWS
     try:
-        return read_table(path, ("id", "landmark")) if path.exists() else None
+        return run.read_rows(FIRST) if FIRST in run.additions() else None
     except RunError:  # damaged, and the build's to mend
         return None
 
@@ -209,18 +201,16 @@ def _without_weights(config: Any) -> Any:
     return [_without_weights(one) for one in config] if isinstance(config, list) else config
 
 
-def _take_away(run: Path) -> None:
+def _take_away(run: Run) -> None:
     """Empty a run of what was made in it. run.json and the note go last: cut short, it asks again.
 
     What else lies there (predictions, notes) stays.
     """
     log.warning("%s: what it held is taken away", run)
-    for name in MADE:
-        with writing(run / name):
-            if (run / name).is_dir():
-                shutil.rmtree(run / name)
+    made = (run.folder / name for name in MADE)
+    for path in (*made, run.record, run.asked):
+        with writing(path):
+            if path.is_dir():
+                shutil.rmtree(path)
             else:
-                (run / name).unlink(missing_ok=True)
-    for name in (RUN, ASKED):
-        with writing(run / name):
-            (run / name).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from pipelines.building.proposal import Candidate, Facts, Lack, propose
 from pipelines.building.replacing import held_config
 from pipelines.config import config_of, load_config
 from pipelines.doctor import EXTRAS
+from retrieval.config import SystemConfig
 from retrieval.descriptors.cnn import CnnConfig
 from retrieval.devices import CPU, cores
 from retrieval.errors import WeightsError
@@ -26,7 +27,6 @@ from retrieval.networks.embedder import NetworkConfig
 from retrieval.networks.trunk import NONE, TIMM
 from retrieval.networks.trunks import cached_weights, load_trunk
 from retrieval.photographs.table import DataSet
-from retrieval.system import SystemConfig
 
 log = logging.getLogger(__name__)
 

@@ -17,16 +17,16 @@ from pydantic import ValidationError
 from rich.table import Table
 from torch import Tensor, nn
 
-from pipelines.building.locking import locked
 from pipelines.config import dump_config, explain
 from pipelines.progress import Report, progress_bar
+from retrieval.config import SystemConfig
 from retrieval.descriptors.describer import table_digest
 from retrieval.descriptors.trained import RECORD, read_record
 from retrieval.errors import ConfigError, PhotographError, RunError
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import DataSet
+from retrieval.run import Run
 from retrieval.storage.files import atomic_write, read_json, write_json, writing
-from retrieval.system import TRAINING, SystemConfig
 from retrieval.training.config import TrainingConfig
 from retrieval.training.distributed import World, joined
 from retrieval.training.loop import VIEWS, fit
@@ -197,9 +197,9 @@ def train_run(
     """
     if subset is not None:
         system = changed(system, {"subset": subset})
-    with writing(run):
-        run.mkdir(parents=True, exist_ok=True)
-    with joined(device) as world, locked(run) if world.first else contextlib.nullcontext():
+    files = Run(run)
+    files.create()
+    with joined(device) as world, files.locked() if world.first else contextlib.nullcontext():
         if sanity and world.first:
             found = check_sanity(_training(system), _photographs(data), device, system.seed)
             log.info("sanity: ten photographs learnt by heart in %d steps", found.steps)
@@ -208,8 +208,8 @@ def train_run(
             if world.size > 1:
                 raise ConfigError("--search is for one process: start it without torchrun")
             return search(system, data, run, device, trials)
-        train_network(system, data, run / TRAINING, device, world)
-        return [run / TRAINING] if world.first else []
+        train_network(system, data, files.training, device, world)
+        return [files.training] if world.first else []
 
 
 def search(system: SystemConfig, data: DataSet, run: Path, device: str, trials: int) -> list[Path]:
@@ -332,7 +332,7 @@ def trainings_table(folders: Sequence[Path]) -> Table:
 
 def _trainings(folder: Path) -> list[Path]:
     """Finished trainings that a folder is or holds."""
-    places = [folder, folder / TRAINING, *sorted((folder / TRIALS).glob("*"))]
+    places = [folder, Run(folder).training, *sorted((folder / TRIALS).glob("*"))]
     return [one for one in places if (one / RECORD).is_file()]
 
 

@@ -226,8 +226,8 @@ def add(
     their paths in it; where the run holds such ids already, for other
     photographs, the folder's name goes before them.
     """
-    from pipelines.building.gallery_changes import known_origins
-    from pipelines.building.index import add_photographs, known_photographs
+    from pipelines.building.gallery_changes import known_origins, known_photographs
+    from pipelines.building.index import add_photographs
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import BANK, photographs_each, read_table, table_in
@@ -257,8 +257,8 @@ def remove(
     device: Device = "auto",
 ) -> None:
     """Take photographs out of a built run, without describing the rest again."""
-    from pipelines.building.gallery_changes import chosen_ids
-    from pipelines.building.index import known_photographs, remove_photographs
+    from pipelines.building.gallery_changes import chosen_ids, known_photographs
+    from pipelines.building.index import remove_photographs
     from retrieval.devices import choose_device
 
     known = known_photographs(run)
@@ -278,8 +278,12 @@ def list_run(
     ] = None,
 ) -> None:
     """List a run's landmarks with their numbers of photographs, or its photographs, as CSV."""
-    from pipelines.building.gallery_changes import landmark_rows, photograph_rows, summary
-    from pipelines.building.index import known_photographs
+    from pipelines.building.gallery_changes import (
+        known_photographs,
+        landmark_rows,
+        photograph_rows,
+        summary,
+    )
 
     known = known_photographs(run)
     named = photographs or landmarks

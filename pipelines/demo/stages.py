@@ -18,11 +18,13 @@ from pipelines.demo.rendering import render_data_set
 from pipelines.loopback import serve
 from pipelines.measuring.evaluate import evaluate_runs, figures_table
 from pipelines.progress import progress_bar
+from retrieval.config import SystemConfig
 from retrieval.descriptors.trained import RECORD
 from retrieval.photographs.fetching import FetchConfig
 from retrieval.photographs.table import load_data_set
+from retrieval.run import Run
 from retrieval.storage.files import atomic_write, read_json, write_json
-from retrieval.system import TRAINING, System, SystemConfig
+from retrieval.system import System
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def run_demo(
         begin_build(one, system, data, None, device, replace, agreed)
     build_run(config, data, run, device)
     # Ten photographs by heart first, and only then all of them.
-    train_run(learner, data, deep, device, sanity=not (deep / TRAINING / RECORD).exists())
+    train_run(learner, data, deep, device, sanity=not (Run(deep).training / RECORD).exists())
     build_run(learner, data, deep, device)
     systems = {one.name: System.load(one, device) for one in (run, deep)}
     out = run.with_name(f"{run.name}-evaluation")

@@ -32,6 +32,7 @@ from pipelines.report.measured import (
 )
 from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
 from retrieval.classifiers.base import Judgement
+from retrieval.config import SystemConfig
 from retrieval.descriptors.describer import describe_table, read_described
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
@@ -52,7 +53,7 @@ from retrieval.index.neighbours import Neighbours
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import labels_of, read_origins, read_table
 from retrieval.storage.files import atomic_write, write_json
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 
 log = logging.getLogger(__name__)
 

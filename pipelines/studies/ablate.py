@@ -26,10 +26,11 @@ from retrieval.classifiers.network import NetworkClassifierConfig
 from retrieval.classifiers.registry import ClassifierConfig, fit_and_hold_out
 from retrieval.classifiers.rejection import Rejection, RejectionConfig, fit_rejection
 from retrieval.classifiers.vote import Vote, VoteConfig
+from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
 from retrieval.evaluation.intervals import Difference, paired_differences
 from retrieval.storage.files import atomic_write, write_json
-from retrieval.system import System, SystemConfig, held_out_gallery
+from retrieval.system import System
 from retrieval.types import StrictModel
 
 log = logging.getLogger(__name__)
@@ -157,11 +158,11 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
         TableError: the CSV is bad.
     """
     tried = choices(system.config, system.answer, system.gallery.head is not None)
-    fitted, rejections, skipped = _fitted(tried, held_out_gallery(system), system.config.seed)
+    fitted, rejections, skipped = _fitted(tried, system)
     several = replace(
         system, classifiers=fitted, rejections=rejections, answer=next(iter(fitted))
     )  # fmt: skip
-    measured = measure_run(several, csv, system.run / "evaluation")
+    measured = measure_run(several, csv, system.run.evaluation)
     rows = {part: _rows(part, those, measured, skipped) for part, those in tried.items()}
     conditions = {
         "test": csv.name,
@@ -178,10 +179,11 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[Row]]:
 
 
 def _fitted(
-    tried: Choices, gallery: Gallery, seed: int
+    tried: Choices, system: System
 ) -> tuple[dict[str, Classifier], dict[str, Rejection], dict[str, str]]:
     """Classifiers and rejections by part and choice, and why there is none; one that several
     choices share is fitted once."""
+    calibration, seed = system.calibration_galleries(), system.config.seed
     known: dict[str, tuple[Classifier, HeldOut] | ConfigError] = {}
     classifiers: dict[str, Classifier] = {}
     rejections: dict[str, Rejection] = {}
@@ -191,7 +193,7 @@ def _fitted(
             for one in those:
                 name, key = f"{part}: {one.what}", one.classifier.model_dump_json()
                 if key not in known:
-                    known[key] = _fit(one.classifier, gallery, seed)
+                    known[key] = _fit(one.classifier, system.gallery, calibration, seed)
                 found = known[key]
                 progress(1, int(isinstance(found, ConfigError)))
                 if isinstance(found, ConfigError):
@@ -199,7 +201,7 @@ def _fitted(
                     continue
                 classifiers[name], held = found
                 rejections[name], _ = fit_rejection(
-                    held, gallery, one.rejection, one.calibration, seed
+                    held, calibration, one.rejection, one.calibration, seed
                 )
     for unkept in sorted({one.unkept for one in rejections.values() if one.unkept}):
         log.warning("promise not kept: %s", unkept)
@@ -207,10 +209,10 @@ def _fitted(
 
 
 def _fit(
-    config: ClassifierConfig, gallery: Gallery, seed: int
+    config: ClassifierConfig, gallery: Gallery, calibration: Sequence[Gallery], seed: int
 ) -> tuple[Classifier, HeldOut] | ConfigError:
     try:
-        return fit_and_hold_out(config, gallery, seed)
+        return fit_and_hold_out(config, gallery, calibration, seed)
     except ConfigError as error:  # a gallery too large for it
         return error
 

@@ -21,7 +21,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipelines.building.index import CODE, machine
 from pipelines.config import load_config
 from pipelines.progress import Report, progress_bar
 from pipelines.report.measured import codes_of
@@ -33,6 +32,8 @@ from retrieval.aggregation.registry import build_aggregator
 from retrieval.aggregation.vlad import VladConfig
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
+from retrieval.config import SystemConfig
+from retrieval.describing import local_branch_of
 from retrieval.descriptors.aggregated import AggregatedExtractor
 from retrieval.descriptors.describer import (
     Describer,
@@ -41,7 +42,6 @@ from retrieval.descriptors.describer import (
     extract_table,
     frontend_of,
     table_digest,
-    with_status,
 )
 from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.descriptors.hog import HogConfig
@@ -49,6 +49,7 @@ from retrieval.descriptors.hough import HoughConfig
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import Representation
+from retrieval.devices import machine
 from retrieval.errors import ConfigError, TableError, WeightsError
 from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
 from retrieval.evaluation.protocols import holidays_groups, holidays_map
@@ -65,10 +66,10 @@ from retrieval.local.registry import DetectorConfig, build_detector, located
 from retrieval.local.sift import SiftConfig
 from retrieval.local.surf import SurfConfig
 from retrieval.photographs.table import DataSet, labels_of, make_table
+from retrieval.run import CODE
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.fingerprint import fingerprint
-from retrieval.storage.shards import OK, ShardStore
-from retrieval.system import SystemConfig, local_branch_of
+from retrieval.storage.shards import OK, ShardStore, with_status
 from retrieval.types import Features, Labels, StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 

@@ -9,8 +9,7 @@ has not seen: :class:`HeldOut`.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, Self
@@ -24,7 +23,7 @@ from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 
 if TYPE_CHECKING:
-    from retrieval.classifiers.trained_head import TrainedHead
+    from retrieval.descriptors.trained_head import TrainedHead
 
 Vectors = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -41,21 +40,16 @@ class Gallery:
     """The labelled photographs, the bank of photographs without a landmark, and their indices.
 
     Attributes:
-        descriptors: n photographs, possibly memory-mapped; bare vectors are taken too.
+        descriptors: n photographs, possibly memory-mapped.
         codes: (n,) int64, each row's landmark as a position in ``landmarks``.
         landmarks: the landmarks' ids, ascending; one may have no row (its photographs removed).
         bank: m photographs without a landmark; m may be 0.
-        searcher: of the gallery; row ids are positions. A bare index of the vectors is taken
-            too.
-        bank_searcher: of the bank, an exact one unless another is given; None where the bank
-            is empty.
+        searcher: of the gallery; row ids are positions.
+        bank_searcher: of the bank; ``None`` where that is empty.
         eligible: (n,) which photographs taught nothing of what describes them; those alone are held
             out. ``None``: all.
         bank_eligible: (m,) likewise.
         head: of a trained network, for the classifier ``network``.
-        calibrations: each makes the same gallery as one part of the photographs has not taught it,
-            and that part is its eligible; none where photographs teach nothing that tells them from
-            new ones.
 
     Raises:
         ValueError: the parts do not belong together.
@@ -70,37 +64,35 @@ class Gallery:
     eligible: Flags | None = None
     bank_eligible: Flags | None = None
     head: TrainedHead | None = None
-    calibrations: Sequence[Callable[[], Gallery]] = ()
     _searched: dict[tuple[bool, int, bytes], Neighbours] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
-        # Frozen for everybody else.
-        settle = functools.partial(object.__setattr__, self)
-        settle("descriptors", Representation.of(self.descriptors))
-        settle("bank", Representation.of(self.bank))
-        settle("searcher", Searcher.of(self.searcher, self.vectors))
         if not len(self.descriptors) == len(self.codes) == len(self.searcher):
             raise ValueError(
                 f"{len(self.descriptors)} descriptors, {len(self.codes)} codes and an index of "
                 f"{len(self.searcher)} rows are not one gallery"
             )
-        if len(self.bank) and self.bank_searcher is None:
-            settle(
-                "bank_searcher", FaissIndex.build(self.bank_vectors, IndexConfig(factory="Flat"))
-            )
-        if self.bank_searcher is not None:
-            settle("bank_searcher", Searcher.of(self.bank_searcher, self.bank_vectors))
-        if len(self.bank) != (0 if self.bank_searcher is None else len(self.bank_searcher)):
+        if len(self.bank) != len(self.bank_searcher or ()):
             raise ValueError(f"the bank's index is not of its {len(self.bank)} rows")
         if len(self.codes) and not 0 <= self.codes.min() <= self.codes.max() < len(self.landmarks):
             raise ValueError(f"codes are not positions in {len(self.landmarks)} landmarks")
 
-    @functools.cached_property
-    def calibration(self) -> Sequence[Gallery]:
-        """The galleries in which photographs are held out, each photograph in one at most."""
-        return [make() for make in self.calibrations] or [self]
+    @classmethod
+    def of(
+        cls,
+        vectors: Vectors,
+        codes: Integers,
+        landmarks: list[str],
+        bank: Vectors,
+        index: FaissIndex,
+    ) -> Self:
+        """A gallery of vectors alone, (n, d) of photographs and (m, d) of the bank; the latter is
+        searched exactly."""
+        exact = Searcher(FaissIndex.build(bank, IndexConfig()), bank) if len(bank) else None
+        known, none = Representation(vectors), Representation(bank)
+        return cls(known, codes, landmarks, none, Searcher(index, vectors), exact)
 
     @property
     def vectors(self) -> Vectors:

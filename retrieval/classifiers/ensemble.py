@@ -202,19 +202,25 @@ class EnsembleClassifier:
     @classmethod
     def fit(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Fit the members, and learn their fusion on what they hold out."""
-        return cls.fit_and_hold_out(config, gallery, seed)[0]
+        return cls.fit_and_hold_out(config, gallery, [gallery], seed)[0]
 
     @classmethod
-    def held_out(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
+    def held_out(
+        cls, config: EnsembleConfig, calibration: Sequence[Gallery], seed: int = 0
+    ) -> HeldOut:
         """Cross-fitted scores of the photographs that every member holds out."""
-        return _fused(config, _held(config, gallery, seed), seed)[1]
+        return _fused(config, _held(config, calibration, seed), seed)[1]
 
     @classmethod
     def fit_and_hold_out(
-        cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0
+        cls,
+        config: EnsembleConfig,
+        gallery: Gallery,
+        calibration: Sequence[Gallery],
+        seed: int = 0,
     ) -> tuple[Self, HeldOut]:
-        """Both, with what the members hold out scored once."""
-        fusion, held_out = _fused(config, _held(config, gallery, seed), seed)
+        """Members fitted to the gallery, fused by what they hold out in the calibration ones."""
+        fusion, held_out = _fused(config, _held(config, calibration, seed), seed)
         members = {
             name: KINDS[type(one)].fit(one, gallery, seed) for name, one in config.members.items()
         }
@@ -251,10 +257,10 @@ class EnsembleClassifier:
         return cls(saved.config, loaded, saved.fusion)
 
 
-def _held(config: EnsembleConfig, gallery: Gallery, seed: int) -> list[HeldOut]:
+def _held(config: EnsembleConfig, calibration: Sequence[Gallery], seed: int) -> list[HeldOut]:
     """The members' held-out scores of the photographs that all of them hold out."""
     held = [
-        HeldOut.joined([KINDS[type(one)].held_out(one, part, seed) for part in gallery.calibration])
+        HeldOut.joined([KINDS[type(one)].held_out(one, gallery, seed) for gallery in calibration])
         for one in config.members.values()
     ]
     rows = functools.reduce(np.intersect1d, [one.rows for one in held])

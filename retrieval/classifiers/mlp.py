@@ -1,6 +1,6 @@
 """A neural network on the descriptors: one hidden layer, a class a landmark and one for the bank.
 
-The network is :class:`retrieval.classifiers.heads.Head` with a hidden layer, fitted by Adam with
+The network is :class:`retrieval.networks.heads.Head` with a hidden layer, fitted by Adam with
 decoupled weight decay (Loshchilov and Hutter, ICLR 2019) and early stopping: a part of the
 photographs is kept back, and the state that is best on them is the one that stays. It suits small
 collections, where training anew for every held-out fold takes seconds; others are refused.
@@ -30,10 +30,10 @@ from retrieval.classifiers.base import (
     kept_rows,
     stratified_folds,
 )
-from retrieval.classifiers.heads import Head, TwoLayerConfig, ranked
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.neighbours import Neighbours
+from retrieval.networks.heads import Head, TwoLayerConfig, ranked
 from retrieval.networks.trunk import seeded
 from retrieval.storage.files import reading
 from retrieval.types import StrictModel
@@ -125,7 +125,7 @@ class MlpClassifier:
         return HeldOut(chosen.rows, gallery.codes[chosen.rows], scores, chosen.bank_rows, bank)
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
-        """Rank landmarks by :func:`retrieval.classifiers.heads.confidences`.
+        """Rank landmarks by :func:`retrieval.networks.heads.confidences`.
 
         Args:
             queries: (q, d) unit rows.

@@ -22,10 +22,10 @@ from retrieval.classifiers.base import (
     Vectors,
     stratified_folds,
 )
-from retrieval.classifiers.heads import Head, ranked
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
+from retrieval.networks.heads import Head, ranked
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import StrictModel
 
@@ -94,7 +94,7 @@ class NetworkClassifier:
         )
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
-        """Rank landmarks by :func:`retrieval.classifiers.heads.confidences`.
+        """Rank landmarks by :func:`retrieval.networks.heads.confidences`.
 
         Args:
             queries: (q, d) unit embeddings.

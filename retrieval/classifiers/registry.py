@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,22 +21,29 @@ def fit_classifier(config: ClassifierConfig, gallery: Gallery, seed: int = 0) ->
     return fitted
 
 
-def held_out_scores(config: ClassifierConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
-    """Scores of gallery and bank photographs by such a classifier that has not seen them."""
-    kind = KINDS[type(config)]
+def held_out_scores(
+    config: ClassifierConfig, calibration: Sequence[Gallery], seed: int = 0
+) -> HeldOut:
+    """Scores of photographs by such a classifier that has not seen them.
+
+    Args:
+        config: of the classifier.
+        calibration: galleries, of which each holds out photographs of its own.
+        seed: of everything random.
+    """
     if isinstance(config, EnsembleConfig):  # whose members are held out, and then fused
-        whole: HeldOut = kind.held_out(config, gallery, seed)
-        return whole
-    return HeldOut.joined([kind.held_out(config, part, seed) for part in gallery.calibration])
+        return EnsembleClassifier.held_out(config, calibration, seed)
+    kind = KINDS[type(config)]
+    return HeldOut.joined([kind.held_out(config, one, seed) for one in calibration])
 
 
 def fit_and_hold_out(
-    config: ClassifierConfig, gallery: Gallery, seed: int = 0
+    config: ClassifierConfig, gallery: Gallery, calibration: Sequence[Gallery], seed: int = 0
 ) -> tuple[Classifier, HeldOut]:
     """:func:`fit_classifier` and :func:`held_out_scores` at once, which an ensemble does sooner."""
     if isinstance(config, EnsembleConfig):
-        return EnsembleClassifier.fit_and_hold_out(config, gallery, seed)
-    return fit_classifier(config, gallery, seed), held_out_scores(config, gallery, seed)
+        return EnsembleClassifier.fit_and_hold_out(config, gallery, calibration, seed)
+    return fit_classifier(config, gallery, seed), held_out_scores(config, calibration, seed)
 
 
 def load_classifier(config: ClassifierConfig, folder: Path, gallery: Gallery) -> Classifier:

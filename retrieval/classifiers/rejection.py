@@ -23,6 +23,7 @@ the threshold is the most careful one, and :attr:`Rejection.unkept` says so.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
@@ -336,7 +337,7 @@ class Rejection:
 
 def fit_rejection(
     held_out: HeldOut,
-    gallery: Gallery,
+    galleries: Sequence[Gallery],
     config: RejectionConfig = THRESHOLD,
     calibration: CalibrationConfig = PLATT,
     seed: int = 0,
@@ -345,7 +346,7 @@ def fit_rejection(
 
     Args:
         held_out: scores of photographs that the classifier has not seen.
-        gallery: that they are of.
+        galleries: in which they were held out.
         config: the kind, and the operating point.
         calibration: the probabilities' curve.
         seed: of the parts in which a learnt model is cross-fitted.
@@ -363,7 +364,7 @@ def fit_rejection(
     least = float(values[np.isfinite(values)].min(initial=0.0))
     signals: tuple[Signals | None, Signals | None] = None, None
     if config.needs_signals:
-        signals = Signals.held_out(gallery, held_out)
+        signals = Signals.held_out(galleries, held_out)
     if config.kind in ALONE:
         chosen = [float(one == ALONE[config.kind]) for one in SIGNALS]
         model = SignalModel(weights=chosen, offset=0.0, least=least)

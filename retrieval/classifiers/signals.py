@@ -81,19 +81,20 @@ class Signals:
         return cls._around(gallery, queries, neighbours)
 
     @classmethod
-    def held_out(cls, gallery: Gallery, held: HeldOut) -> tuple[Self, Self]:
-        """Of held-out gallery photographs and bank photographs, each without itself."""
+    def held_out(cls, galleries: Sequence[Gallery], held: HeldOut) -> tuple[Self, Self]:
+        """Of held-out gallery photographs and bank photographs, each without itself, in the one
+        gallery in which it was held out."""
         own: list[Self] = []
         banks: list[Self] = []
         places, bank_places = [], []
-        for part in gallery.calibration:
-            here = _in_part(part.eligible, held.rows)
-            bank_here = _in_part(part.bank_eligible, held.bank_rows)
+        for one in galleries:
+            here = _eligible(one.eligible, held.rows)
+            bank_here = _eligible(one.bank_eligible, held.bank_rows)
             rows, bank_rows = held.rows[here], held.bank_rows[bank_here]
-            near = part.neighbours_of(rows, NEAR)
-            bank_near = part.neighbours_of_bank(bank_rows, NEAR)
-            own.append(cls._around(part, part.descriptors[rows], near))
-            banks.append(cls._around(part, part.bank[bank_rows], bank_near, bank_rows))
+            near = one.neighbours_of(rows, NEAR)
+            bank_near = one.neighbours_of_bank(bank_rows, NEAR)
+            own.append(cls._around(one, one.descriptors[rows], near))
+            banks.append(cls._around(one, one.bank[bank_rows], bank_near, bank_rows))
             places.append(here)
             bank_places.append(bank_here)
         return cls._joined(own, places), cls._joined(banks, bank_places)
@@ -126,8 +127,8 @@ class Signals:
         return cls(codes, neighbours.similarities, bank)
 
 
-def _in_part(eligible: Flags | None, rows: Integers) -> Integers:
-    """Positions of the held-out rows that are a part's."""
+def _eligible(eligible: Flags | None, rows: Integers) -> Integers:
+    """Positions of the held-out rows that a gallery holds out."""
     return np.arange(len(rows)) if eligible is None else np.flatnonzero(eligible[rows])
 
 

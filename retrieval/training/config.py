@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from retrieval.classifiers.heads import HeadConfig, LinearConfig
 from retrieval.networks.embedder import NetworkConfig
+from retrieval.networks.heads import HeadConfig, LinearConfig
 from retrieval.photographs.augmentation import AugmentationConfig, Share
 from retrieval.types import StrictModel
 
@@ -70,7 +70,7 @@ class TrainingConfig(StrictModel):
 
     Attributes:
         network: what is trained, but for the head.
-        head: see :mod:`retrieval.classifiers.heads`.
+        head: see :mod:`retrieval.networks.heads`.
         train: ``head`` (and neck) alone, the ``last`` stages too, or ``all``.
         trainable: which stages of the trunk ``last`` names, such as ``features.17``.
         size: longest side of a whole photograph, which validation and the extractor see.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrieval.classifiers.heads import Head
 from retrieval.networks.embedder import Embedder, set_trained
+from retrieval.networks.heads import Head
 from retrieval.training.config import OptimiserConfig, ScheduleConfig, SgdConfig, TrainingConfig
 from retrieval.training.losses import margins, row_losses
 from retrieval.training.split import Collection

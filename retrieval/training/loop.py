@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.classifiers.base import Integers
-from retrieval.classifiers.heads import ranked, uses_bank
 from retrieval.descriptors.trained import (
     RECORD,
     TrainedConfig,
@@ -34,6 +33,7 @@ from retrieval.devices import CUDA
 from retrieval.errors import TrainingError
 from retrieval.evaluation.metrics import Truth, global_average_precision
 from retrieval.networks.embedder import Embedder, at_rest
+from retrieval.networks.heads import ranked, uses_bank
 from retrieval.networks.running import fast_bfloat16
 from retrieval.storage.fingerprint import fingerprint
 from retrieval.training.checkpoints import (

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from retrieval.classifiers.base import Integers
-from retrieval.classifiers.heads import (
+from retrieval.networks.heads import (
     ArcFaceConfig,
     Head,
     HeadConfig,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from retrieval.storage.record import write_record
+from retrieval.run import Run
 
 CLOCKS = (".lock", "timings.json")
 """Files that tell of the time of day."""
@@ -30,7 +30,7 @@ def sealed_anew(run: Path, **changes: Any) -> None:
     record = json.loads((run / "run.json").read_text())
     for key in ("files", "sha256"):
         record.pop(key, None)
-    write_record(run, {**record, **changes})
+    Run(run).write_record({**record, **changes})
 
 
 def contents(run: Path) -> dict[str, Any]:

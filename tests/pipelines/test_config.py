@@ -12,9 +12,9 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.config import CONFIGS, config_names, dump_config, load_config
 from pipelines.studies.compare import Budget
+from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
 from retrieval.photographs.fetching import FetchConfig
-from retrieval.system import SystemConfig
 from retrieval.training.attention import AttentionConfig
 
 PATHS = sorted(CONFIGS.glob("*.yaml"))

@@ -19,9 +19,9 @@ from pipelines.lists.journal import state_path
 from retrieval.errors import ConfigError, RunError, TableError
 from retrieval.photographs.table import load_data_set
 from retrieval.predictions import ANSWER, prediction_columns
+from retrieval.run import Run
 from retrieval.storage.files import write_json
 from retrieval.storage.fingerprint import checksum
-from retrieval.storage.record import write_record
 from retrieval.system import System
 
 SMALL = ("extractor.side=64", "extractor.cells=[16]", "whitening.dimension=16")
@@ -183,7 +183,7 @@ def run(tmp_path: Path) -> Path:
         "index": {"factory": "Flat", "bytes_per_image": 64.0, "descriptors": "index/gallery"},
         "machine": {}, "versions": {}, "timings": {},
     }  # fmt: skip
-    write_record(folder, record)
+    Run(folder).write_record(record)
     return folder
 
 

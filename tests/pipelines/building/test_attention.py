@@ -11,9 +11,10 @@ from safetensors import safe_open
 from pipelines.building.attention import learn_attention
 from pipelines.building.index import build_run
 from pipelines.config import load_config
+from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError, RunError
 from retrieval.photographs.table import load_data_set
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 from retrieval.training.attention import AttentionConfig
 
 DELF = (

@@ -15,10 +15,11 @@ import pytest
 
 from benchmarks.faults import damages, difference
 from pipelines.building.index import add_photographs, build_run, remove_photographs
+from retrieval.config import SystemConfig
 from retrieval.errors import LandmarksError, RunError, WriteError
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.storage.files import AGAIN, read_json, write_json
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 from tests.photographs import view, write_csv, write_photograph
 from tests.pipelines.runs import LOCAL, contents
 
@@ -84,14 +85,15 @@ FILES = (
     "classifiers/knn/knn.safetensors", "classifiers/knn/rejection.json",
     "descriptors/000/manifest.json", "descriptors/000/rows.parquet",
     "descriptors/000/shard-00000.safetensors", "descriptors/001/manifest.json",
-    "descriptors/001/shard-00000.safetensors", "extractor/fitted.json",
+    "descriptors/001/shard-00000.safetensors",
     "features/manifest.json", "features/shard-00000.safetensors", "index/bank-rows.parquet",
     "index/bank/descriptors.npy", "index/bank/inverted.safetensors", "index/bank/kept.codes.npy",
     "index/bank/words.words.npy", "index/gallery/descriptors.npy",
     "index/gallery/inverted.safetensors", "index/gallery/kept.points.npy",
     "index/gallery/kept.starts.npy", "index/gallery/words.values.npy", "index/index.faiss",
     "index/index.json", "index/rows.parquet", "local/asmk.safetensors", "local/kept.safetensors",
-    "run.json", "timings.json", "whitening/whitening.safetensors",
+    "run.json", "stages/classifiers.json", "stages/describer.json", "stages/index.json",
+    "timings.json", "whitening/whitening.safetensors",
 )  # fmt: skip
 USERS = ("descriptors/001/rows.parquet", "descriptors/removed.json")
 """What nothing but the user can tell again."""
@@ -194,7 +196,7 @@ def test_a_run_by_a_version_without_checksums_is_indexed_again(
 ) -> None:
     run = Path(shutil.copytree(built, tmp_path / "run"))
     before = answers(run)
-    for name in ("run.json", "extractor/fitted.json", "features/manifest.json",
+    for name in ("run.json", "stages/describer.json", "features/manifest.json",
                  "descriptors/000/manifest.json", "descriptors/001/manifest.json"):  # fmt: skip
         told = read_json(run / name)
         write_json(run / name, {k: v for k, v in told.items() if k not in ("sha256", "files")})

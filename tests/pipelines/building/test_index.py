@@ -27,15 +27,16 @@ from retrieval.classifiers import calibration
 from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
+from retrieval.config import SystemConfig
 from retrieval.descriptors import describer as describing
 from retrieval.descriptors.cross_fit import PARTS, part_of
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.predictions import prediction_columns
+from retrieval.run import Run
 from retrieval.storage.files import read_sealed, write_sealed
-from retrieval.storage.record import write_record
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 from retrieval.vectors.whitening import Whitening
 from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
@@ -153,8 +154,10 @@ def test_a_changed_config_says_which_field_and_is_built_anew(
     assert record["dimension"] == 8
     said = [message for message in caplog.messages if "changed" in message]
     assert said == [
-        "whitening.dimension changed: codebook and whitening are learnt anew",
+        "describer: whitening.dimension changed, so it is made anew",
         f"{run / 'descriptors' / '000'}: whitening.dimension changed, so it is made anew",
+        "index: describer.whitening.dimension changed, so it is made anew",
+        "classifiers: inputs changed, so it is made anew",
     ]
     build("hog", data, tmp_path / "fresh", "whitening.dimension=8")
     assert contents(run) == contents(tmp_path / "fresh")
@@ -170,10 +173,11 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     # Thresholds are fitted on photographs that did not teach it.
     system = System.load(tmp_path, "cpu")
     gallery = system.gallery
-    assert len(gallery.calibration) == PARTS
-    eligible = np.stack([part.eligible for part in gallery.calibration])
+    calibration = system.calibration_galleries()
+    assert len(calibration) == PARTS
+    eligible = np.stack([one.eligible for one in calibration])
     assert (eligible.sum(axis=0) == 1).all()
-    for part, one in enumerate(gallery.calibration):
+    for part, one in enumerate(calibration):
         assert one.eligible is not None
         assert one.eligible.tolist() == (part_of(system.rows["id"]) == part).tolist()
         assert one.vectors.shape[0] == gallery.vectors.shape[0]
@@ -188,7 +192,7 @@ def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     swapped["landmark"] = np.roll(swapped["landmark"], 1)
     with caplog.at_level(logging.INFO):
         build_run(config, replace(known, gallery=swapped), tmp_path, "cpu")
-    assert "landmarks changed: codebook and whitening are learnt anew" in caplog.messages
+    assert "describer: landmarks changed, so it is made anew" in caplog.messages
     assert (tmp_path / "whitening/whitening.safetensors").read_bytes() != learnt
 
 
@@ -201,11 +205,11 @@ def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_
     known = load_data_set(data)
     build_run(config, known, tmp_path, "cpu")
     system = System.load(tmp_path, "cpu")
-    gallery = system.gallery
-    for part, one in enumerate(gallery.calibration):
+    calibration = system.calibration_galleries()
+    for part, one in enumerate(calibration):
         # Its rows took in their neighbours too; a photograph that is left out is left out there.
-        assert one.index.augmentation is not None
-        np.testing.assert_array_equal(one.index.vectors, one.index.augmentation.rows())
+        assert one.searcher.augmentation is not None
+        np.testing.assert_array_equal(one.searcher.vectors, one.searcher.augmentation.rows())
         whitening = Whitening.load(tmp_path / "calibration" / str(part) / "whitening")
         by = replace(system.describer, whitening=whitening)
         for table, vectors in (known.gallery, one.vectors), (known.bank, one.bank_vectors):
@@ -214,9 +218,6 @@ def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_
             np.testing.assert_allclose(vectors[:, : by.dimension], expected, atol=1e-5)
     # As fitted in galleries that know no other descriptors than those, and not as in one whose
     # photographs taught what describes them.
-    parts = [replace(one, calibrations=()) for one in gallery.calibration]
-    alone = replace(gallery, calibrations=[lambda one=one: one for one in parts])
-    taught = replace(gallery, calibrations=())
     for name, one in config.classifiers.items():
         fitted, optimistic = (
             fit_rejection(
@@ -226,7 +227,7 @@ def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_
                 config.calibration,
                 config.seed,
             )[0]
-            for each in (alone, taught)
+            for each in (calibration, [system.gallery])
         )
         assert fitted == system.rejections[name] != optimistic
 
@@ -239,7 +240,7 @@ def test_views_of_all_photographs_teach_the_whitening(
     build("hog", data, tmp_path / "run", *plain, "whitening.views=2")
     system = System.load(tmp_path / "run", "cpu")
     bank = pd.read_parquet(tmp_path / "run/index/bank-rows.parquet")
-    for part, one in enumerate(system.gallery.calibration):
+    for part, one in enumerate(system.calibration_galleries()):
         assert one.bank_eligible is not None
         assert one.bank_eligible.tolist() == (part_of(bank["id"]) == part).tolist()
     described = len(system.rows) + len(bank)
@@ -254,7 +255,7 @@ def test_views_of_all_photographs_teach_the_whitening(
     # The same again looks at no photograph; more views are described beside, and teach anew.
     with caplog.at_level(logging.INFO):
         build("hog", data, tmp_path / "run", *plain, "whitening.views=3")
-        assert "whitening.views changed: codebook and whitening are learnt anew" in caplog.messages
+        assert "describer: whitening.views changed, so it is made anew" in caplog.messages
         monkeypatch.setattr("retrieval.photographs.augmentation.read_photograph", None)
         monkeypatch.setattr("retrieval.descriptors.extraction.read_photograph", None)
         build("hog", data, tmp_path / "run", *plain, "whitening.views=3")
@@ -398,7 +399,7 @@ def test_a_removal_cut_short_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.building.index._gather", interrupted)
+        patch.setattr("retrieval.build.collect_rows", interrupted)
         with pytest.raises(KeyboardInterrupt):
             remove_photographs(run, ["m1v0"], "cpu")
     remove_photographs(run, ["m1v0"], "cpu")
@@ -421,7 +422,7 @@ def test_the_same_addition_or_removal_again_is_nothing_to_do(
         assert contents(run) == before
 
 
-@pytest.mark.parametrize("step", ["_describe_part", "_gather", "_fit_classifiers"])
+@pytest.mark.parametrize("step", ["describe", "collect_rows", "fit_classifiers"])
 def test_a_change_cut_short_is_no_finished_run(
     run: Path, data: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,7 +433,7 @@ def test_a_change_cut_short_is_no_finished_run(
 
     change = "whitening.power=-0.1"
     with monkeypatch.context() as patch:
-        patch.setattr(f"pipelines.building.index.{step}", interrupted)
+        patch.setattr(f"retrieval.build.{step}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build("hog", data, run, change)
     with pytest.raises(RunError, match="is not finished"):
@@ -530,7 +531,7 @@ def test_a_change_of_the_answer_is_said(
     caplog.set_level(logging.INFO)
     before = json.loads((run / "run.json").read_text())
     other = next(name for name in before["config"]["classifiers"] if name != before["answer"])
-    monkeypatch.setattr("pipelines.building.index.choose_answer", lambda held: other)
+    monkeypatch.setattr("retrieval.build.choose_answer", lambda held: other)
     add_photographs(run, more, "cpu")
     assert f"{other} answers now, {before['answer']} did before" in caplog.messages
     assert any(one.startswith("thresholds changed: ") and "→" in one for one in caplog.messages)
@@ -593,8 +594,8 @@ def test_an_addition_cut_short_is_finished_first(
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    name = "describe_table" if left == "table" else "_finish"
-    step = f"pipelines.building.index.{name}"
+    name = "describe_table" if left == "table" else "finish"
+    step = f"retrieval.build.{name}"
     with monkeypatch.context() as patch:
         patch.setattr(step, interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -698,7 +699,7 @@ def test_a_file_is_no_run(data: Path, tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_answers_nothing(run: Path, data: Path, more: pd.DataFrame) -> None:
-    write_record(run, {"finished": False})
+    Run(run).write_record({"finished": False})
     for use in (
         lambda: System.load(run, "cpu"),
         lambda: add_photographs(run, more, "cpu"),

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from pipelines.building.index import build_run
-from pipelines.building.replacing import ASKED, begin_build
+from pipelines.building.replacing import begin_build
+from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.photographs.table import DataSet, load_data_set
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 from tests.photographs import write_csv, write_data_set
 from tests.pipelines.building.test_index import config_of
 from tests.pipelines.runs import contents
@@ -107,7 +108,7 @@ def test_another_system_or_other_data_are_refused(
     run: Path, data: Path, other: Path, kind: str, noted: bool
 ) -> None:
     if not noted:
-        (run / ASKED).unlink()
+        (run / "asked.json").unlink()
         if kind == "table":
             return  # that version did not say which table it was
     config, photographs, gallery, said = refusals(data, other)[kind]
@@ -168,9 +169,9 @@ def test_replacing_cut_short_asks_again(
 def test_a_damaged_note_is_not_gone_by(
     run: Path, data: Path, other: Path, damage: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    note = json.loads((run / ASKED).read_text())
+    note = json.loads((run / "asked.json").read_text())
     note["data"] += "x"
-    (run / ASKED).write_text(damage or json.dumps(note))
+    (run / "asked.json").write_text(damage or json.dumps(note))
     with pytest.raises(RunError, match="other data"):
         begin(run, config_of("hog"), load_data_set(other))
     assert "asked.json is damaged" in caplog.text
@@ -181,7 +182,7 @@ def test_a_damaged_note_is_not_gone_by(
 def test_a_run_of_which_nothing_is_known_is_the_builds_to_mend(
     run: Path, data: Path, record: str
 ) -> None:
-    (run / ASKED).unlink()
+    (run / "asked.json").unlink()
     (run / "run.json").write_text(record)
     assert begin(run, config_of("hog"), load_data_set(data)) == []
 

@@ -17,7 +17,7 @@ from pipelines.building import shipped
 from pipelines.building.index import build_run
 from pipelines.building.listing import list_lines, measured_figures
 from pipelines.building.proposal import Facts, propose
-from pipelines.building.replacing import ASKED, begin_build
+from pipelines.building.replacing import begin_build
 from pipelines.building.shipped import (
     Pretrained,
     gather,
@@ -25,11 +25,11 @@ from pipelines.building.shipped import (
     settle_system,
 )
 from pipelines.config import config_names, load_config
+from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError, RunError, WeightsError
 from retrieval.networks.trunks import bare_network, cached_weights
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.storage.files import write_sealed
-from retrieval.system import SystemConfig
 from tests.pipelines.building.test_index import config_of
 
 ROOT = Path(__file__).parents[3]
@@ -251,9 +251,9 @@ def test_weights_that_lie_elsewhere_now(photographs: DataSet, tmp_path: Path) ->
 
 def stripped(run: Path) -> None:
     """As a version before noted systems: without weights."""
-    note: dict[str, Any] = json.loads((run / ASKED).read_text())
+    note: dict[str, Any] = json.loads((run / "asked.json").read_text())
     del note["config"]["extractor"]["weights"], note["sha256"]
-    write_sealed(run / ASKED, note)
+    write_sealed(run / "asked.json", note)
 
 
 def test_a_run_of_a_version_before_keeps_its_system(photographs: DataSet, tmp_path: Path) -> None:

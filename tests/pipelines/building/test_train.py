@@ -17,9 +17,10 @@ from pipelines.building.index import add_photographs, build_run
 from pipelines.building.train import changed, search, train_run, trainings_table
 from pipelines.config import load_config
 from retrieval.classifiers.network import NetworkClassifier
+from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError, RunError, TrainingError
 from retrieval.photographs.table import load_data_set, read_table
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 from tests.photographs import view, write_csv, write_photograph
 from tests.pipelines.runs import contents
 from tests.retrieval.training.toys import LAST, toy_config, toy_data

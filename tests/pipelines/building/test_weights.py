@@ -13,9 +13,10 @@ import torchvision
 from safetensors.torch import save_file
 
 from pipelines.building.index import add_photographs, build_run
+from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.photographs.table import load_data_set, read_table
-from retrieval.system import System, SystemConfig
+from retrieval.system import System
 from tests.photographs import view, write_csv, write_data_set, write_photograph
 
 TRUNK = "squeezenet1_1"

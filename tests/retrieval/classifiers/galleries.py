@@ -21,13 +21,18 @@ def gallery_of(
 ) -> Gallery:
     count = int(codes.max()) + 1 if landmarks is None else landmarks
     none = np.empty((0, descriptors.shape[1]), np.float32)
-    return Gallery(
+    return Gallery.of(
         descriptors,
         codes.astype(np.int64),
         [f"landmark {code:03d}" for code in range(count)],
         none if bank is None else bank,
         FaissIndex.build(descriptors, IndexConfig(factory="Flat")),
     )
+
+
+def with_bank(gallery: Gallery, bank: NDArray[np.float32]) -> Gallery:
+    """The same photographs beside another bank."""
+    return gallery_of(gallery.vectors, gallery.codes, bank, len(gallery.landmarks))
 
 
 def clusters(

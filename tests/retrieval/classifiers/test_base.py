@@ -24,11 +24,13 @@ def test_a_gallery_of_parts_that_do_not_belong_together_is_refused() -> None:
     good = clusters(3, 4, 5, 0.1)
     parts = (good.descriptors, good.codes, good.landmarks, good.bank, good.searcher)
     with pytest.raises(ValueError, match="not one gallery"):
-        Gallery(parts[0], parts[1][:-1], *parts[2:])
+        Gallery(parts[0], parts[1][:-1], *parts[2:], good.bank_searcher)
     with pytest.raises(ValueError, match="codes"):
-        Gallery(parts[0], parts[1], ["one", "two"], *parts[3:])
+        Gallery(parts[0], parts[1], ["one", "two"], *parts[3:], good.bank_searcher)
     with pytest.raises(ValueError, match="bank"):
         Gallery(*parts, bank_searcher=good.searcher)
+    with pytest.raises(ValueError, match="bank"):
+        Gallery(*parts)
 
 
 @given(
@@ -88,7 +90,7 @@ def test_neighbours_of_held_out_photographs_are_searched_once(
 
     monkeypatch.setattr(Searcher, "search", counted)
     together = [KINDS[type(one)].held_out(one, gallery, 0) for one in members]
-    Signals.held_out(gallery, together[0])
+    Signals.held_out([gallery], together[0])
     assert asked == [20, 12]  # the gallery's, then the bank's
     for one, other in zip(together, apart, strict=True):
         np.testing.assert_array_equal(one.gallery.values, other.gallery.values)

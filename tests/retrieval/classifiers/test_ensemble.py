@@ -168,9 +168,9 @@ def test_fusion_and_its_cross_fitted_ones_are_of_one_kind(monkeypatch: pytest.Mo
     monkeypatch.setattr(trees, "LEAST", 60)
     held = [KINDS[type(one)].held_out(one, gallery, 0) for one in config.members.values()]
     assert isinstance(StackedFusion.fit(held, config), StackedFusion)
-    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, gallery)
+    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, gallery, [gallery])
     assert isinstance(fitted.fusion, WeightedFusion)
-    weighted = EnsembleClassifier.held_out(CONFIG, gallery)
+    weighted = EnsembleClassifier.held_out(CONFIG, [gallery])
     np.testing.assert_array_equal(judged.gallery.values, weighted.gallery.values)
 
 
@@ -183,7 +183,7 @@ def test_held_out_photographs_are_not_scored_by_what_was_learnt_on_them(
     scored: list[set[int]] = []
     kind = ensemble.FUSIONS[fusion]
     fit, fused = kind.fit, kind.fused
-    held = held_out_scores(MEMBERS["svm"], gallery, 0)
+    held = held_out_scores(MEMBERS["svm"], [gallery], 0)
     place = {one.tobytes(): row for row, one in enumerate(held.gallery.values)}
 
     def note_fit(parts: list[HeldOut], config: EnsembleConfig) -> ensemble.Fusion:
@@ -197,7 +197,7 @@ def test_held_out_photographs_are_not_scored_by_what_was_learnt_on_them(
 
     monkeypatch.setattr(kind, "fit", note_fit)
     monkeypatch.setattr(kind, "fused", note_fused)
-    EnsembleClassifier.held_out(CONFIG.model_copy(update={"fusion": fusion}), gallery)
+    EnsembleClassifier.held_out(CONFIG.model_copy(update={"fusion": fusion}), [gallery])
     assert learnt[0][0] == set(range(60))  # the fusion that answers
     assert len(learnt) == 1 + ensemble.PARTS
     for (rows, bank_rows), own in zip(learnt[1:], scored[::2], strict=True):
@@ -209,9 +209,9 @@ def test_held_out_photographs_are_not_scored_by_what_was_learnt_on_them(
 
 def test_an_ensemble_of_one_ranks_as_that_one() -> None:
     gallery = clusters(6, 8, 30, 1.2)
-    alone = held_out_scores(CentroidConfig(), gallery, 0)
+    alone = held_out_scores(CentroidConfig(), [gallery], 0)
     config = EnsembleConfig(members={"one": CentroidConfig()})
-    fused = EnsembleClassifier.held_out(config, gallery)
+    fused = EnsembleClassifier.held_out(config, [gallery])
     assert (fused.gallery.best == alone.gallery.best).all()
     assert held_out_gap(fused) == pytest.approx(held_out_gap(alone), abs=0.08)
 

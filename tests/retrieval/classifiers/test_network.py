@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from retrieval.classifiers.base import Gallery, stratified_folds
-from retrieval.classifiers.heads import Head, LinearConfig
 from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig
 from retrieval.classifiers.registry import held_out_scores, load_classifier
 from retrieval.classifiers.svm import SvmConfig
-from retrieval.classifiers.trained_head import TrainedHead
 from retrieval.classifiers.vote import VoteConfig
+from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
+from retrieval.networks.heads import Head, LinearConfig
 from tests.networks import random_training
 from tests.retrieval.classifiers.galleries import clusters
 
@@ -49,7 +49,7 @@ def test_only_photographs_that_the_network_never_saw_are_held_out(
     gallery = trained_gallery()
     assert gallery.eligible is not None
     assert gallery.bank_eligible is not None
-    held = held_out_scores(config, gallery)
+    held = held_out_scores(config, [gallery])
     assert held.rows.tolist() == np.flatnonzero(gallery.eligible).tolist()
     assert held.bank_rows.tolist() == np.flatnonzero(gallery.bank_eligible).tolist()
     assert held.correct.mean() > 0.9

@@ -12,15 +12,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from retrieval.classifiers.base import Gallery
-from retrieval.classifiers.heads import Head, LinearConfig
 from retrieval.classifiers.registry import (
     ClassifierConfig,
     fit_classifier,
     held_out_scores,
     load_classifier,
 )
-from retrieval.classifiers.trained_head import TrainedHead
+from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
+from retrieval.networks.heads import Head, LinearConfig
 from tests.retrieval.classifiers.galleries import clusters, gallery_of
 
 CONFIGS: TypeAdapter[Any] = TypeAdapter(ClassifierConfig)
@@ -77,9 +77,9 @@ def test_a_classifier_comes_from_its_config(config: dict[str, Any], tmp_path: Pa
     loaded = load_classifier(config, tmp_path, gallery)
     # Sums of a matrix product may hang on where in memory it lies.
     assert loaded.scores(queries, found).values == pytest.approx(scores.values, abs=1e-5)
-    held_out = held_out_scores(config, gallery)
+    held_out = held_out_scores(config, [gallery])
     assert held_out.correct.mean() > 0.9
-    again = held_out_scores(config, gallery)
+    again = held_out_scores(config, [gallery])
     assert again.gallery.values == pytest.approx(held_out.gallery.values, abs=1e-5)
     again = fit_classifier(config, gallery).scores(queries, found)
     assert again.values == pytest.approx(scores.values, abs=1e-5)
@@ -116,7 +116,7 @@ def test_galleries_with_little_in_them_are_scored(
     scores = fitted.scores(queries, gallery.searcher.search(queries, max(fitted.neighbours, 1)))
     assert (scores.best >= 0).all()
     assert np.isfinite(scores.confidence).all()
-    held_out = held_out_scores(config, gallery)
+    held_out = held_out_scores(config, [gallery])
     assert (
         len(held_out.rows)
         == len(held_out.gallery)
@@ -141,13 +141,13 @@ def test_a_landmark_without_photographs_is_never_named(config: dict[str, Any]) -
 def test_every_kind_holds_out_the_same_photographs() -> None:
     gallery = with_head(clusters(6, 10, 30, 0.4))
     held = [
-        held_out_scores(CONFIGS.validate_python({**KINDS[kind], "held_out": 7}), gallery)
+        held_out_scores(CONFIGS.validate_python({**KINDS[kind], "held_out": 7}), [gallery])
         for kind in KINDS
         if KINDS[kind]["kind"] != "ensemble"
     ]
     members = {kind: {**KINDS[kind], "held_out": 7} for kind in ("knn", "svm", "centroid")}
     config = CONFIGS.validate_python({"kind": "ensemble", "members": members})
-    held.append(held_out_scores(config, gallery))
+    held.append(held_out_scores(config, [gallery]))
     for one in held:
         assert one.rows.tolist() == held[0].rows.tolist()
         assert one.bank_rows.tolist() == held[0].bank_rows.tolist()

@@ -322,7 +322,7 @@ def test_every_kind_judges_and_is_saved(
     vote = VoteClassifier.fit(VoteConfig(), gallery)
     held = VoteClassifier.held_out(VoteConfig(), gallery)
     config, calibration = RejectionConfig(kind=kind), CalibrationConfig(kind="isotonic")
-    fitted, judged = fit_rejection(held, gallery, config, calibration)
+    fitted, judged = fit_rejection(held, [gallery], config, calibration)
     if bank and photographs > 1:
         assert fitted.needs_signals == config.needs_signals
         assert len(judged.gallery) == len(gallery.codes)
@@ -350,7 +350,7 @@ def test_a_learnt_rejection_makes_up_for_a_confidence_that_misleads() -> None:
     gallery = clusters(8, 12, 90, 1.1)
     config = VoteConfig(row_correction=0.0, query_correction=0.0)
     held = VoteClassifier.held_out(config, gallery)
-    fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
+    fitted, judged = fit_rejection(held, [gallery], RejectionConfig(kind="learnt"))
     assert held_out_gap(judged) > held_out_gap(held) + 0.01
     assert fitted.model is not None
     weights = fitted.model.weights
@@ -368,7 +368,7 @@ def test_boosted_trees_see_what_no_sum_of_signals_shows(tmp_path: Path) -> None:
     )
     gaps = {}
     for kind in ("learnt", "boosted"):
-        fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind=kind))
+        fitted, judged = fit_rejection(held, [gallery], RejectionConfig(kind=kind))
         gaps[kind] = held_out_gap(judged)
     assert gaps["boosted"] > gaps["learnt"] + 0.1
     assert len(np.unique(judged.gallery.confidence)) > 90, "few are taken for equals"
@@ -382,8 +382,8 @@ def test_boosted_trees_learn_nothing_by_heart() -> None:
     gallery = clusters(4, 40, 80, 1.0)
     held = VoteClassifier.held_out(VoteConfig(), gallery)
     held.truth[:] = (held.gallery.best + rng.integers(0, 2, 160)) % 4  # which nothing tells
-    fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="boosted"))
-    by_heart = fitted.judge(held.gallery, Signals.held_out(gallery, held)[0])
+    fitted, judged = fit_rejection(held, [gallery], RejectionConfig(kind="boosted"))
+    by_heart = fitted.judge(held.gallery, Signals.held_out([gallery], held)[0])
     right = held.correct
     known, fresh = (
         (one.confidence[right][:, None] > one.confidence[~right]).mean()
@@ -396,10 +396,10 @@ def test_a_threshold_is_of_the_models_kind(monkeypatch: pytest.MonkeyPatch) -> N
     gallery = clusters(4, 40, 80, 1.0)
     held = VoteClassifier.held_out(VoteConfig(), gallery)
     enough = int(min(held.correct.sum(), (~held.correct).sum() + 80))
-    learnt, _ = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
+    learnt, _ = fit_rejection(held, [gallery], RejectionConfig(kind="learnt"))
     # Enough for trees together, but not for those that hold a part of them out.
     monkeypatch.setattr(trees, "LEAST", enough)
-    fitted, _ = fit_rejection(held, gallery, RejectionConfig(kind="boosted"))
+    fitted, _ = fit_rejection(held, [gallery], RejectionConfig(kind="boosted"))
     assert fitted == learnt
 
 
@@ -410,8 +410,8 @@ def test_no_photograph_is_judged_by_a_model_that_it_taught() -> None:
     for _ in range(20):
         held = VoteClassifier.held_out(VoteConfig(), gallery)
         held.truth[:] = rng.integers(0, 4, 24)  # which nothing tells, but by heart
-        fitted, judged = fit_rejection(held, gallery, RejectionConfig(kind="learnt"))
-        by_heart = fitted.judge(held.gallery, Signals.held_out(gallery, held)[0])
+        fitted, judged = fit_rejection(held, [gallery], RejectionConfig(kind="learnt"))
+        by_heart = fitted.judge(held.gallery, Signals.held_out([gallery], held)[0])
         right = held.correct
         for one in (judged.gallery.confidence, by_heart.scores.confidence):
             found.append((one[right][:, None] > one[~right]).mean())

@@ -38,7 +38,7 @@ def test_signals_are_the_slow_ones(photographs: int, bank: int) -> None:
 def test_signals_speak_for_the_answers_that_are_right() -> None:
     gallery = clusters(6, 20, 60, 1.0)
     held = VoteClassifier.held_out(VoteConfig(), gallery)
-    near, bank = Signals.held_out(gallery, held)
+    near, bank = Signals.held_out([gallery], held)
     found = signal_matrix(held.gallery, near, 0.0), signal_matrix(held.bank, bank, 0.0)
     for column, sign in enumerate(SIGNS):
         right = found[0][held.correct, column].mean()
@@ -48,14 +48,14 @@ def test_signals_speak_for_the_answers_that_are_right() -> None:
 def test_held_out_photographs_are_no_evidence_of_themselves() -> None:
     gallery = clusters(3, 5, 12, 0.5)
     held = VoteClassifier.held_out(VoteConfig(), gallery)
-    near, bank = Signals.held_out(gallery, held)
+    near, bank = Signals.held_out([gallery], held)
     similarities = gallery.vectors @ gallery.vectors.T - 2 * np.eye(15)
     assert near.similarities[:, 0] == pytest.approx(similarities.max(axis=1), abs=1e-6)
     similarities = gallery.bank_vectors @ gallery.bank_vectors.T - 2 * np.eye(12)
     assert bank.bank[:, 0] == pytest.approx(similarities.max(axis=1), abs=1e-6)
     few = clusters(3, 5, 2, 0.5)  # of which one is left
     held = VoteClassifier.held_out(VoteConfig(), few)
-    found = signal_matrix(held.bank, Signals.held_out(few, held)[1], 0.0)
+    found = signal_matrix(held.bank, Signals.held_out([few], held)[1], 0.0)
     assert found[:, 4] == pytest.approx(float(few.bank_vectors[0] @ few.bank_vectors[1]))
 
 

@@ -18,7 +18,7 @@ from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from tests.oracles import classifiers as slow
-from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
+from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit, with_bank
 
 SOME = SvmConfig(most_work=0, bank_negatives=60, random_negatives=20, hard_negatives=8)
 NO_NEIGHBOURS = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
@@ -89,7 +89,7 @@ def test_which_rule_is_taken_hangs_on_rows_and_landmarks() -> None:
         (SvmConfig(most_work=240, most_rows=39), 1),
     ):
         index = Watched(gallery.searcher.index)
-        SvmClassifier.fit(config, replace(gallery, searcher=index))
+        SvmClassifier.fit(config, replace(gallery, searcher=Searcher(index, gallery.vectors)))
         assert len(index.asked) == searches
 
 
@@ -152,7 +152,7 @@ def test_a_weight_of_the_bank_is_taken_off_all_values_of_a_photograph() -> None:
     np.testing.assert_allclose(found.values, before.values - 0.5 * bank[:, None], atol=1e-5)
     assert (bank[3:] > bank[:3].max()).all()
     # Nothing is taken off where there is no bank.
-    alone = replace(gallery, bank=gallery.bank_vectors[:0], bank_searcher=None)
+    alone = with_bank(gallery, gallery.bank_vectors[:0])
     without = [answer(SvmConfig(bank_weight=w), alone, queries).values for w in (0.0, 0.5)]
     np.testing.assert_array_equal(*without)
 

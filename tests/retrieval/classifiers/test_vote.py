@@ -26,7 +26,7 @@ from retrieval.classifiers.vote import (
 from retrieval.errors import RunError
 from retrieval.index.neighbours import Neighbours
 from tests.oracles import classifiers as slow
-from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit
+from tests.retrieval.classifiers.galleries import clusters, gallery_of, unit, with_bank
 
 SUM = PoweredVote(power=1.0)
 VOTES = [
@@ -141,7 +141,7 @@ def test_the_bank_lowers_whom_it_resembles() -> None:
     config = VoteConfig(k=2, row_correction=0.5, query_correction=0.0, bank_neighbours=1)
     between = unit(axes[[0]] + axes[[1]])
     assert answer(config, gallery, between).candidates[0].tolist() == [0, 1]
-    flipped = replace(gallery, bank=axes[[0]], bank_searcher=None)
+    flipped = with_bank(gallery, axes[[0]])
     assert answer(config, flipped, between).candidates[0].tolist() == [1, 0]
     # Equally near to landmark 0, one query of the two resembles the bank.
     config = VoteConfig(k=1, row_correction=0.0, query_correction=1.0, bank_neighbours=1)
@@ -165,9 +165,7 @@ def test_held_out_scores_are_those_of_a_vote_without_the_photograph() -> None:
         assert held_out.gallery.candidates[row].tolist() == expected.candidates[0].tolist()
         assert held_out.gallery.values[row] == pytest.approx(expected.values[0], abs=1e-6)
     for row in range(7):
-        without = replace(
-            gallery, bank=np.delete(gallery.bank_vectors, row, axis=0), bank_searcher=None
-        )
+        without = with_bank(gallery, np.delete(gallery.bank_vectors, row, axis=0))
         expected = answer(config, without, gallery.bank[[row]])
         assert held_out.bank.candidates[row].tolist() == expected.candidates[0].tolist()
         assert held_out.bank.values[row] == pytest.approx(expected.values[0], abs=1e-6)
@@ -193,7 +191,7 @@ def test_a_landmarks_only_photograph_is_not_held_out() -> None:
 def test_a_bank_of_one_photograph_is_no_bank_to_itself() -> None:
     gallery = clusters(2, 3, 1, 0.1)
     held_out = VoteClassifier.held_out(VoteConfig(k=3), gallery)
-    bare = replace(gallery, bank=gallery.bank[:0], bank_searcher=None)
+    bare = with_bank(gallery, gallery.bank_vectors[:0])
     expected = answer(VoteConfig(k=3), bare, gallery.bank)
     assert held_out.bank.values == pytest.approx(expected.values)
 

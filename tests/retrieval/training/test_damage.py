@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from retrieval.classifiers.trained_head import TrainedHead
 from retrieval.descriptors.trained import NETWORK, RECORD, TrainedConfig, build
+from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.errors import RunError
 from retrieval.storage.files import read_json, write_json
 from retrieval.training.checkpoints import CHECKPOINTS, PHOTOGRAPHS, STARTED, seen_photographs

@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from retrieval.classifiers.heads import Head, HeadConfig
+from retrieval.networks.heads import Head, HeadConfig
 from retrieval.training.losses import head_memory, margins, row_losses
 from tests.retrieval.classifiers.galleries import unit
 

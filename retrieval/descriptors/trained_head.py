@@ -8,8 +8,8 @@ from typing import Self
 
 from pydantic import TypeAdapter
 
-from retrieval.classifiers.heads import Head, HeadConfig
 from retrieval.descriptors.trained import HEAD, NETWORK, TRAIN, read_network, read_record
+from retrieval.networks.heads import Head, HeadConfig
 from retrieval.storage.files import reading
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from retrieval.classifiers.heads import Head, HeadConfig, confidences, ranked, uses_bank
+from retrieval.networks.heads import Head, HeadConfig, confidences, ranked, uses_bank
 from tests.retrieval.classifiers.galleries import unit
 
 KINDS = ["linear", "two-layer", "arcface", "sub-centre", "sigmoid"]

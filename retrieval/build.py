@@ -1,0 +1,354 @@
+"""A run is built: describe gallery and bank, index them, fit the classifiers; add and remove.
+
+Each stage keeps the recipe that it was made by: its config, its inputs and its code. Where the
+recipe is the same as last time nothing is made again, and where it differs the log says which field
+changed. A run killed at any moment goes on where it was when the same call is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from retrieval.additions import Addition, open_addition, present, same_rows
+from retrieval.classifiers.base import HeldOut
+from retrieval.classifiers.registry import fit_and_hold_out
+from retrieval.classifiers.rejection import fit_rejection
+from retrieval.config import AUTO, SystemConfig
+from retrieval.describing import (
+    Bar,
+    describer_stage,
+    load_describer,
+    local_branch_of,
+    no_bar,
+    require_same_extractor,
+)
+from retrieval.descriptors.describer import (
+    Describer,
+    describe_table,
+    table_digest,
+)
+from retrieval.descriptors.extraction import Outcome
+from retrieval.descriptors.local_branch import LocalBranch
+from retrieval.devices import machine, versions
+from retrieval.errors import RunError, TableError
+from retrieval.evaluation.selection import choose_answer
+from retrieval.index.expansion import DatabaseAugmentation
+from retrieval.index.faiss_index import check_limits
+from retrieval.indexing import (
+    calibration_galleries,
+    collect_rows,
+    index_gallery,
+    load_gallery,
+)
+from retrieval.photographs.table import DataSet, labels_of
+from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
+from retrieval.storage.fingerprint import fingerprint
+from retrieval.training.loop import fit as fit_network
+from retrieval.training.watching import Watcher
+
+log = logging.getLogger(__name__)
+
+
+def build(
+    config: SystemConfig,
+    data: DataSet,
+    run: Run,
+    device: str,
+    bar: Bar = no_bar,
+    watcher: Watcher | None = None,
+) -> dict[str, Any]:
+    """Build a run, or go on with it.
+
+    Args:
+        config: the system.
+        data: its gallery and bank.
+        run: where it is built.
+        device: ``cpu`` or ``cuda``.
+        bar: told of photographs that are described.
+        watcher: of the training of the run's own network.
+
+    Returns:
+        what run.json holds.
+
+    Raises:
+        TableError: a photograph of the data was added to the run before.
+        RunError: the run is no folder, or is being written.
+    """
+    check_limits(config.index, config.neighbours, device)
+    run.create()
+    with run.locked():
+        run.mend()
+        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        added = {name: run.read_rows(name) for name in run.additions() if name != FIRST}
+        _refuse_added(run, table, added)
+        _say_kept(run, added)
+        if config.training is not None:
+            fit_network(
+                config.training, table, table_digest(table), run.training, device, config.seed,
+                watcher or Watcher(),
+            )  # fmt: skip
+        describer, recipe, known = describer_stage(run, config, table, device, bar)
+        additions = [
+            describe(run, name, rows, describer, recipe, bar, known if name == FIRST else None)
+            for name, rows in {FIRST: table, **added}.items()
+        ]
+        begun = {
+            "name": config.name,
+            "config": config.model_dump(),
+            "data": str(data.folder),
+            "describer": recipe,
+            "names": data.names,
+        }
+        return finish(run, config, begun, additions, device, describer.local_branch)
+
+
+def add(
+    run: Run, table: pd.DataFrame, device: str, weights: Path | None = None, bar: Bar = no_bar
+) -> dict[str, Any]:
+    """Describe further labelled photographs (or bank photographs, without a label) into a run.
+
+    Nothing that is in the run is described again; the very table that was added before goes on
+    where that was cut short. What was taken out of the run may come back.
+
+    Args:
+        run: that was built.
+        table: the photographs, as :func:`retrieval.photographs.table.read_table` has them.
+        device: ``cpu`` or ``cuda``.
+        weights: where networks find theirs.
+        bar: told of photographs that are described.
+
+    Raises:
+        TableError: an id is in the run already.
+        RunError: the run is damaged.
+    """
+    with _changing(run) as (record, config):
+        known = {name: run.read_rows(name) for name in run.additions()}
+        name = next((old for old in list(known)[1:] if same_rows(known[old], table)),
+                    f"{max(map(int, known)) + 1:03d}")  # fmt: skip
+        there = present(run, known)
+        _refuse_twice(
+            table[table["id"].isin(there.loc[there["addition"] != name, "id"])],
+            f"is in {run} already", "leave them out, or take those out of the run first"
+            " (landmarks remove)",
+        )  # fmt: skip
+        describer = load_describer(run, config.with_weights(weights), device)
+        recipe = record["describer"]
+        require_same_extractor(run, recipe, describer)
+        removed = run.removed()
+        if removed.pop(name, None):
+            run.note_removed(removed)
+        additions = [
+            describe(run, name, table, describer, recipe, bar)
+            if one == name
+            else open_addition(run, one)
+            for one in sorted({*known, name}, key=int)
+        ]
+        begun = {key: record[key] for key in BEGUN}
+        return finish(run, config, begun, additions, device, describer.local_branch)
+
+
+def remove(run: Run, ids: Sequence[str], device: str) -> dict[str, Any]:
+    """Take photographs out of a run, by id; nothing is described again.
+
+    Raises:
+        TableError: an id never was in the run, or no gallery photograph would be left.
+        RunError: the run is damaged.
+    """
+    with _changing(run) as (record, config):
+        additions = [open_addition(run, name) for name in run.additions()]
+        known = {one.name: set(one.table["id"]) for one in additions}
+        unknown = [name for name in ids if not any(name in there for there in known.values())]
+        if unknown:
+            raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
+        if not any((one.gallery & ~one.table["id"].isin(ids)).any() for one in additions):
+            raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
+        before = run.removed()
+        run.note_removed({
+            name: sorted(there.intersection([*before.get(name, ()), *ids]))
+            for name, there in known.items()
+        })  # fmt: skip
+        additions = [replace(one, left=one.left & ~one.table["id"].isin(ids)) for one in additions]
+        local_branch = local_branch_of(config, device)
+        if local_branch is not None:
+            local_branch = local_branch.restored(run.folder)
+        begun = {key: record[key] for key in BEGUN}
+        return finish(run, config, begun, additions, device, local_branch)
+
+
+def describe(
+    run: Run,
+    name: str,
+    table: pd.DataFrame,
+    describer: Describer,
+    recipe: Mapping[str, Any],
+    bar: Bar,
+    known: Mapping[int, Outcome] | None = None,
+) -> Addition:
+    """Describe photographs that come into a run together, going on where that was cut short."""
+    rows = run.write_rows(name, table)
+    stored = recipe.get("local", {}).get("stored", True)
+    with bar("describing", len(table)) as progress:
+        store = describe_table(
+            rows, describer, run.descriptors / name, recipe, progress, known, run.timings, stored
+        )
+    return Addition.of(run, name, rows, store)
+
+
+def finish(
+    run: Run,
+    config: SystemConfig,
+    begun: Mapping[str, Any],
+    additions: Sequence[Addition],
+    device: str,
+    local_branch: LocalBranch | None,
+) -> dict[str, Any]:
+    """Index the descriptors, fit the classifiers, write run.json.
+
+    Args:
+        run: in which the photographs are described.
+        config: of the system.
+        begun: what run.json says in the meantime, the describer's recipe among it.
+        additions: the photographs.
+        device: ``cpu`` or ``cuda``.
+        local_branch: of the system, fitted.
+
+    Returns:
+        what run.json holds.
+    """
+    before = run.read_record() if run.record.exists() else {}
+    timings = {"index": 0.0, "classifiers": 0.0, **before.get("timings", {})}
+    augmentations: list[DatabaseAugmentation] = []
+
+    def index() -> Mapping[str, Any]:
+        run.begin(begun)
+        with _timed(timings, "index"):
+            counts = collect_rows(run, config, additions, local_branch)
+            told, augmentation = index_gallery(run, config, device, local_branch)
+            augmentations.extend([] if augmentation is None else [augmentation])
+            return {**counts, **told}
+
+    def classifiers() -> Mapping[str, Any]:
+        run.begin(begun)
+        with _timed(timings, "classifiers"):
+            return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
+
+    recipe = index_recipe(run, config, begun["describer"], additions)
+    told = run.stage(INDEX, recipe, index)
+    fitted = classifiers_recipe(config, recipe)
+    answer = run.stage(CLASSIFIERS, fitted, classifiers)
+    mark = fingerprint(recipe, fitted, begun["names"])
+    unchanged = run.read_record() if run.record.exists() else {}
+    if unchanged.get("finished") and unchanged["fingerprint"] == mark:
+        log.info("%s: nothing changed, nothing to do", run)
+        return unchanged
+    record = {
+        "finished": True,
+        "fingerprint": mark,
+        **begun,
+        **answer,
+        **told,
+        "device": device,
+        "machine": machine(),
+        "versions": versions(),
+        "timings": {**timings, "describe": round(run.seconds_describing(), 3)},
+    }
+    run.write_record(record)
+    return record
+
+
+def index_recipe(
+    run: Run, config: SystemConfig, describer: Mapping[str, Any], additions: Sequence[Addition]
+) -> dict[str, Any]:
+    """All that decides the bytes of the index."""
+    return {
+        "code": CODE,
+        "seed": config.seed,
+        "index": config.index.model_dump(),
+        "search": config.search.model_dump(),
+        "describer": dict(describer),
+        "descriptors": [one.store.digest for one in additions],
+        "landmarks": fingerprint([labels_of(one.table) for one in additions]),
+        "removed": run.removed(),
+    }
+
+
+def classifiers_recipe(config: SystemConfig, index: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides the bytes of the classifiers, and which of them answers."""
+    fields = {"classifiers", "answer", "rejection", "calibration", "seed"}
+    return {"code": CODE, "inputs": fingerprint(index), **config.model_dump(include=fields)}
+
+
+def fit_classifiers(
+    run: Run,
+    config: SystemConfig,
+    device: str,
+    local_branch: LocalBranch | None,
+    augmentation: DatabaseAugmentation | None = None,
+) -> str:
+    """Fit every classifier and its rejection; return the name of the one that answers."""
+    gallery, _ = load_gallery(run, config, device, local_branch)
+    calibration = calibration_galleries(run, config, gallery, device, augmentation)
+    held: dict[str, HeldOut] = {}
+    for name, one in config.classifiers.items():
+        folder = run.classifiers / name
+        fitted, scores = fit_and_hold_out(one, gallery, calibration, config.seed)
+        fitted.save(folder)
+        rejection, held[name] = fit_rejection(
+            scores, calibration, config.rejection, config.calibration, config.seed
+        )
+        rejection.save(folder)
+    return choose_answer(held) if config.answer == AUTO else config.answer
+
+
+@contextlib.contextmanager
+def _changing(run: Run) -> Iterator[tuple[dict[str, Any], SystemConfig]]:
+    """Lock a run that is whole and of this version, and give its record and config."""
+    record, config = run.read()
+    if record["describer"].get("code") != CODE:  # its parts would not fit together
+        raise RunError(f"{run} was built by another version of this program: landmarks index it"
+                       " again, which takes up its features")  # fmt: skip
+    run.check(record, everything=True)
+    with run.locked():
+        yield record, config
+
+
+@contextlib.contextmanager
+def _timed(timings: dict[str, float], what: str) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    timings[what] = round(time.perf_counter() - begun, 3)
+
+
+def _refuse_added(run: Run, table: pd.DataFrame, added: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse a build of photographs that were added to the run: each would vote twice."""
+    # Those that were taken out of the build do not vote in it, and may have come back.
+    twice = table["id"].isin(present(run, added)["id"])
+    twice &= ~table["id"].isin(run.removed().get(FIRST, []))
+    _refuse_twice(table[twice], f"was added to {run} before",
+                  "take them out of the data, or build into another folder (--run)")  # fmt: skip
+
+
+def _refuse_twice(twice: pd.DataFrame, what: str, remedy: str) -> None:
+    if len(twice):
+        row = twice.iloc[0]
+        place = f"row {row['row']}: " if row["row"] else ""
+        raise TableError(f"{place}id {row['id']!r} {what} ({len(twice)} such ids): {remedy}")
+
+
+def _say_kept(run: Run, added: Mapping[str, pd.DataFrame]) -> None:
+    removed = sum(map(len, run.removed().values()))
+    if removed:
+        log.info("%s: what was taken out stays out of it: %d photographs (landmarks add brings"
+                 " them back)", run, removed)  # fmt: skip
+    # What was added since the last build is described as the rest is.
+    if added:
+        count = sum(map(len, added.values()))
+        log.info("%s: the %d photographs that were added to it stay in it", run, count)

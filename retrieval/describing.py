@@ -1,0 +1,211 @@
+"""The describer of a run: learnt from a sample of its photographs, and loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from retrieval.config import SystemConfig
+from retrieval.descriptors.base import Extractor
+from retrieval.descriptors.cross_fit import part_of, parts_left_out
+from retrieval.descriptors.describer import (
+    Describer,
+    KnownFeatures,
+    Progress,
+    descriptor_arrays,
+    extract_table,
+    frontend_of,
+    no_progress,
+    table_digest,
+)
+from retrieval.descriptors.extraction import Outcome
+from retrieval.descriptors.local_branch import LocalBranch, build_local_branch
+from retrieval.descriptors.registry import build_extractor
+from retrieval.descriptors.representation import Representation
+from retrieval.errors import PhotographError, RunError, TableError
+from retrieval.frontend import Frontend
+from retrieval.photographs.augmentation import VIEWED, views
+from retrieval.photographs.table import labels_of
+from retrieval.run import CODE, DESCRIBER, Run, as_json
+from retrieval.storage.fingerprint import fingerprint, first_difference
+from retrieval.storage.shards import OK, ShardStore
+from retrieval.vectors.whitening import Views
+
+log = logging.getLogger(__name__)
+
+Bar = Callable[[str, int], AbstractContextManager[Progress]]
+"""Takes what is done to how many photographs, and gives what is told of those that are done."""
+
+
+@contextlib.contextmanager
+def no_bar(what: str, total: int) -> Iterator[Progress]:
+    """For callers who do not watch."""
+    yield no_progress
+
+
+def features_stage(
+    run: Run, config: SystemConfig, table: pd.DataFrame, frontend: Frontend, bar: Bar
+) -> tuple[KnownFeatures, str]:
+    """The features of a sample of the table, from which codebook and whitening are learnt, and
+    their fingerprint."""
+    positions = _sample(len(table), config.fit_photographs, config.seed)
+    sample = table.iloc[positions]
+    made_from = {"code": CODE, "extractor": frontend.identity(), "table": table_digest(sample)}
+    store = ShardStore(run.features, made_from, run.timings)
+    with bar("extracting", len(sample)) as progress:
+        extract_table(
+            sample, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
+        )
+    return KnownFeatures(frontend, store, positions), store.digest
+
+
+def describer_stage(
+    run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
+) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
+    """The describer, learnt from a sample of the table.
+
+    Returns:
+        the describer, its recipe, and the sample's features by position.
+    """
+    extractor = build_extractor(config.extractor_of(run.training), device, config.seed)
+    local_branch = local_branch_of(config, device)
+    recipe = _describer_fields(config, extractor, local_branch)
+    if extractor.fitted and config.whitening is None and local_branch is None:
+        return Describer(extractor, None), recipe, {}
+    known, digest = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
+    recipe["taught_by"] = digest
+    recipe["left_out"] = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
+    taught = table.iloc[known.good_positions]
+    if config.labels_teach:
+        of_all = table["landmark"].iloc[list(known)]
+        recipe["landmarks"] = fingerprint(of_all.tolist())
+
+    def make() -> Mapping[str, Any]:
+        if len(taught) < 2:
+            failed = (one for one in known.values() if isinstance(one, PhotographError))
+            raise TableError(
+                f"fewer than two photographs could be read ({next(map(str, failed), '')})"
+            )
+        log.info("learning codebook and whitening from %d photographs", len(taught))
+        count = config.whitening.views if config.whitening is not None else 0
+        described = functools.partial(_describe_views, run, count, taught, recipe, bar)
+        fitted = Describer.fit(
+            extractor, known.good, config.whitening, config.seed, local_branch, labels_of(taught),
+            described if count else None, part_of(taught["id"]), recipe["left_out"],
+        )  # fmt: skip
+        # From here the run's index is another describer's.
+        if run.record.exists():
+            run.begin({})
+        fitted.save(run.folder)
+        return {}
+
+    run.stage(DESCRIBER, recipe, make)
+    whitened = config.whitening is not None
+    return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
+
+
+def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:
+    """What a system makes of local features, not yet fitted; ``None`` if nothing."""
+    return None if config.local is None else build_local_branch(config.local, device)
+
+
+def load_describer(run: Run, config: SystemConfig, device: str) -> Describer:
+    """The run's describer, for the device, with those for calibration."""
+    extractor = build_extractor(config.extractor_of(run.training), device, config.seed)
+    local_branch = local_branch_of(config, device)
+    whitened = config.whitening is not None
+    return Describer.load(run.folder, extractor, whitened, local_branch, True)
+
+
+def require_same_extractor(run: Run, recipe: Mapping[str, Any], describer: Describer) -> None:
+    """Refuse to add to a run what another extractor or detector describes."""
+    now = as_json(describer.extractor.identity())
+    before = {key: recipe["extractor"].get(key) for key in now}
+    if describer.local_branch is not None:
+        now["detector"] = as_json(describer.local_branch.detector.identity())
+        before["detector"] = recipe["local"]["detector"]
+    changed = first_difference(before, now)
+    if changed is not None:
+        raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
+
+
+def _describe_views(
+    run: Run,
+    count: int,
+    photographs: pd.DataFrame,
+    recipe: Mapping[str, Any],
+    bar: Bar,
+    extractor: Extractor,
+) -> Views:
+    """Describe views of photographs by the extractor, fitted, going on where a killed run was."""
+    opened = [
+        one
+        for source, name in zip(photographs["source"], photographs["id"], strict=True)
+        for one in views(source, name, count)
+    ]
+    made_from = {
+        **{key: recipe[key] for key in ("code", "extractor", "seed", "taught_by")},
+        "views": {"count": count, **VIEWED.model_dump()},
+    }
+    store = ShardStore(run.views, made_from, run.timings)
+    with bar("views", len(opened)) as progress:
+        extract_table(
+            pd.DataFrame({"source": opened}), extractor, store,
+            lambda features: descriptor_arrays(Representation(extractor.aggregate(features))),
+            progress,
+        )  # fmt: skip
+    statuses, _ = store.verdicts()
+    rows = [Representation.from_arrays(shard.arrays).vectors for shard in store.shards()]
+    of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]
+    return Views(np.concatenate(rows), of)
+
+
+def _describer_fields(
+    config: SystemConfig, extractor: Extractor, local_branch: LocalBranch | None
+) -> dict[str, Any]:
+    """The fields of a config that decide descriptors."""
+    whitening = config.whitening.model_dump() if config.whitening else None
+    fields = {
+        "code": CODE,
+        "extractor": {**_extractor_fields(config), **extractor.identity()},
+        "whitening": whitening,
+        "seed": config.seed,
+        "fit_photographs": config.fit_photographs,
+    }
+    if config.local is not None and local_branch is not None:
+        fields["local"] = {
+            **config.local.model_dump(exclude={"detector"}),
+            "detector": local_branch.detector.identity(),
+            "stored": config.search.stored,
+        }
+    return dict(as_json(fields))
+
+
+def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
+    # A path of weights is no field: the weights' checksum is, within the identity.
+    inner: dict[str, Any] = {
+        "weights": True,
+        "precision": True,
+        "layers": True,
+        "network": True,
+        "local": {"weights", "attention", "precision"},
+    }
+    return config.extractor.model_dump(
+        exclude={**inner, "parts": {"__all__": {"extractor": inner}}}
+    )
+
+
+def _sample(rows: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Positions of at most ``wanted`` of so many rows, ascending."""
+    if rows <= wanted:
+        return np.arange(rows)
+    chosen = np.random.default_rng(seed).permutation(rows)[:wanted]
+    return np.sort(chosen)

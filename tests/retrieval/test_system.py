@@ -1,0 +1,47 @@
+"""A system built, added to and taken from in Python."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from retrieval.config import SystemConfig
+from retrieval.photographs.table import load_data_set
+from retrieval.system import System
+from tests.photographs import view, write_data_set
+
+CONFIG = SystemConfig.model_validate(
+    {
+        "name": "small",
+        "extractor": {"kind": "hog", "side": 64, "cells": [16]},
+        "whitening": {"dimension": 16},
+        "classifiers": {"knn": {"kind": "knn", "k": 5}},
+    }
+)
+
+
+def test_a_notebook_builds_adds_and_removes(tmp_path: Path) -> None:
+    told: list[tuple[str, int]] = []
+
+    @contextlib.contextmanager
+    def bar(what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        done: list[int] = []
+        yield lambda rows, failed: done.append(rows)
+        assert sum(done) == total
+        told.append((what, total))
+
+    known = load_data_set(write_data_set(tmp_path / "data"))
+    first = known.gallery["landmark"] == "L1"
+    few = replace(known, gallery=known.gallery[~first])
+    system = System.build(CONFIG, few, tmp_path / "run", "cpu", bar)
+    photographs = len(few.gallery) + len(few.bank)
+    assert told == [("extracting", photographs), ("describing", photographs)]
+    assert "L1" not in system.landmarks
+    more = system.add(known.gallery[first], bar)
+    assert told[2:] == [("describing", first.sum())]
+    assert more.classify(view(1, 9))["candidate"].tolist() == ["L1"]
+    again = more.remove(known.gallery["id"][first].tolist())
+    assert again.landmarks == system.landmarks
+    assert again.rows.equals(system.rows)
