@@ -12,13 +12,15 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from retrieval.config import SystemConfig
 
 CONFIGS: Final = Path(__file__).parent / "configs"
 MOST_BYTES: Final = 1 << 16
@@ -181,6 +183,8 @@ def config_of(values: dict[str, Any], overrides: Sequence[str], where: str) -> S
     Raises:
         ConfigError: a wrong key, a value out of range.
     """
+    from retrieval.config import SystemConfig
+
     for override in overrides:
         _override(values, override)
     try:

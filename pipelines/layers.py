@@ -1,4 +1,4 @@
-"""`landmarks describe`: a network's layer table as text."""
+"""`landmarks layers`: a network's layer table as text."""
 
 from __future__ import annotations
 

@@ -32,6 +32,12 @@ SECONDS_BETWEEN_LINES: Final = 10.0
 console = Console(stderr=True, markup=False)
 
 
+def say(*lines: str, style: str | None = None) -> None:
+    """Print lines, which a terminal breaks where it ends."""
+    for line in lines:
+        console.print(line, style=style, highlight=False, soft_wrap=True)
+
+
 class RateColumn(ProgressColumn):
     """Rows a second, and how many failed."""
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from retrieval.additions import Addition, open_addition, present, same_rows
 from retrieval.classifiers.base import HeldOut
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
@@ -42,7 +43,6 @@ from retrieval.evaluation.selection import choose_answer
 from retrieval.index.expansion import DatabaseAugmentation
 from retrieval.index.faiss_index import check_limits
 from retrieval.indexing import (
-    Addition,
     calibration_galleries,
     collect_rows,
     index_gallery,
@@ -51,7 +51,6 @@ from retrieval.indexing import (
 from retrieval.photographs.table import DataSet, labels_of
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
 from retrieval.storage.fingerprint import fingerprint
-from retrieval.storage.shards import MANIFEST, ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
 
@@ -203,23 +202,6 @@ def describe(
     return Addition.of(run, name, rows, store)
 
 
-def open_addition(run: Run, name: str) -> Addition:
-    """Photographs that are described already.
-
-    Raises:
-        RunError: adding them was cut short.
-    """
-    folder, rows = run.descriptors / name, run.read_rows(name)
-    if (folder / MANIFEST).exists():
-        store = ShardStore.open(folder, run.timings)
-        if store.rows == len(rows):
-            return Addition.of(run, name, rows, store)
-    raise RunError(
-        f"{run}: an earlier landmarks add was cut short: give that command again, or run landmarks"
-        " index again, and then this one"
-    )
-
-
 def finish(
     run: Run,
     config: SystemConfig,
@@ -324,22 +306,6 @@ def fit_classifiers(
         )
         rejection.save(folder)
     return choose_answer(held) if config.answer == AUTO else config.answer
-
-
-def same_rows(known: pd.DataFrame, table: pd.DataFrame) -> bool:
-    """Whether two tables list the same photographs, with the same landmarks, in one order."""
-    columns = ["id", "source", "landmark"]
-    return known[columns].equals(table[columns].reset_index(drop=True))
-
-
-def present(run: Run, rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The rows of additions that were not taken out, and the ``addition`` of each."""
-    removed = run.removed()
-    tables = [
-        one[~one["id"].isin(removed.get(name, []))].assign(addition=name)
-        for name, one in rows.items()
-    ]
-    return pd.concat(tables) if tables else pd.DataFrame({"id": [], "addition": []})
 
 
 @contextlib.contextmanager

@@ -9,16 +9,16 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from retrieval.additions import Addition
 from retrieval.config import SystemConfig
 from retrieval.descriptors.cross_fit import part_of
-from retrieval.descriptors.describer import with_status
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.representation import KEPT, VECTORS, Representation, write_descriptors
 from retrieval.descriptors.trained import TrainedConfig, trained_networks
@@ -43,45 +43,12 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksum
-from retrieval.storage.shards import OK, ShardStore
+from retrieval.storage.shards import OK
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.types import Flags
 from retrieval.vectors.gpu import gpu_problem
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Addition:
-    """Photographs that came into a run together: those of the build, or of one ``add``.
-
-    Attributes:
-        name: ``000`` for the build, then ``001`` and so on.
-        table: the photographs, with ``status`` and ``reason``; a missing landmark marks one of the
-            bank.
-        store: their descriptors.
-        left: (n,) which of them were not taken out.
-    """
-
-    name: str
-    table: pd.DataFrame
-    store: ShardStore
-    left: pd.Series
-
-    @classmethod
-    def of(cls, run: Run, name: str, rows: pd.DataFrame, store: ShardStore) -> Addition:
-        left = ~rows["id"].isin(run.removed().get(name, []))
-        return cls(name, with_status(rows, store), store, left)
-
-    @property
-    def gallery(self) -> pd.Series:
-        """Which rows are the gallery's."""
-        return self.left & (self.table["status"] == OK) & self.table["landmark"].notna()
-
-    @property
-    def bank(self) -> pd.Series:
-        """Which rows are the bank's."""
-        return self.left & (self.table["status"] == OK) & self.table["landmark"].isna()
 
 
 def collect_rows(

@@ -13,12 +13,11 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.storage.files import (
     AGAIN,
@@ -32,6 +31,9 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.fingerprint import checksums, first_difference
 from retrieval.storage.shards import read_times
+
+if TYPE_CHECKING:
+    from retrieval.config import SystemConfig
 
 log = logging.getLogger(__name__)
 
@@ -196,6 +198,9 @@ class Run:
         Raises:
             RunError: there is none, it is damaged, or another version of this project wrote it.
         """
+        # What makes a config of it needs every library of the work; most of a run does not.
+        from retrieval.config import SystemConfig
+
         record = self.read_record()
         if "config" not in record:
             raise RunError(f"{self} {UNFINISHED}")

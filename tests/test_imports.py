@@ -16,8 +16,8 @@ PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / r
 ROOMS = {
     "retrieval": (
         "errors types frontend devices storage photographs vectors networks local aggregation"
-        " descriptors index classifiers evaluation training predictions config run describing"
-        " indexing build system"
+        " descriptors index classifiers evaluation training predictions config run additions"
+        " describing indexing build system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"
@@ -110,11 +110,10 @@ def test_no_file_imports_itself_by_way_of_others() -> None:
 
 
 def test_few_modules_speak_with_faiss() -> None:
-    # The package itself imports it first, before torch can be.
+    # The package itself imports it when torch is about to be.
     speaking = ("retrieval", "retrieval.index.faiss_index", "retrieval.index.near_codes")
     learning = ("retrieval.vectors.clustering", "retrieval.vectors.gpu")
     assert not importing(["faiss"], but=(*speaking, *learning))
-    assert next(imports(ROOT / "retrieval" / "__init__.py")) == "faiss"
 
 
 def test_one_module_decodes() -> None:

@@ -247,16 +247,13 @@ def test_package_holds_its_modules_and_data() -> None:
         for module in (ROOT / top).rglob("*.py"):
             package = ".".join(module.parent.relative_to(ROOT).parts)
             assert package in packages, f"{module.parent} lacks __init__.py"
-    for pattern in setuptools["package-data"]["pipelines"]:
-        assert list((ROOT / "pipelines").glob(pattern)), pattern
-    data = {
-        file
-        for pattern in setuptools["package-data"]["pipelines"]
-        for file in (ROOT / "pipelines").glob(pattern)
-    }
-    for file in (ROOT / "pipelines").rglob("*"):
-        if file.is_file() and file.suffix not in {".py", ".pyc"}:
-            assert file in data, f"{file} would not be installed"
+    for top, patterns in setuptools["package-data"].items():
+        data = {pattern: set((ROOT / top).glob(pattern)) for pattern in patterns}
+        assert all(data.values()), data
+        for file in (ROOT / top).rglob("*"):
+            if file.is_file() and file.suffix not in {".py", ".pyc"}:
+                assert file in set().union(*data.values()), f"{file} would not be installed"
+        assert ROOT / top / "py.typed" in data["py.typed"]
 
 
 def test_every_import_of_the_package_is_a_dependency() -> None:

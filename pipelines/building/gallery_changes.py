@@ -5,7 +5,6 @@ What is done to the run then is :mod:`retrieval.build`'s.
 
 from __future__ import annotations
 
-import csv
 import functools
 import logging
 import os
@@ -14,19 +13,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import pandas as pd
 
-from retrieval.build import open_addition, present, same_rows
-from retrieval.errors import TableError
+from pipelines.lists.inputs import STDIN, streamed
+from retrieval.additions import open_addition, present, same_rows
+from retrieval.errors import RunError, TableError
 from retrieval.photographs.delimited import DelimitedTable, is_parquet, lines, open_table
 from retrieval.photographs.folders import counted, escaped, first_few
-from retrieval.run import FIRST, Run
+from retrieval.photographs.table import read_origins
+from retrieval.run import FIRST, UNFINISHED, Run
 
 log = logging.getLogger(__name__)
 
-STDIN: Final = "-"
 LISTS: Final = frozenset(".csv .tsv .txt .gz .parquet .pq".split())
 """Endings of files that list photographs."""
 NEAREST: Final = 3
@@ -60,7 +60,9 @@ def known_photographs(folder: Path) -> Known:
         RunError: there is no such run, or it is not finished.
     """
     run = Run(folder)
-    record, _ = run.read_finished()
+    record = run.read_record()
+    if not record.get("finished"):
+        raise RunError(f"{run} {UNFINISHED}")
     tables = []
     for one in (open_addition(run, name) for name in run.additions()):
         one.table.loc[~one.left, "status"] = "removed"
@@ -111,7 +113,7 @@ def labels_named(known: Known, name: str) -> list[str]:
 
 
 def chosen_ids(
-    known: Known, run: Path, given: Sequence[str], landmarks: Sequence[str], stdin: TextIO
+    known: Known, run: Path, given: Sequence[str], landmarks: Sequence[str]
 ) -> list[str]:
     """The ids of photographs that are to be taken out of a run.
 
@@ -122,7 +124,6 @@ def chosen_ids(
             paths (a table with a column ``id`` or ``path``, or one a line), or ``-`` for such a
             list on standard input.
         landmarks: whose photographs are meant, all of them.
-        stdin: standard input.
 
     Raises:
         TableError: one of them is not in the run; the message has the ids that are nearest.
@@ -131,7 +132,7 @@ def chosen_ids(
     found: dict[str, None] = {}
     unknown: list[str] = []
     for one in given:
-        for entry in _entries(one, finder, stdin):
+        for entry in _entries(one, finder):
             ids = finder.find(entry)
             found.update(dict.fromkeys(ids))
             if not ids:
@@ -226,19 +227,26 @@ class _Finder:
         return found
 
 
-def _entries(given: str, finder: _Finder, stdin: TextIO) -> Iterator[str]:
+def _entries(given: str, finder: _Finder) -> Iterator[str]:
     """The words that one argument stands for: itself, or those of a list."""
     if given == STDIN:
-        yield from _column(csv.reader(stdin))
+        with streamed(given) as spool:
+            yield from _listed(spool, Path())
         return
     path = Path(given).expanduser()
     if given in finder.ids or path.suffix.lower() not in LISTS or not path.is_file():
         yield given
         return
+    yield from _listed(path, path.parent)
+
+
+def _listed(path: Path, folder: Path) -> Iterator[str]:
+    """The ids of a list, or its paths, which are relative to a folder; or its lines."""
     header = open_table(path, lambda name: name.lower() in ("id", "path"))
-    place = _place(header.header)
+    lower = [name.lower() for name in header.header]
+    place = next((lower.index(name) for name in ("id", "path") if name in lower), None)
     if place is not None:
-        yield from _cells(header, place)
+        yield from _cells(header, place, folder)
     elif is_parquet(path) or len(header.header) > 1:
         raise TableError(
             f"{path}: no column id or path among {first_few(header.header)}: name one of them so"
@@ -247,29 +255,12 @@ def _entries(given: str, finder: _Finder, stdin: TextIO) -> Iterator[str]:
         yield from (bare for line in lines(path) if (bare := line.strip()))
 
 
-def _cells(table: DelimitedTable, place: int) -> Iterator[str]:
+def _cells(table: DelimitedTable, place: int, folder: Path) -> Iterator[str]:
     relative = table.header[place].lower() == "path"
     for row, (cell,) in table.rows([place]):
         if not cell.strip():
             raise TableError(f"{table.path}, row {row}: the {table.header[place]} is empty")
-        yield str(table.path.parent / Path(cell).expanduser()) if relative else cell
-
-
-def _column(rows: Iterable[list[str]]) -> Iterator[str]:
-    """The column of ids or paths of a CSV, or whole lines where no header names one."""
-    place: int | None = None
-    for number, cells in enumerate(row for row in rows if row):
-        if number == 0:
-            place = _place(cells)
-            if place is not None:
-                continue
-        yield cells[place] if place is not None and place < len(cells) else ",".join(cells)
-
-
-def _place(header: Sequence[str]) -> int | None:
-    """Where the ids stand, or else the paths."""
-    lower = [name.strip().lower() for name in header]
-    return next((lower.index(name) for name in ("id", "path") if name in lower), None)
+        yield str(folder / Path(cell).expanduser()) if relative else cell
 
 
 def _nearest(word: str, among: Iterable[str]) -> str:
@@ -285,6 +276,21 @@ def _nearest(word: str, among: Iterable[str]) -> str:
     close = get_close_matches(word, names, NEAREST, cutoff=0.5)
     found = list(dict.fromkeys([*close, *near]))[:NEAREST]
     return f"; nearest: {', '.join(map(escaped, found))}" if found else ""
+
+
+def known_origins(known: Known, tables: Iterable[Path]) -> list[str]:
+    """Where each photograph of the bank comes from, empty where that is not known.
+
+    Args:
+        known: the run's photographs.
+        tables: CSVs that may say so, in a column ``source``, by id or path.
+    """
+    bank = known.present[known.present["landmark"].isna()]
+    told = []
+    for table in filter(Path.is_file, tables):
+        places = [os.path.relpath(one, table.parent) for one in bank["source"]]
+        told += [read_origins(table, bank["id"]), read_origins(table, places, "path")]
+    return [next(filter(None, one), "") for one in zip(*filter(None, told), strict=True)]
 
 
 def summary(known: Known) -> str:

@@ -1,20 +1,20 @@
-"""The shipped systems: their figures, what they need, and which is taken where none is named."""
+"""The shipped systems: what they need, and which is taken where none is named."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from pipelines.building.proposal import Candidate, Facts, Lack, Measured, propose
+from pipelines.building.listing import measured_figures
+from pipelines.building.proposal import Candidate, Facts, Lack, propose
 from pipelines.building.replacing import held_config
-from pipelines.config import CONFIGS, config_names, config_of, load_config, read_config
+from pipelines.config import config_of, load_config
 from pipelines.doctor import EXTRAS
 from retrieval.config import SystemConfig
 from retrieval.descriptors.cnn import CnnConfig
@@ -30,10 +30,7 @@ from retrieval.photographs.table import DataSet
 
 log = logging.getLogger(__name__)
 
-MEASURED: Final = CONFIGS.parent / "measured.yaml"
 ALIKED: Final = "aliked"
-COLUMNS: Final = ("system", "top-1", "GAP", "ms", "bytes", "weights", "description")
-HEADING: Final = "{:<22} {:>5} {:>5} {:>5} {:>6}  {:<7}  {}"
 
 
 @dataclass(frozen=True)
@@ -42,32 +39,6 @@ class Pretrained:
 
     network: str
     weights: str = ""
-
-
-@cache
-def measured_figures() -> dict[str, Measured]:
-    """What the shipped systems were measured to do, by name."""
-    return {name: Measured.model_validate(one) for name, one in read_config(MEASURED).items()}
-
-
-def list_lines() -> list[str]:
-    """The shipped systems, a line each below a heading: the best first, then those unmeasured."""
-    figures = measured_figures()
-    nothing = Measured()
-
-    def place(name: str) -> tuple[float, str]:
-        accuracy = figures.get(name, nothing).gallery
-        return (0.0 if accuracy is None else -accuracy.gap, name)
-
-    lines = [HEADING.format(*COLUMNS)]
-    for name in sorted(config_names(), key=place):
-        config, one = load_config(name), figures.get(name, nothing)
-        exact = ["", ""] if one.gallery is None else [one.gallery.top1, one.gallery.gap]
-        cells = [format(number, ".3f") if number else "" for number in exact]
-        time = "" if one.milliseconds is None else f"{one.milliseconds:.3g}"
-        needs = "needed" if pretrained(config) else "none"
-        lines.append(HEADING.format(name, *cells, time, one.bytes or "", needs, config.description))
-    return lines
 
 
 def settle_system(

@@ -106,8 +106,8 @@ def opened(
     if kinds == ["list"]:
         yield listed(Path(given[0]), url_column, id_column)
     elif kinds == ["stream"]:
-        with _temporary("stream") as spool:
-            yield _streamed(given[0], spool, url_column, id_column)
+        with streamed(given[0]) as spool:
+            yield _photograph_or_list(spool, url_column, id_column)
     else:
         with _temporary("photographs") as spool:
             yield _photographs(given, kinds, spool)
@@ -167,24 +167,33 @@ def _temporary(name: str) -> Iterator[Path]:
         yield Path(folder) / name
 
 
-def _streamed(given: str, spool: Path, url_column: str | None, id_column: str | None) -> Input:
-    """What a stream brings: a list whose paths start from here, or one photograph."""
+@contextmanager
+def streamed(given: str) -> Iterator[Path]:
+    """What a stream brings, in a file; mistakes in it are told of the stream.
+
+    Raises:
+        TableError: nothing came, or it cannot be read.
+    """
     what = "standard input" if given in (STDIN, "/dev/stdin") else given
-    with _stream(given) as stream, writing(spool), spool.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-    if not spool.stat().st_size:
-        raise TableError(f"{what}: nothing came; give a list of URLs or paths, or a photograph")
+    with _temporary("stream") as spool, _told_of(spool, what):
+        with _stream(given) as stream, writing(spool), spool.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+        if not spool.stat().st_size:
+            raise TableError(f"{what}: nothing came; give a list, or a photograph to classify")
+        yield spool
+
+
+def _photograph_or_list(spool: Path, url_column: str | None, id_column: str | None) -> Input:
+    """One photograph, or a list whose paths start from here."""
     if photograph_kind(_head(spool)) is not None:
         row = Row(1, STDIN, spool)
         return Input(lambda: iter([row]), checksum(spool)[:16], named=True)
 
     def rows() -> Iterator[Row]:
-        with _told_of(spool, what):
-            for row in source.rows():
-                yield replace(row, source=_from_here(row.source, spool.parent))
+        for row in source.rows():
+            yield replace(row, source=_from_here(row.source, spool.parent))
 
-    with _told_of(spool, what):
-        source = listed(spool, url_column, id_column)
+    source = listed(spool, url_column, id_column)
     return Input(rows, source.digest)
 
 

@@ -36,7 +36,6 @@ from retrieval.descriptors.describer import (
     complaints,
     extract_table,
     table_digest,
-    with_status,
 )
 from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.descriptors.representation import Representation
@@ -52,7 +51,7 @@ from retrieval.photographs.table import DataSet, labels_of, make_table
 from retrieval.run import CODE
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.fingerprint import fingerprint
-from retrieval.storage.shards import OK, ShardStore
+from retrieval.storage.shards import OK, ShardStore, with_status
 from retrieval.types import Features, Integers
 
 log = logging.getLogger(__name__)

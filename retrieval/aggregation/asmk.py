@@ -14,7 +14,6 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.sparse import csr_array
 
 from retrieval.aggregation.words import WordMaker, Words
 from retrieval.types import StrictModel
@@ -73,6 +72,8 @@ def binarised(
     Returns:
         (u,) words and (u, ⌈d / 64⌉) codes; bits beyond d are nought.
     """
+    from scipy.sparse import csr_array
+
     nearest = finder.nearest(descriptors, assignments)
     owners, places = np.nonzero(nearest >= 0)
     flat = nearest[owners, places]

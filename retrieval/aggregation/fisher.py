@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
 
 from retrieval.local.features import LocalFeatures
 from retrieval.local.sampling import require_enough, sample_descriptors
@@ -146,6 +144,9 @@ class Fisher:
 
 def learn_mixture(rows: NDArray[np.float32], words: int, seed: int, device: str) -> Mixture:
     """Fit a mixture to (n, d) rows by expectation maximisation, from k-means' centroids."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     model = GaussianMixture(
         words,
         covariance_type="diag",

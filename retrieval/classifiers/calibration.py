@@ -21,8 +21,6 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from retrieval.types import Flags, StrictModel, Vectors
 
@@ -70,6 +68,8 @@ class Platt:
             weights: (n,) of the examples.
             shifted: whether there is an offset.
         """
+        from sklearn.linear_model import LogisticRegression
+
         scores, right, weights = _finite(confidence, right, weights)
         if not len(scores):
             return cls(1.0, 0.0)
@@ -114,6 +114,8 @@ class Isotonic:
     @classmethod
     def fit(cls, confidence: NDArray[np.floating[Any]], right: Flags, weights: Any) -> Isotonic:
         """Learn the knots; arguments as for :meth:`Platt.fit`."""
+        from sklearn.isotonic import IsotonicRegression
+
         scores, right, weights = _finite(confidence, right, weights)
         if not len(scores):
             return cls((0.0,), (0.5,))

@@ -28,7 +28,6 @@ from typing import Any, ClassVar, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
-from scipy.optimize import minimize
 
 from retrieval.classifiers.base import PARTS, Classifier, HeldOut, Scores
 from retrieval.classifiers.calibration import Platt
@@ -356,6 +355,8 @@ def _likeliest(
         weights: (n,) of the photographs.
         penalty: of the weights' distance from equal ones.
     """
+    from scipy.optimize import minimize
+
     count, members = len(weights), odds.shape[1]
     inputs = np.column_stack([odds, np.ones(len(odds))])
     weight = weights[groups.query]

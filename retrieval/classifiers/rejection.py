@@ -31,8 +31,6 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.optimize import minimize
-from scipy.stats import beta
 
 from retrieval.classifiers.base import PARTS, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
@@ -156,6 +154,8 @@ class Expectation(StrictModel):
 
 def _share(part: int, whole: int) -> str:
     """A share in per cent with its interval of 95 % (Jeffreys)."""
+    from scipy.stats import beta
+
     if not whole:
         return "an unknown share"
     low, high = beta.ppf([0.025, 0.975], part + 0.5, whole - part + 0.5)
@@ -439,6 +439,8 @@ def _logistic(
     No weight has the wrong sign: held-out photographs lack one of their landmark's photographs,
     themselves, and a gallery of few would have it that agreement speaks against an answer.
     """
+    from scipy.optimize import minimize
+
     if right.all() or not right.any():
         return np.eye(len(SIGNALS))[0], 0.0
     centre, spread = found.mean(axis=0), found.std(axis=0)

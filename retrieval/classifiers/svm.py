@@ -36,7 +36,6 @@ from typing import Any, ClassVar, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.svm import LinearSVC
 
 from retrieval.classifiers.arrays import load_fitted, save_fitted
 from retrieval.classifiers.base import (
@@ -363,6 +362,8 @@ def separator(
     Without own rows the bias is -inf, so that nothing is ever on their side; without others it
     is 1, the margin of a row on the right side.
     """
+    from sklearn.svm import LinearSVC
+
     nothing = np.zeros(descriptors.shape[1])
     if not own.any():
         return nothing, -np.inf

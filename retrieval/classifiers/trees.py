@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import GradientBoostingClassifier
 
 from retrieval.types import Flags, StrictModel
 
@@ -57,6 +56,8 @@ class Trees(StrictModel):
 
         Without ``LEAST`` examples of each kind there are none.
         """
+        from sklearn.ensemble import GradientBoostingClassifier
+
         if len(right) > EXAMPLES:
             chosen = np.linspace(0, len(right) - 1, EXAMPLES).astype(np.int64)
             inputs, right, weights = inputs[chosen], right[chosen], weights[chosen]

@@ -26,8 +26,8 @@ from retrieval.errors import ConfigError, DescribeError, PhotographError, RunErr
 from retrieval.frontend import Frontend
 from retrieval.local.features import no_features
 from retrieval.storage.files import read_arrays
-from retrieval.storage.shards import OK, Shard, ShardStore
-from retrieval.types import STRING, Features, Labels, Photograph, Vectors
+from retrieval.storage.shards import OK, Shard, ShardStore, with_status
+from retrieval.types import Features, Labels, Photograph, Vectors
 from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Describer:
             assert parts is not None
             taught = parts != part
             # A codebook is learnt from hundreds of thousands of local features, and its few words
-            # know no photograph among them; a whitening within an extractor does. Views were
+            # know no photograph among them; a whitening within an extractor does. AugmentedRows were
             # described by the extractor that all taught, and fit no other.
             whitened = any(getattr(part, "whitening", None) for part in _parts(extractor))
             if not whitened or viewed is not None:
@@ -531,10 +531,3 @@ def read_described(table: pd.DataFrame, store: ShardStore, describer: Describer)
     descriptors = Representation.from_arrays(read_arrays(store.folder / MAPPED))
     seconds = store.seconds / len(table) if len(table) else 0.0
     return Described(with_status(table, store), descriptors, seconds, store.digest)
-
-
-def with_status(table: pd.DataFrame, store: ShardStore) -> pd.DataFrame:
-    """The table with the ``status`` and ``reason`` that the store has for each row."""
-    full = table.reset_index(drop=True).copy()
-    full["status"], full["reason"] = (pd.array(v, dtype=STRING) for v in store.verdicts())
-    return full

@@ -26,7 +26,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.fx import symbolic_trace
 from torch.nn.functional import interpolate, relu, softplus
-from torchvision.ops import nms
 
 from retrieval.devices import CPU
 from retrieval.errors import ConfigError, WeightsError
@@ -252,6 +251,8 @@ class DelfDetector(Local):
         self, scores: NDArray[np.float32], looks: NDArray[np.float32]
     ) -> NDArray[np.int64]:
         """Positions of the keypoints, strongest first, after non-maximum suppression."""
+        from torchvision.ops import nms
+
         x, y, width, height = looks.T
         order = np.lexsort([width, x, y, -scores])
         order = order[scores[order] > self.config.threshold]

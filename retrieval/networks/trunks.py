@@ -14,11 +14,8 @@ from types import ModuleType
 from typing import Any, Final
 
 import torch
-import torchvision
 from torch import nn
 from torch.fx import GraphModule, symbolic_trace
-from torch.fx.experimental.optimization import fuse
-from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.networks import small_vgg
@@ -76,12 +73,14 @@ def load_trunk(
         ConfigError: no such network or layer, or timm is not installed.
         WeightsError: the weights cannot be had or do not fit.
     """
+    from torchvision import models
+
     if name.startswith(TIMM):
         trunk: Trunk = timm_trunks(name).load(name, layers, weights, seed)
         return trunk
     check_trunk(name)
     wanted = tuple(layer or last_map(name) for layer in layers)
-    entry = None if name in OWN else torchvision.models.get_model_weights(name).DEFAULT
+    entry = None if name in OWN else models.get_model_weights(name).DEFAULT
     if weights == NONE:
         with seeded(seed):
             model = bare_network(name)
@@ -130,7 +129,9 @@ def check_trunk(name: str) -> None:
     Raises:
         ConfigError: with the nearest names.
     """
-    names = [*torchvision.models.list_models(module=torchvision.models), *OWN]
+    from torchvision import models
+
+    names = [*models.list_models(module=models), *OWN]
     if name not in names:
         near = ", ".join(difflib.get_close_matches(name, names, 3)) or ", ".join(names[:3])
         raise ConfigError(f"trunk {name!r} is not a torchvision network; near it: {near}")
@@ -168,6 +169,8 @@ def find_weights(trunk: str, given: Path) -> str:
 
 def bare_network(name: str) -> nn.Module:
     """A network with its classifier and with random parameters: torchvision's, or our own."""
+    from torchvision import models
+
     if name in OWN:
         return OWN[name]().eval()
     options: dict[str, Any] = {"weights": None}
@@ -177,7 +180,7 @@ def bare_network(name: str) -> nn.Module:
         options |= {"aux_logits": False, "init_weights": False, "transform_input": True}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model: nn.Module = torchvision.models.get_model(name, **options)
+        model: nn.Module = models.get_model(name, **options)
     return model.eval()
 
 
@@ -187,13 +190,15 @@ def whole_network(name: str) -> tuple[nn.Module, int]:
     Raises:
         ConfigError: no such network, or timm is not installed.
     """
+    from torchvision import models
+
     if name.startswith(TIMM):
         whole: tuple[nn.Module, int] = timm_trunks(name).bare_network(name)
         return whole
     check_trunk(name)
     if name in OWN:
         return bare_network(name), small_vgg.SIDE
-    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    preset = models.get_model_weights(name).DEFAULT.transforms()
     return bare_network(name), preset.crop_size[0]
 
 
@@ -209,12 +214,14 @@ def _from_file(name: str, layers: Sequence[str], path: Path) -> nn.Module:
 
 def _entry(name: str, weights: str) -> Any:
     """torchvision's weights by name."""
+    from torchvision import models
+
     if name in OWN:
         raise WeightsError(
             f"there are no weights of {name}: train it (landmarks train), give a .safetensors file,"
             f" or {NONE}"
         )
-    known = torchvision.models.get_model_weights(name)
+    known = models.get_model_weights(name)
     try:
         return known[weights]
     except KeyError:
@@ -240,9 +247,11 @@ def _cached(entry: Any) -> Path:
 
 def _downloaded(name: str, entry: Any) -> nn.Module:
     """A model with torchvision's weights, fetched when they are first needed."""
+    from torchvision import models
+
     cached = _cached(entry)
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights=entry).eval()
+        model: nn.Module = models.get_model(name, weights=entry).eval()
     except Exception as error:  # urllib and hashing errors alike: the remedy is the same
         raise WeightsError(
             f"the weights of {name} ({entry.name}) could not be downloaded ({error}): fetch"
@@ -253,6 +262,11 @@ def _downloaded(name: str, entry: Any) -> nn.Module:
 
 
 def _cut(model: nn.Module, layers: Sequence[str], name: str) -> GraphModule:
+    from torchvision.models.feature_extraction import (
+        create_feature_extractor,
+        get_graph_node_names,
+    )
+
     # Inception's graph for training has a head more, which is no news.
     _, nodes = get_graph_node_names(model, suppress_diff_warning=True)
     for layer in layers:
@@ -272,4 +286,6 @@ def fuse_norms(network: GraphModule) -> nn.Module:
     Traced once more for that: to torchvision's tracer a block of convolution, norm and activation
     is one step, inside which nothing can be folded.
     """
+    from torch.fx.experimental.optimization import fuse
+
     return fuse(symbolic_trace(network).eval(), no_trace=True).eval()

@@ -91,7 +91,7 @@ def find_test(folder: Path) -> Path | None:
 
     ``None`` where they do not, or where the data set's tables tell.
     """
-    if (folder / "index.csv").exists():
+    if any((folder / f"index.{ending}").exists() for ending in ("csv", "parquet")):
         return None
     names = _Walk(folder).folders("")
     test = _one_of(folder, names, TEST_SPLITS) or _one_of(folder, names, VALIDATION_SPLITS)

@@ -75,6 +75,8 @@ def load_data_set(
 ) -> DataSet:
     """Read a data set: a folder with ``index.csv``, or with one folder for each landmark.
 
+    Any of its tables may be Parquet (``index.parquet``) in place of a CSV.
+
     Args:
         folder: the data set. Beside ``index.csv`` it may hold ``test.csv``, ``none.csv`` and
             ``landmarks.csv`` (``landmark_id,name``). Without ``index.csv`` each folder in it is a
@@ -89,7 +91,7 @@ def load_data_set(
     """
     if not folder.is_dir():
         raise TableError(f"{folder} is not a folder: give a data set's folder (--data)")
-    if gallery is None and not (folder / GALLERY).exists():
+    if gallery is None and not table_in(folder, GALLERY).exists():
         return _folder_data_set(folder, say)
     found = _find_gallery(folder, gallery)
     rows = read_table(found)
@@ -99,15 +101,16 @@ def load_data_set(
             f"{found}, row {unlabelled['row'].iloc[0]}: a gallery photograph needs a landmark_id"
             f" ({len(unlabelled)} rows have none); photographs of no landmark belong in {BANK}"
         )
-    bank = read_table(folder / BANK, bank=True) if (folder / BANK).exists() else empty_table()
+    none, asked = table_in(folder, BANK), table_in(folder, TEST)
+    bank = read_table(none, bank=True) if none.exists() else empty_table()
     labelled = bank[bank["landmark"].notna()]
     if len(labelled):
         raise TableError(
-            f"{folder / BANK}, row {labelled['row'].iloc[0]}: a photograph of no landmark has"
+            f"{none}, row {labelled['row'].iloc[0]}: a photograph of no landmark has"
             f" landmark_id {labelled['landmark'].iloc[0]!r}; leave the cell empty or move the row"
         )
-    _refuse_shared_ids(found, rows, folder / BANK, bank)
-    test = read_table(folder / TEST, bank=True) if (folder / TEST).exists() else None
+    _refuse_shared_ids(found, rows, none, bank)
+    test = read_table(asked, bank=True) if asked.exists() else None
     return DataSet(folder, rows, bank, test, read_names(folder))
 
 
@@ -138,6 +141,13 @@ def read_table(
             " no landmark, say so: --bank"
         )
     return table
+
+
+def table_in(folder: Path, name: str) -> Path:
+    """A table of a data set, ``NAME.csv``; or ``NAME.parquet``, where that lies there alone."""
+    csv = folder / name
+    parquet = csv.with_suffix(".parquet")
+    return parquet if parquet.exists() and not csv.exists() else csv
 
 
 def local_path(folder: Path, text: str) -> Path:
@@ -271,7 +281,7 @@ def read_origins(csv: Path, ids: Sequence[str] | pd.Series[str], by: str = "id")
 
 def bank_origins(data: DataSet) -> list[str]:
     """Where each photograph of a data set's bank comes from, as ``none.csv`` says; or nothing."""
-    path = data.folder / BANK
+    path = table_in(data.folder, BANK)
     if not len(data.bank) or not path.exists():
         return []
     # A folder's photographs go by their paths below it.
@@ -296,7 +306,7 @@ def nested_path(root: Path, photograph_id: str) -> Path:
 
 def _find_gallery(folder: Path, gallery: Path | None) -> Path:
     if gallery is None:
-        return folder / GALLERY
+        return table_in(folder, GALLERY)
     for path in (gallery, folder / gallery):
         if path.exists():
             return path
@@ -314,19 +324,20 @@ def _folder_data_set(folder: Path, say: Callable[[str], None]) -> DataSet:
             f"{folder} has neither {GALLERY} nor a folder of photographs for each landmark"
         )
     test = _scanned(asked, say) if asked is not None else None
-    if (folder / TEST).exists():
+    if (listed := table_in(folder, TEST)).exists():
         if test is not None:
             raise TableError(
-                f"{folder} holds {TEST} and a folder of test photographs: leave one of them in"
+                f"{folder} holds {listed.name} and a folder of test photographs: leave one of them"
+                " in"
             )
-        test = read_table(folder / TEST, bank=True)
+        test = read_table(listed, bank=True)
     return DataSet(folder, gallery, bank, test, read_names(folder))
 
 
 def _read_folder(folder: Path, say: Callable[[str], None]) -> pd.DataFrame:
     """A folder with a folder for each landmark; ``none`` and its like are the bank's."""
-    if (folder / GALLERY).exists():
-        raise TableError(f"{folder} holds {GALLERY}: give the table itself, {folder / GALLERY}")
+    if (table := table_in(folder, GALLERY)).exists():
+        raise TableError(f"{folder} holds {table.name}: give the table itself, {table}")
     return _scanned(scan_folder(folder), say)
 
 

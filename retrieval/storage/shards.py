@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
@@ -32,6 +33,7 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksum, checksums, fingerprint, first_difference
+from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
 
@@ -238,3 +240,10 @@ def shard_name(number: int) -> str:
 def _remove_shards(folder: Path) -> None:
     for path in folder.glob("shard-*.safetensors"):
         path.unlink()
+
+
+def with_status(table: pd.DataFrame, store: ShardStore) -> pd.DataFrame:
+    """The table with the ``status`` and ``reason`` that the store has for each row."""
+    full = table.reset_index(drop=True).copy()
+    full["status"], full["reason"] = (pd.array(v, dtype=STRING) for v in store.verdicts())
+    return full

@@ -26,7 +26,6 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
-from sklearn.utils.extmath import randomized_svd
 
 from retrieval.errors import ConfigError
 from retrieval.storage.files import atomic_write, read_tensors
@@ -241,6 +240,8 @@ def _principal_directions(
     by a randomised range finder (Halko et al., 2011) where it is not. Signs are settled, so that
     the result does not hang on the linear algebra library's whim.
     """
+    from sklearn.utils.extmath import randomized_svd
+
     n, d = centred.shape
     if min(n, d) > EXACT_LIMIT:
         _, singular, rows = randomized_svd(

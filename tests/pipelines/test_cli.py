@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.photographs import view, write_csv, write_photograph
 
 pytestmark = pytest.mark.usefixtures("root_logger")
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "extractor.side=64", "--set", "extractor.cells=[16]",
          "--set", "whitening.dimension=16"]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
@@ -93,12 +95,37 @@ def test_every_stage_is_a_command() -> None:
     assert {path[0] for path in COMMANDS} >= set(wanted)
 
 
+def test_help_shows_the_groups(landmarks: Run) -> None:
+    code, out, _ = landmarks("-h")
+    assert code == 0
+    panels = re.findall(r"╭─ (.+?) ─+╮(.+?)╰", out, re.DOTALL)
+    told = {name: set(re.findall(r"^│ (\w+)", rows, re.MULTILINE)) for name, rows in panels}
+    assert {"index", "add", "remove", "list", "train"} <= told["Build a run"]
+    assert {"classify", "vote", "rethreshold", "score"} == told["Answer photographs"]
+    assert {"evaluate", "compare", "ablate", "protocol"} == told["Measure"]
+    assert {"doctor", "config", "layers"} == told["Machine and systems"]
+
+
+def test_the_version_is_the_packages(landmarks: Run) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert landmarks("--version") == (0, f"landmarks {project['version']}\n", "")
+
+
+def test_a_shell_completes_commands(landmarks: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("_LANDMARKS_COMPLETE", "complete_bash"), ("COMP_WORDS", "landmarks ev"),
+                       ("COMP_CWORD", "1")):  # fmt: skip
+        monkeypatch.setenv(name, text)
+    assert landmarks()[1].split() == ["evaluate"]
+
+
 @pytest.mark.parametrize("path", sorted(COMMANDS), ids=" ".join)
 def test_help_says_all(path: tuple[str, ...], landmarks: Run) -> None:
     code, out, _ = landmarks(*path, "--help")
     assert code == 0
     command = COMMANDS[path]
     assert command.help
+    # Below the first paragraph lines stay as they are, and a terminal has 80 columns.
+    assert all(len(line) < 79 for line in command.help.partition("\n\n")[2].splitlines())
     flat = re.sub(r"\W+", " ", out)
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
@@ -179,6 +206,7 @@ def test_stopping_says_how_to_go_on(landmarks: Run, monkeypatch: pytest.MonkeyPa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(config, "load_config", stopped)
+    monkeypatch.setattr("os._exit", sys.exit)
     code, _, err = landmarks("config", "hog")
     assert code == 130
     assert "the same command goes on where it was" in err
@@ -209,13 +237,13 @@ def test_index_without_a_config_says_what_it_takes_and_keeps_it(
         patch.setattr(shipped, "propose", lambda facts: proposed)
         code, _, err = landmarks(*index, *SMALL)
     assert code == 0, err
-    assert [line.rstrip() for line in err.splitlines()[:2]] == list(proposed.lines)
+    assert err.splitlines()[:2] == list(proposed.lines)
     run = Path("data/runs") / data.name
     assert json.loads((run / "run.json").read_text())["name"] == "hog"
     # Rebuilt with a setting changed, by the system that it is of.
     code, _, err = landmarks(*index, "--set", "classifiers.knn.k=3")
     assert code == 0, err
-    assert err.startswith(f"{run} holds hog, which is kept (--config takes another) ")
+    assert err.startswith(f"{run} holds hog, which is kept (--config takes another)\n")
     kept = json.loads((run / "run.json").read_text())["config"]
     assert (kept["extractor"]["side"], kept["classifiers"]["knn"]["k"]) == (64, 3)
     code, _, err = landmarks(*index, "--run", run, "--config", "rootsift-vlad")

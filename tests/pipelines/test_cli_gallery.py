@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from pipelines import cli
-from tests.photographs import picture, view, write_photograph
+from pipelines import cli, progress
+from tests.photographs import picture, view, write_csv, write_photograph
 from tests.pipelines.runs import contents
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -27,7 +27,7 @@ SMALL = ["--set", "extractor.side=64", "--set", "extractor.cells=[16]",
 Run = Callable[..., tuple[int, str, str]]
 
 
-class Terminal(io.StringIO):
+class Terminal(io.TextIOWrapper):
     """Where somebody sits."""
 
     def isatty(self) -> bool:
@@ -40,8 +40,9 @@ def landmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 
     def run(*arguments: object, stdin: str = "", terminal: bool = False) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["landmarks", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", Terminal(stdin) if terminal else io.StringIO(stdin))
-        monkeypatch.setattr(cli.console, "width", 400)
+        kind = Terminal if terminal else io.TextIOWrapper
+        monkeypatch.setattr(sys, "stdin", kind(io.BytesIO(stdin.encode())))
+        monkeypatch.setattr(progress.console, "width", 400)
         capsys.readouterr()
         try:
             cli.main()
@@ -215,6 +216,33 @@ def test_another_system_asks_at_a_terminal(landmarks: Run, run: Path, folder: Pa
         assert "Replace it? [y/N]" in err
         assert (contents(run) == before) == (wanted == 2)
     assert json.loads((run / "run.json").read_text())["data"] == str(folder / "train")
+
+
+def test_another_system_s_run_is_not_trained_over_unasked(
+    landmarks: Run, run: Path, folder: Path
+) -> None:
+    train = ("train", "vgg_small", "--data", folder, "--run", run, "--device", "cpu")
+    before = contents(run)
+    for answer, terminal in (("", False), ("n\n", True)):
+        code, _, err = landmarks(*train, stdin=answer, terminal=terminal)
+        assert code == 2
+        assert f"{run} holds another system, hog" in err
+        assert ("Replace it? [y/N]" in err) == terminal
+    assert contents(run) == before
+    code, _, err = landmarks(*train, "--replace", "--set", "training.epochs=-1")
+    assert code == 2
+    assert contents(run) == before
+
+
+def test_add_says_what_the_bank_promises(landmarks: Run, run: Path, tmp_path: Path) -> None:
+    write_photograph(tmp_path / "none" / "1.jpg", picture(77))
+    write_csv(tmp_path / "none.csv", [["a", "none/1.jpg", "rendered"]], ["id", "path", "source"])
+    code, _, err = landmarks(
+        "add", tmp_path / "none.csv", "--bank", "--run", run, "--device", "cpu"
+    )
+    assert code == 0
+    assert "8 photographs of none" in err, err
+    assert "; 1 rendered one, which real photographs are not like" in err
 
 
 def test_data_check(landmarks: Run, folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines import cli
 from pipelines.building.index import build_run
+from pipelines.cli.options import fetch_config, parse_headers
 from retrieval.errors import ConfigError
 from retrieval.photographs.table import load_data_set
 from tests.photographs import blank, write_csv, write_photograph
@@ -99,10 +100,10 @@ def test_limits_of_downloads_name_their_option(
 
 
 def test_one_large_photograph_may_be_in_flight() -> None:
-    assert cli._fetch_config(max_bytes=2**30).bytes_in_flight == 2**30
-    assert cli._fetch_config(max_bytes=2**20).bytes_in_flight == 2**28
+    assert fetch_config(max_bytes=2**30).bytes_in_flight == 2**30
+    assert fetch_config(max_bytes=2**20).bytes_in_flight == 2**28
     with pytest.raises(ConfigError):
-        cli._fetch_config(max_bytes=-1)
+        fetch_config(max_bytes=-1)
 
 
 def test_names_are_shown_as_they_are(
@@ -178,7 +179,7 @@ def test_a_header_stands_once_and_a_user_agent_is_plain(mistake: Say) -> None:
     assert "--header a: is given twice" in said
     assert "--user-agent: 'a\\nb': give plain" in mistake("classify", "x", "--user-agent", "a\nb")
     assert "--user-agent" in mistake("data", "fetch", "x", "--user-agent", "")
-    assert cli._headers(["A:1", "B: x: y "]) == {"A": "1", "B": "x: y"}
+    assert parse_headers(["A:1", "B: x: y "]) == {"A": "1", "B": "x: y"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from retrieval.errors import TableError
+from retrieval.photographs.folders import find_test
 from retrieval.photographs.landmark_names import read_names
 from retrieval.photographs.table import (
     DataSet,
@@ -161,6 +162,24 @@ def test_a_data_set(tmp_path: Path) -> None:
     assert data.test is not None
     assert data.test["landmark"].tolist()[:2] == ["L1", "L2"]
     assert data.names == {"L1": "Landmark 1", "L2": "Landmark 2"}
+
+
+def test_the_tables_of_a_data_set_may_be_parquet(tmp_path: Path) -> None:
+    wanted = load_data_set(write_data_set(tmp_path, landmarks=2, views=2, bank=3, queries=1))
+    for name in ("index", "none", "test"):
+        table = tmp_path / f"{name}.csv"
+        pd.read_csv(table).to_parquet(table.with_suffix(".parquet"))
+        table.unlink()
+    found = load_data_set(tmp_path)
+    assert wanted.test is not None
+    assert found.test is not None
+    for before, now in ((wanted.gallery, found.gallery), (wanted.bank, found.bank),
+                        (wanted.test, found.test)):  # fmt: skip
+        assert now[["id", "source", "landmark"]].equals(before[["id", "source", "landmark"]])
+    assert find_test(tmp_path) is None
+    # Where both lie there, the CSV counts.
+    write_csv(tmp_path / "index.csv", [("a", "photos/m1v0.jpg", "L1")])
+    assert load_data_set(tmp_path).gallery["id"].tolist() == ["a"]
 
 
 def test_a_data_set_needs_no_more_than_its_gallery(tmp_path: Path) -> None:
