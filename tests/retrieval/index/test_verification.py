@@ -367,11 +367,10 @@ def test_the_best_match_comes_first_and_keeps_its_place() -> None:
     near = np.array([[3, 0], [61, 0], [0, 92]], dtype=np.uint8)
     query = replace(query, codes=codes)
     gallery = replace(scattered(3, seed=2), codes=near)
-    assert match(
-        query, Descriptors.of(query.codes), gallery, config(matching="mutual")
-    ).tolist() == [[1, 1], [2, 2], [0, 0]]
+    options = config(matching="mutual")
+    assert matched(query, gallery, options).tolist() == [[1, 1], [2, 2], [0, 0]]
     twins = replace(gallery, points=gallery.points[[0, 1, 1]] + np.float32(0.01))
-    assert match(query, twins, config(matching="mutual")).tolist() == [[1, 1], [0, 0]]
+    assert matched(query, twins, options).tolist() == [[1, 1], [0, 0]]
 
 
 def test_the_longest_codes_are_compared_exactly() -> None:
