@@ -36,8 +36,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.building.index import machine
 from pipelines.demo.rendering import render_data_set
+from retrieval.descriptors.cache import table_digest
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
-from retrieval.descriptors.describer import table_digest
 from retrieval.descriptors.extraction import WINDOW, extract, worker_pool
 from retrieval.devices import CPU, CUDA, cores
 from retrieval.index.faiss_index import FaissIndex, IndexConfig

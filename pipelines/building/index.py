@@ -39,21 +39,21 @@ from retrieval.classifiers.base import Gallery, HeldOut
 from retrieval.classifiers.registry import fit_and_hold_out, load_classifier
 from retrieval.classifiers.rejection import Rejection, fit_rejection
 from retrieval.descriptors.base import Extractor
-from retrieval.descriptors.cross_fit import part_of, parts_left_out
-from retrieval.descriptors.describer import (
-    Describer,
+from retrieval.descriptors.cache import (
     KnownFeatures,
+    describe_sources,
     describe_table,
-    descriptor_arrays,
     extract_table,
-    frontend_of,
     table_digest,
     with_status,
 )
+from retrieval.descriptors.cross_fit import part_of, parts_left_out
+from retrieval.descriptors.describer import Describer, frontend_of
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import KEPT, VECTORS, Representation, write_descriptors
+from retrieval.descriptors.sample import Sample
 from retrieval.devices import CPU, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
@@ -327,9 +327,7 @@ def _fitted_describer(
         run / TIMINGS,
     )
     with progress_bar("extracting", len(sample)) as progress:
-        extract_table(
-            sample, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
-        )
+        extract_table(sample, frontend, store, progress)
     known = KnownFeatures(frontend, store, positions)
     left_out = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
     recipe = {**fields, "taught_by": store.digest, "left_out": left_out}
@@ -352,11 +350,12 @@ def _fitted_describer(
     photographs = table.iloc[known.good_positions]
     count = config.whitening.views if config.whitening is not None else 0
     described = functools.partial(_describe_views, count, photographs, recipe, run)
+    learnt_from = Sample(
+        features, labels_of(photographs), part_of(photographs["id"]), described if count else None
+    )
     describer = Describer.fit(
-        extractor, features, config.whitening, config.seed, local_branch, labels_of(photographs),
-        described if count else None,
-        part_of(photographs["id"]), left_out,
-    )  # fmt: skip
+        extractor, learnt_from, config.whitening, config.seed, local_branch, left_out
+    )
     # From here the run's index is another describer's.
     if (run / RUN).exists():
         write_record(run, {"finished": False})
@@ -401,11 +400,7 @@ def _describe_views(
     }
     store = ShardStore(run / "views", made_from, run / TIMINGS)
     with progress_bar("views", len(opened)) as progress:
-        extract_table(
-            pd.DataFrame({"source": opened}), extractor, store,
-            lambda features: descriptor_arrays(Representation(extractor.aggregate(features))),
-            progress,
-        )  # fmt: skip
+        describe_sources(opened, Describer(extractor, None), store, progress)
     statuses, _ = store.verdicts()
     rows = [Representation.from_arrays(shard.arrays).vectors for shard in store.shards()]
     of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]

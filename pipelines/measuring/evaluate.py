@@ -32,7 +32,7 @@ from pipelines.report.measured import (
 )
 from pipelines.report.page import METRICS, NEIGHBOURS, Reader, render
 from retrieval.classifiers.base import Judgement
-from retrieval.descriptors.describer import describe_table, read_described
+from retrieval.descriptors.cache import describe_table, read_described
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.intervals import Difference, Outcomes, intervals

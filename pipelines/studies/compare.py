@@ -34,21 +34,20 @@ from retrieval.aggregation.vlad import VladConfig
 from retrieval.classifiers.base import Gallery
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.descriptors.aggregated import AggregatedExtractor
-from retrieval.descriptors.describer import (
-    Describer,
+from retrieval.descriptors.cache import (
     KnownFeatures,
-    complaints,
     extract_table,
-    frontend_of,
     table_digest,
     with_status,
 )
+from retrieval.descriptors.describer import Describer, failures, frontend_of
 from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.hough import HoughConfig
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import Representation
+from retrieval.descriptors.sample import Sample
 from retrieval.errors import ConfigError, TableError, WeightsError
 from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
 from retrieval.evaluation.protocols import holidays_groups, holidays_map
@@ -69,7 +68,7 @@ from retrieval.storage.files import atomic_write, write_json
 from retrieval.storage.fingerprint import fingerprint
 from retrieval.storage.shards import OK, ShardStore
 from retrieval.system import SystemConfig, local_branch_of
-from retrieval.types import Features, Labels, StrictModel
+from retrieval.types import Features, StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 
 log = logging.getLogger(__name__)
@@ -117,12 +116,11 @@ class WordsAlone:
     def fit(
         cls,
         local_branch: LocalBranch,
-        features: Sequence[Features],
+        sample: Sample,
         seed: int,
-        labels: Labels | None = None,
     ) -> WordsAlone:
         """As :meth:`Describer.fit`; words learn nothing from labels."""
-        return cls(local_branch.fit(features, seed))
+        return cls(local_branch.fit(sample.features, seed))
 
     def from_features(self, features: Sequence[Features]) -> Representation:
         """As :meth:`Describer.from_features`, of the detector's features."""
@@ -376,9 +374,7 @@ def _extracted(
         made_from = {**identity, "table": table_digest(table)}
         store = ShardStore(folder / part, made_from, folder / "timings.json")
         with progress_bar(f"extracting {name}, {part}", len(table)) as progress:
-            extract_table(
-                table, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
-            )
+            extract_table(table, frontend, store, progress)
         known = KnownFeatures(frontend, store, np.arange(len(table)))
         parts[part] = Part(with_status(table, store), known.good, store.seconds)
     return parts
@@ -391,7 +387,7 @@ def _measured(system: System, parts: Mapping[str, Part]) -> list[Row]:
     photographs = taught.table[taught.table["status"] == OK]
     try:
         # Nothing is held out here, so that all labels teach.
-        describer = system.learn(taught.features, labels=labels_of(photographs))
+        describer = system.learn(Sample(taught.features, labels_of(photographs)))
     except ConfigError as error:  # too few photographs for so many words
         return [Row(system.features, label, skipped=str(error)) for label in system.searches]
     count = sum(len(part.table) for part in parts.values())
@@ -426,7 +422,7 @@ def _known(part: Part, describer: Describer | WordsAlone, progress: Report) -> K
     failed = len(part.table) - len(part.features)
     progress(failed, failed)
     found = Representation.joined(blocks)
-    usable = np.array([not reason for reason in complaints(found)], dtype=bool)
+    usable = np.array([error is None for error in failures(found)], dtype=bool)
     rows = np.flatnonzero(part.table["status"] == OK)[usable]
     return Known(rows, found[np.flatnonzero(usable)], seconds)
 

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import RunError
+from retrieval.errors import PhotographError, RunError
 from retrieval.storage.files import (
     Arrays,
     atomic_write,
@@ -52,6 +52,12 @@ class Shard:
     arrays: Arrays
     statuses: Sequence[str]
     reasons: Sequence[str]
+
+    @classmethod
+    def of(cls, arrays: Arrays, errors: Sequence[PhotographError | None]) -> Shard:
+        """Arrays of the rows without an error, and all rows' statuses and reasons."""
+        statuses = [OK if error is None else error.status for error in errors]
+        return cls(arrays, statuses, ["" if error is None else str(error) for error in errors])
 
 
 class ShardStore:
