@@ -73,7 +73,7 @@ def frame_records(frame: pd.DataFrame, columns: Sequence[str], guard: bool) -> l
     """The records of predictions; text is ``guarded`` on demand, and what is missing empty."""
     cells = [
         ["" if pd.isna(value) else number(name, value) for value in frame[name]]
-        if is_number(name)
+        if pd.api.types.is_float_dtype(frame[name])
         else ["" if pd.isna(cell) else str(cell) for cell in frame[name]]
         for name in columns
     ]

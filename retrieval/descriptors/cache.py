@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -223,7 +224,11 @@ class KnownFeatures(Mapping[int, Outcome]):
     @property
     def good(self) -> Sequence[Features]:
         """The features of the photographs that did not fail, read when they are asked for."""
-        return Chosen(self, self.good_positions)
+        return _Good(self, self.good_positions)
+
+    def good_by_shard(self) -> Iterator[list[Features]]:
+        """:attr:`good`, a shard at a time."""
+        return (self._frontend.unpack(shard.arrays) for shard in self._store.shards())
 
     def __getitem__(self, position: int) -> Outcome:
         number, row = divmod(self._places[position], WINDOW)
@@ -239,6 +244,16 @@ class KnownFeatures(Mapping[int, Outcome]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+@dataclass(frozen=True)
+class _Good(Chosen):
+    """All good photographs of a store; gone through, each shard is read once."""
+
+    source: KnownFeatures
+
+    def __iter__(self) -> Iterator[Features]:
+        return chain.from_iterable(self.source.good_by_shard())
 
 
 def _outcomes(frontend: Frontend, shard: Shard) -> list[Outcome]:

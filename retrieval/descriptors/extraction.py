@@ -82,9 +82,11 @@ def extract(
         for each window, its features in order, an error in place of a photograph that failed.
     """
     with worker_pool(threads) as pool:
-        begun = ([_begun(one, frontend, pool) for one in window] for window in windows)
+        features = None if frontend.batched else frontend.features
+        load = partial(_loaded, frontend.longest_side, features)
+        begun = ([_begun(one, load, pool) for one in window] for window in windows)
         decoded = ([_settled(one) for one in window] for window in ahead(begun, windows_ahead))
-        if not frontend.batched:
+        if features is not None:
             yield from decoded
         elif frontend.threaded:
             yield from (_in_threads(frontend, window, pool) for window in decoded)
@@ -94,17 +96,19 @@ def extract(
 
 
 def _begun(
-    source: Source, frontend: Frontend, pool: ThreadPoolExecutor
+    source: Source, load: Callable[[str | Photograph | Opener], Outcome], pool: ThreadPoolExecutor
 ) -> Future[Outcome] | PhotographError:
     if isinstance(source, PhotographError):
         return source
-    load = partial(_loaded, frontend)
     return source.submit(pool, load) if isinstance(source, Arriving) else pool.submit(load, source)
 
 
-def _loaded(frontend: Frontend, source: str | Photograph | Opener) -> Outcome:
+def _loaded(
+    longest_side: int,
+    features: Callable[[Sequence[Photograph]], list[Features]] | None,
+    source: str | Photograph | Opener,
+) -> Outcome:
     """A photograph decoded, or its features where they are made of one photograph at a time."""
-    longest_side = frontend.longest_side
     try:
         if isinstance(source, str):
             photograph = read_photograph(source, longest_side)
@@ -112,7 +116,7 @@ def _loaded(frontend: Frontend, source: str | Photograph | Opener) -> Outcome:
             photograph = source(longest_side)
         else:
             photograph = shrink(source, longest_side)
-        return photograph if frontend.batched else frontend.features([photograph])[0]
+        return photograph if features is None else features([photograph])[0]
     except PhotographError as error:
         return error
     except cv2.error as error:

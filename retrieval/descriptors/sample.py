@@ -35,7 +35,7 @@ class Chosen(Sequence[Features]):
         return self.source[self.positions[place]]
 
     def __iter__(self) -> Iterator[Features]:
-        return (self.source[position] for position in self.positions)
+        return map(self.source.__getitem__, self.positions)
 
 
 @dataclass(frozen=True)
