@@ -18,15 +18,21 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipelines.answering.classify import classify_csv
+from retrieval.descriptors.base import VectorExtractor
+from retrieval.descriptors.describer import Describer, Errors
+from retrieval.descriptors.representation import Representation
+from retrieval.frontend import Classical
 from retrieval.photographs.fetch_config import FetchConfig
+from retrieval.predictions import blank_predictions
 from retrieval.storage.files import write_json
+from retrieval.types import Photograph, Vectors
 
 PHOTOGRAPHS = 200
 SIDE = 128
@@ -34,34 +40,39 @@ SIDE = 128
 RESULTS = Path(__file__).parent / "results"
 
 
-class MeanColours:
+class MeanColours(Classical, VectorExtractor):
     """Describes a photograph by its mean colour."""
 
     longest_side = SIDE
+    dimension = 3
 
-    def describe(self, photographs: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        means = [cv2.mean(photograph)[:3] for photograph in photographs]
-        return np.asarray(means, dtype=np.float32)
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
+        return [np.float32(cv2.mean(photograph)[:3]) for photograph in photographs]
 
 
 class Brightest:
     """A system whose landmark is the strongest colour."""
 
     fingerprint = "brightest"
-    describer = MeanColours()
+    describer = Describer(MeanColours(), None)
 
-    def predictions(self, ids: Sequence[str], descriptors: NDArray[np.float32]) -> pd.DataFrame:
-        landmarks = np.array(["red", "green", "blue"])[descriptors.argmax(axis=1)]
-        return pd.DataFrame(
-            {
-                "id": list(ids),
-                "landmark": landmarks,
-                "name": landmarks,
-                "probability": descriptors.max(axis=1) / 255,
-                "status": "ok",
-                "reason": "",
-            }
-        )
+    def predictions(
+        self,
+        ids: Sequence[str],
+        descriptors: Representation,
+        top: int = 0,
+        near: int = 1,
+        errors: Errors | None = None,
+    ) -> pd.DataFrame:
+        columns = blank_predictions(len(ids), top, near)
+        columns["id"][:] = ids
+        columns["landmark"] = np.array(["red", "green", "blue"])[descriptors.vectors.argmax(axis=1)]
+        columns["probability"] = descriptors.vectors.max(axis=1)
+        columns["status"][:] = "ok"
+        return pd.DataFrame(columns)
 
 
 def make_photographs(folder: Path) -> None:

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.demo.rendering.data_set import render_data_set
+from retrieval.descriptors.cache import table_digest
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
-from retrieval.descriptors.describer import table_digest
 from retrieval.descriptors.extraction import WINDOW, extract, worker_pool
 from retrieval.devices import CPU, CUDA, cores, machine
 from retrieval.index.faiss_index import FaissIndex, IndexConfig

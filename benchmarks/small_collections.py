@@ -31,7 +31,7 @@ from pipelines.config import load_config
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import SystemConfig
-from retrieval.descriptors.describer import KnownFeatures, extract_table
+from retrieval.descriptors.cache import KnownFeatures, extract_table
 from retrieval.descriptors.registry import build_extractor
 from retrieval.devices import CPU, machine
 from retrieval.evaluation.metrics import (
@@ -129,7 +129,7 @@ def extracted(config: SystemConfig, test: pd.DataFrame, folder: Path) -> KnownFe
     """Features of all test photographs, by row, from disk where they are there already."""
     frontend = build_extractor(config.extractor, CPU, config.seed)
     store = ShardStore(folder, {"extractor": frontend.identity(), "rows": len(test)})
-    extract_table(test, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)))
+    extract_table(test, frontend, store)
     return KnownFeatures(frontend, store, np.arange(len(test)))
 
 
@@ -142,7 +142,7 @@ def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed:
         build_run(config, data, run, CPU)
         seconds = time.perf_counter() - begun
         system = System.load(run, CPU)
-        described = system.describer.from_outcomes([features[int(i)] for i in data.test.index])
+        described, _ = system.describer.from_outcomes([features[int(i)] for i in data.test.index])
         judged = system.answers(described)
         one = system.config.classifiers[system.answer]
         galleries = system.calibration_galleries()

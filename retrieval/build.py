@@ -30,11 +30,8 @@ from retrieval.describing import (
     no_bar,
     require_same_extractor,
 )
-from retrieval.descriptors.describer import (
-    Describer,
-    describe_table,
-    table_digest,
-)
+from retrieval.descriptors.cache import describe_table, table_digest
+from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.devices import machine, versions

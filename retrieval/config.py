@@ -14,7 +14,7 @@ from retrieval.classifiers.registry import ClassifierConfig
 from retrieval.classifiers.rejection import RejectionConfig
 from retrieval.classifiers.signals import NEAR
 from retrieval.descriptors.local_branch import LocalBranchConfig
-from retrieval.descriptors.registry import ExtractorConfig, JointConfig, located
+from retrieval.descriptors.registry import ExtractorConfig, located, part_whitenings
 from retrieval.descriptors.trained import TrainedConfig, own_network, resolved
 from retrieval.index.faiss_index import IndexConfig
 from retrieval.index.searcher import SearchConfig
@@ -119,8 +119,7 @@ class SystemConfig(StrictModel):
     @property
     def whitenings(self) -> list[WhiteningConfig]:
         """The system's, and those of its extractor's parts."""
-        parts = self.extractor.parts if isinstance(self.extractor, JointConfig) else ()
-        all_of_them = [self.whitening, *(part.whitening for part in parts)]
+        all_of_them = [self.whitening, *part_whitenings(self.extractor)]
         return [one for one in all_of_them if one is not None]
 
     @property

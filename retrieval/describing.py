@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from retrieval.config import SystemConfig
 from retrieval.descriptors.base import Extractor
-from retrieval.descriptors.cross_fit import part_of, parts_left_out
-from retrieval.descriptors.describer import (
-    Describer,
+from retrieval.descriptors.cache import (
     KnownFeatures,
     Progress,
-    descriptor_arrays,
+    describe_sources,
     extract_table,
-    frontend_of,
     no_progress,
     table_digest,
 )
+from retrieval.descriptors.cross_fit import part_of, parts_left_out
+from retrieval.descriptors.describer import Describer, frontend_of
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch, build_local_branch
 from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import Representation
+from retrieval.descriptors.sample import Sample
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.frontend import Frontend
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
@@ -61,9 +61,7 @@ def features_stage(
     made_from = {"code": CODE, "extractor": frontend.identity(), "table": table_digest(sample)}
     store = ShardStore(run.features, made_from, run.timings)
     with bar("extracting", len(sample)) as progress:
-        extract_table(
-            sample, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
-        )
+        extract_table(sample, frontend, store, progress)
     return KnownFeatures(frontend, store, positions), store.digest
 
 
@@ -97,10 +95,12 @@ def describer_stage(
         log.info("learning codebook and whitening from %d photographs", len(taught))
         count = config.whitening.views if config.whitening is not None else 0
         described = functools.partial(_describe_views, run, count, taught, recipe, bar)
+        sample = Sample(
+            known.good, labels_of(taught), part_of(taught["id"]), described if count else None
+        )
         fitted = Describer.fit(
-            extractor, known.good, config.whitening, config.seed, local_branch, labels_of(taught),
-            described if count else None, part_of(taught["id"]), recipe["left_out"],
-        )  # fmt: skip
+            extractor, sample, config.whitening, config.seed, local_branch, recipe["left_out"]
+        )
         # From here the run's index is another describer's.
         if run.record.exists():
             run.begin({})
@@ -159,11 +159,7 @@ def _describe_views(
     }
     store = ShardStore(run.views, made_from, run.timings)
     with bar("views", len(opened)) as progress:
-        extract_table(
-            pd.DataFrame({"source": opened}), extractor, store,
-            lambda features: descriptor_arrays(Representation(extractor.aggregate(features))),
-            progress,
-        )  # fmt: skip
+        describe_sources(opened, Describer(extractor, None), store, progress)
     statuses, _ = store.verdicts()
     rows = [Representation.from_arrays(shard.arrays).vectors for shard in store.shards()]
     of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]

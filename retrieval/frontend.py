@@ -53,7 +53,7 @@ class Frontend(Protocol):
 
 @runtime_checkable
 class Staged(Protocol):
-    """A maker whose ``features`` comes in halves, so that a GPU and the processor overlap."""
+    """A frontend whose ``features`` comes in halves, so that a GPU and the processor overlap."""
 
     def prepare(self, photographs: Sequence[Photograph]) -> Any:
         """What any thread can do of a batch beforehand."""

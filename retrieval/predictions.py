@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 ANSWER: Final = ("id", "landmark", "name", "probability", "status", "reason")
 """Whatever holds predictions has these first; merged ones (``landmarks vote``) have no more."""
@@ -29,3 +32,11 @@ def prediction_columns(top: int = 0, near: int = 1) -> tuple[str, ...]:
 def is_number(column: str) -> bool:
     """Whether a column's cells are numbers, or empty."""
     return column in ("probability", "confidence", "similarity") or bool(SCORE.fullmatch(column))
+
+
+def blank_predictions(rows: int, top: int = 0, near: int = 1) -> dict[str, NDArray[Any]]:
+    """:func:`prediction_columns` of so many rows: NaN where cells are numbers, else empty."""
+    return {
+        name: np.full(rows, np.nan) if is_number(name) else np.full(rows, "", object)
+        for name in prediction_columns(top, near)
+    }

@@ -18,17 +18,17 @@ from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.config import SystemConfig
 from retrieval.describing import Bar, load_describer, no_bar
-from retrieval.descriptors.describer import Describer, complaints
-from retrieval.descriptors.extraction import WINDOW, Outcome, extract
+from retrieval.descriptors.describer import Describer, Errors, failures
+from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
-from retrieval.errors import DescribeError, PhotographError, RunError
+from retrieval.errors import RunError
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
 from retrieval.photographs.given import Given, source_windows
 from retrieval.photographs.table import DataSet
-from retrieval.predictions import is_number, prediction_columns
+from retrieval.predictions import blank_predictions
 from retrieval.run import Run
 from retrieval.storage.shards import OK
 from retrieval.types import STRING, Integers, Vectors
@@ -217,15 +217,17 @@ class System:
         descriptors: Representation | Vectors,
         top: int = 0,
         near: int = 1,
+        errors: Errors | None = None,
     ) -> pd.DataFrame:
         """The answers as a frame.
 
         Args:
             ids: (q,) one a photograph.
-            descriptors: of q photographs; a row of zeros had nothing to describe and becomes a
-                failed row.
+            descriptors: of q photographs.
             top: how many of the best candidates are told with their scores.
             near: how many of the nearest gallery photographs are told.
+            errors: (q,) why photographs could not be described, as :meth:`Describer.stream`
+                gives them; by default those without a descriptor had nothing to describe.
 
         Returns:
             :func:`retrieval.predictions.prediction_columns`. ``landmark`` and ``name`` are empty
@@ -236,18 +238,16 @@ class System:
             product with the photograph's.
         """
         described = Representation.of(descriptors)
-        reasons = complaints(described)
-        statuses = [OK if not reason else DescribeError.status for reason in reasons]
-        columns: dict[str, Any] = {
-            name: np.full(len(ids), np.nan) if is_number(name) else np.full(len(ids), "", object)
-            for name in prediction_columns(top, near)
-        }
-        columns |= {"id": list(ids), "status": statuses, "reason": reasons}
-        good = np.flatnonzero([status == OK for status in statuses])
+        errors = failures(described) if errors is None else errors
+        columns = blank_predictions(len(ids), top, near)
+        texts = {name: STRING for name, cells in columns.items() if cells.dtype == object}
+        columns["id"][:] = ids
+        columns["status"][:] = [OK if error is None else error.status for error in errors]
+        columns["reason"][:] = ["" if error is None else str(error) for error in errors]
+        good = np.flatnonzero([error is None for error in errors])
         if len(good):
             for name, cells in self._told(described[good], top, near).items():
                 columns[name][good] = cells
-        texts = dict.fromkeys((name for name in columns if not is_number(name)), STRING)
         return pd.DataFrame(columns).astype(texts)
 
     def _told(self, descriptors: Representation, top: int, near: int) -> dict[str, NDArray[Any]]:
@@ -293,22 +293,13 @@ class System:
             TypeError: anything else was given.
         """
         ids: list[str] = []
-        windows = source_windows(photographs, WINDOW, ids)
-        extracted = enumerate(extract(windows, self.describer.frontend))
-        frames = [self._outcome_rows(ids[i * WINDOW :], outcomes, top) for i, outcomes in extracted]
-        empty = self.predictions([], self.describer.from_features([]), top)
-        return pd.concat(frames, ignore_index=True) if frames else empty
-
-    def _outcome_rows(
-        self, ids: Sequence[str], outcomes: Sequence[Outcome], top: int
-    ) -> pd.DataFrame:
-        """Predictions of one window of features, errors among them."""
-        described = self.describer.from_outcomes(outcomes)
-        frame = self.predictions(ids[: len(outcomes)], described, top)
-        for i, one in enumerate(outcomes):
-            if isinstance(one, PhotographError):
-                frame.loc[i, ["status", "reason"]] = [one.status, str(one)]
-        return frame
+        frames, windows = [], source_windows(photographs, WINDOW, ids)
+        for described, errors in self.describer.stream(windows):
+            # The ids of the windows that are read ahead are there already.
+            own, ids[:] = ids[: len(described)], ids[len(described) :]
+            frames.append(self.predictions(own, described, top, errors=errors))
+        frames = frames or [self.predictions([], self.describer.from_features([]), top)]
+        return pd.concat(frames, ignore_index=True)
 
     def name(self, landmark: str) -> str:
         """A landmark's readable name; its id where it has none."""

@@ -1,37 +1,42 @@
 """A list of URLs or paths in, a CSV of landmarks out, whatever its length.
 
-Rows go through in chunks. While one chunk is described, the photographs of the next few are being
-fetched and decoded; a chunk is then answered in the order of its rows, whatever order they arrived
-in, so the same input gives the same bytes. How far ahead that goes hangs on a budget of memory,
-not on the number of rows.
+Rows go through in chunks, which are the windows of one stream through the describer. While one
+chunk is described, the photographs of the next few are being fetched and decoded; a chunk is then
+answered in the order of its rows, whatever order they arrived in, so the same input gives the same
+bytes. How far ahead that goes hangs on a budget of memory, not on the number of rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import tee
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from pipelines.lists.formats import CSV, guarded, number, read_records
+from pipelines.lists.formats import CSV, frame_records, read_records
 from pipelines.lists.inputs import Input, is_photograph, limits, listed
-from pipelines.lists.journal import Item, Journal, ahead, chunks
+from pipelines.lists.journal import Item, Journal, chunks
+from pipelines.lists.rows import Row
+from retrieval.descriptors.describer import Errors
 from retrieval.descriptors.representation import Representation
-from retrieval.devices import cores
-from retrieval.errors import FetchError, PhotographError, RunError
+from retrieval.errors import FetchError, RunError
 from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
 from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.fetching import Fetcher
-from retrieval.predictions import STATUS, is_number, prediction_columns
+from retrieval.photographs.given import Opener, Source
+from retrieval.predictions import STATUS, prediction_columns
 from retrieval.storage.shards import OK
+from retrieval.types import Photograph
 
-Photograph = NDArray[np.uint8]
+T = TypeVar("T")
+
 ANSWERED: Final = "answered"
 CHUNK_ROWS: Final = 256
 MOST_AHEAD: Final = 7
@@ -46,13 +51,15 @@ ALLOW: Final = "--allow-private fetches from private addresses too"
 
 
 class Describes(Protocol):
-    """What classify asks of a describer."""
+    """What classify asks of a describer; :class:`retrieval.descriptors.describer.Describer`."""
 
     @property
     def longest_side(self) -> int: ...
 
-    def describe(self, photographs: Sequence[Photograph]) -> Representation:
-        """Of RGB photographs (h, w, 3)."""
+    def stream(
+        self, windows: Iterable[Sequence[Source]], windows_ahead: int = 1
+    ) -> Generator[tuple[Representation, Errors], None, None]:
+        """Each window of photographs described, and why any of them could not be."""
         ...
 
 
@@ -66,7 +73,12 @@ class Answers(Protocol):
     def describer(self) -> Describes: ...
 
     def predictions(
-        self, ids: Sequence[str], descriptors: Representation, top: int = 0, near: int = 1
+        self,
+        ids: Sequence[str],
+        descriptors: Representation,
+        top: int = 0,
+        near: int = 1,
+        errors: Errors | None = None,
     ) -> pd.DataFrame:
         """One row a descriptor, with :func:`retrieval.predictions.prediction_columns`."""
         ...
@@ -244,13 +256,42 @@ def answers(
     urls_only: bool = False,
 ) -> Iterator[list[list[str]]]:
     """The records of each chunk, in order; ``many`` chunks are fetched and decoded ahead."""
-    with ThreadPoolExecutor(cores()) as pool, Fetcher(fetch) as fetcher:
-        loader = _Loader(fetcher, pool, system.describer.longest_side, max_pixels, urls_only)
-        try:
-            for chunk in ahead(loader.begin, todo, many):
-                yield answer(system, chunk, form)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    first, second = tee(todo)
+    with Fetcher(fetch) as fetcher:
+        source = partial(_source, fetcher, max_pixels, urls_only)
+        windows = ([source(one.row) for one in chunk if one.kept is None] for chunk in first)
+        with closing(system.describer.stream(windows, many)) as stream:
+            for (described, errors), chunk in zip(stream, second, strict=True):
+                ids = [one.row.id for one in chunk if one.kept is None]
+                frame = system.predictions(ids, described, form.top, form.near, errors)
+                fresh = iter(frame_records(frame, form.columns, form.guard))
+                yield [next(fresh) if one.kept is None else one.kept for one in chunk]
+
+
+@dataclass(frozen=True)
+class _Remote:
+    """A photograph behind a URL, which is fetched without a thread waiting for it."""
+
+    url: str
+    fetcher: Fetcher
+    max_pixels: int
+
+    def submit(self, pool: Executor, then: Callable[[Opener], T]) -> Future[T]:
+        return self.fetcher.submit(self.url, lambda data: then(partial(self._open, data)), pool)
+
+    def _open(self, data: bytes, longest_side: int) -> Photograph:
+        return decode(data, longest_side, max_pixels=self.max_pixels)
+
+
+def _source(fetcher: Fetcher, max_pixels: int, urls_only: bool, row: Row) -> Source:
+    """What brings a row's photograph, or why it cannot be had."""
+    if row.problem:
+        return FetchError(row.problem)
+    if isinstance(row.source, str):
+        return _Remote(row.source, fetcher, max_pixels)
+    if urls_only:
+        return FetchError("a path, where only URLs are taken (--urls-only)")
+    return partial(read_photograph, row.source, max_pixels=max_pixels)
 
 
 def common_reasons(out: Path) -> tuple[tuple[str, int], ...]:
@@ -286,98 +327,8 @@ def chunks_ahead(memory: int, chunk_rows: int, longest_side: int) -> int:
     return min(max(memory // largest - 1, 1), MOST_AHEAD)
 
 
-@dataclass(frozen=True)
-class _Loading:
-    """A row whose photograph is on its way, or (``outcome`` is a record) was there before."""
-
-    item: Item
-    outcome: Future[Photograph] | PhotographError | list[str]
-
-
-@dataclass(frozen=True)
-class _Loader:
-    """Fetches and decodes, in the background."""
-
-    fetcher: Fetcher
-    pool: ThreadPoolExecutor
-    longest_side: int
-    max_pixels: int
-    urls_only: bool
-
-    def begin(self, chunk: list[Item]) -> list[_Loading]:
-        return [_Loading(item, self._outcome(item)) for item in chunk]
-
-    def _outcome(self, item: Item) -> Future[Photograph] | PhotographError | list[str]:
-        if item.kept is not None:
-            return item.kept
-        if item.row.problem:
-            return FetchError(item.row.problem)
-        if isinstance(item.row.source, str):
-            return self.fetcher.submit(item.row.source, self._decode, self.pool)
-        if self.urls_only:
-            return FetchError("a path, where only URLs are taken (--urls-only)")
-        return self.pool.submit(self._read, item.row.source)
-
-    def _decode(self, data: bytes) -> Photograph:
-        return decode(data, self.longest_side, max_pixels=self.max_pixels)
-
-    def _read(self, path: Path) -> Photograph:
-        return read_photograph(path, self.longest_side, max_pixels=self.max_pixels)
-
-
-def answer(system: Answers, chunk: list[_Loading], form: Form) -> list[list[str]]:
-    """The records of a chunk, once its photographs are there."""
-    records: list[list[str]] = [[]] * len(chunk)
-    places: list[int] = []
-    photographs: list[Photograph] = []
-    for i, loading in enumerate(chunk):
-        outcome = _settled(loading.outcome)
-        if isinstance(outcome, PhotographError):
-            records[i] = _failed(loading.item.row.id, outcome, form)
-        elif isinstance(outcome, list):
-            records[i] = outcome
-        else:
-            places.append(i)
-            photographs.append(outcome)
-    if photographs:
-        descriptors = system.describer.describe(photographs)
-        ids = [chunk[i].item.row.id for i in places]
-        frame = system.predictions(ids, descriptors, form.top, form.near)
-        for i, record in zip(places, _records(frame, form), strict=True):
-            records[i] = record
-    return records
-
-
-def _failed(id_: str, error: PhotographError, form: Form) -> list[str]:
-    cells = {"id": id_, "status": error.status, "reason": str(error)}
-    record = [cells.get(name, "") for name in form.columns]
-    return guarded(form.columns, record) if form.guard else record
-
-
 def count(records: list[list[str]]) -> Counter[str]:
     """Records by status, and how many were given a landmark."""
     counts = Counter(record[STATUS] for record in records)
     counts[ANSWERED] = sum(1 for record in records if record[1])
     return counts
-
-
-def _settled(
-    outcome: Future[Photograph] | PhotographError | list[str],
-) -> Photograph | PhotographError | list[str]:
-    if not isinstance(outcome, Future):
-        return outcome
-    try:
-        return outcome.result()
-    except PhotographError as error:
-        return error
-
-
-def _records(frame: pd.DataFrame, form: Form) -> list[list[str]]:
-    columns = [
-        ["" if pd.isna(value) else number(name, value) for value in frame[name]]
-        if is_number(name)
-        else ["" if pd.isna(cell) else str(cell) for cell in frame[name]]
-        for name in form.columns
-    ]
-    records = [list(cells) for cells in zip(*columns, strict=True)]
-    return [guarded(form.columns, one) for one in records] if form.guard else records

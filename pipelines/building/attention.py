@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.progress import Report, progress_bar
 from retrieval.config import SystemConfig
 from retrieval.descriptors.aggregated import AggregatedConfig
-from retrieval.descriptors.registry import JointConfig
+from retrieval.descriptors.base import parts_of
 from retrieval.errors import ConfigError
 from retrieval.local.delf import DelfConfig, build, save_attention
 from retrieval.photographs.table import DataSet
@@ -64,9 +64,7 @@ def learn_attention(
 
 
 def _detector_of(system: SystemConfig) -> DelfConfig:
-    extractor = system.extractor
-    parts = extractor.parts if isinstance(extractor, JointConfig) else ()
-    each = [extractor, *(part.extractor for part in parts)]
+    each = parts_of(system.extractor)
     locals_ = [one.local for one in each if isinstance(one, AggregatedConfig)]
     if system.local is not None:
         locals_.append(system.local.detector)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pipelines.config import dump_config, explain
 from pipelines.progress import Report, progress_bar
 from retrieval.config import SystemConfig
-from retrieval.descriptors.describer import table_digest
+from retrieval.descriptors.cache import table_digest
 from retrieval.descriptors.trained import RECORD, read_record
 from retrieval.errors import ConfigError, PhotographError, RunError
 from retrieval.photographs.decoding import read_photograph

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pipelines.lists.inputs import limits, listed
-from pipelines.lists.journal import Item, Journal, ahead, chunks
+from pipelines.lists.journal import Item, Journal, chunks
 from retrieval.devices import cores
 from retrieval.errors import ConfigError, DownloadError, FetchError, PhotographError, RunError
 from retrieval.photographs.decoding import MAX_PIXELS, decode
@@ -29,6 +29,7 @@ from retrieval.photographs.fetching import Fetcher, fetch_all
 from retrieval.photographs.table import fetched_name, nested_path
 from retrieval.storage.files import read_json, write_json, writing
 from retrieval.storage.shards import OK
+from retrieval.streams import ahead
 
 log = logging.getLogger(__name__)
 
@@ -167,8 +168,9 @@ def fetch_photographs(
             todo = chunks(journal.pending(given.rows()), FETCH_ROWS)
             with ThreadPoolExecutor(cores()) as pool, Fetcher(fetch) as fetcher:
                 compressor = _Keeper(fetcher, pool, photographs, max_pixels)
+                begun = map(compressor.begin, todo)
                 try:
-                    for records in _finished(ahead(compressor.begin, todo, FETCH_CHUNKS_AHEAD)):
+                    for records in _finished(ahead(begun, FETCH_CHUNKS_AHEAD)):
                         counts = Counter(record[1] for record in records)
                         journal.append(records, counts)
                         progress(len(records), len(records) - counts[OK])

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -66,6 +67,18 @@ def guarded(columns: Sequence[str], record: Record) -> Record:
         f"'{cell}" if not is_number(column) and _is_formula(cell) else cell
         for column, cell in zip(columns, record, strict=True)
     ]
+
+
+def frame_records(frame: pd.DataFrame, columns: Sequence[str], guard: bool) -> list[Record]:
+    """The records of predictions; text is ``guarded`` on demand, and what is missing empty."""
+    cells = [
+        ["" if pd.isna(value) else number(name, value) for value in frame[name]]
+        if pd.api.types.is_float_dtype(frame[name])
+        else ["" if pd.isna(cell) else str(cell) for cell in frame[name]]
+        for name in columns
+    ]
+    records = [list(record) for record in zip(*cells, strict=True)]
+    return [guarded(columns, record) for record in records] if guard else records
 
 
 def _is_formula(cell: str) -> bool:

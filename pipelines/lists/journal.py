@@ -17,13 +17,13 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import Any, BinaryIO, Final
 
 from pipelines.lists.formats import CSV, convert, csv_line, read_records
 from pipelines.lists.rows import Row
@@ -32,7 +32,6 @@ from retrieval.storage.files import read_json, write_json, writing
 from retrieval.storage.fingerprint import checksum, first_difference
 from retrieval.storage.shards import OK
 
-T = TypeVar("T")
 STATUS: Final = "status"
 LONGEST_CHUNK: Final = 16
 """A chunk of a retry pass holds at most this many times the rows that are taken again."""
@@ -321,16 +320,6 @@ def chunks(items: Iterable[Item], rows: int) -> Iterator[list[Item]]:
             chunk, fresh = [], 0
     if chunk:
         yield chunk
-
-
-def ahead(begin: Callable[[list[Item]], T], todo: Iterable[list[Item]], many: int) -> Iterator[T]:
-    """Begin each chunk ``many`` chunks before it is handed over."""
-    begun: deque[T] = deque()
-    for chunk in todo:
-        begun.append(begin(chunk))
-        if len(begun) > many:
-            yield begun.popleft()
-    yield from begun
 
 
 def _open_own(path: Path, flags: int) -> BinaryIO:

@@ -27,7 +27,7 @@ from pipelines.report.measured import (
     side_by_side,
 )
 from retrieval.config import SystemConfig
-from retrieval.descriptors.describer import Described, describe_table, read_described
+from retrieval.descriptors.cache import Described, describe_table, read_described
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.metrics import (

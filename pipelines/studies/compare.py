@@ -30,15 +30,15 @@ from pipelines.studies.methods import (
 )
 from pipelines.studies.protocol import Pool, flat_searcher, holidays_rankings
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
-from retrieval.descriptors.describer import (
-    Describer,
+from retrieval.descriptors.cache import (
     KnownFeatures,
-    complaints,
     extract_table,
     table_digest,
 )
+from retrieval.descriptors.describer import Describer, failures
 from retrieval.descriptors.extraction import WINDOW, worker_pool
 from retrieval.descriptors.representation import Representation
+from retrieval.descriptors.sample import Sample
 from retrieval.devices import machine
 from retrieval.errors import ConfigError, TableError, WeightsError
 from retrieval.evaluation.metrics import Truth, global_average_precision, top_k_accuracy
@@ -204,9 +204,7 @@ def _extracted(
         made_from = {**identity, "table": table_digest(table)}
         store = ShardStore(folder / part, made_from, folder / "timings.json")
         with progress_bar(f"extracting {name}, {part}", len(table)) as progress:
-            extract_table(
-                table, frontend, store, lambda f: (frontend.pack(f), [""] * len(f)), progress
-            )
+            extract_table(table, frontend, store, progress)
         known = KnownFeatures(frontend, store, np.arange(len(table)))
         parts[part] = Extracted(with_status(table, store), known.good, store.seconds)
     return parts
@@ -219,7 +217,7 @@ def _measured(method: Method, parts: Mapping[str, Extracted]) -> list[MethodFigu
     photographs = learnt.table[learnt.table["status"] == OK]
     try:
         # Nothing is held out here, so that all labels are learnt from.
-        describer = method.learn(learnt.features, labels=labels_of(photographs))
+        describer = method.learn(Sample(learnt.features, labels_of(photographs)))
     except ConfigError as error:  # too few photographs for so many words
         return [
             MethodFigures(method.features, label, skipped=str(error)) for label in method.searches
@@ -256,7 +254,7 @@ def _known(part: Extracted, describer: Describer | WordsAlone, progress: Report)
     failed = len(part.table) - len(part.features)
     progress(failed, failed)
     found = Representation.joined(blocks)
-    usable = np.array([not reason for reason in complaints(found)], dtype=bool)
+    usable = np.array([error is None for error in failures(found)], dtype=bool)
     rows = np.flatnonzero(part.table["status"] == OK)[usable]
     return Usable(rows, found[np.flatnonzero(usable)], seconds)
 

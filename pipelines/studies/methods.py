@@ -29,6 +29,7 @@ from retrieval.descriptors.hough import HoughConfig
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.representation import Representation
+from retrieval.descriptors.sample import Sample
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.frontend import Frontend
 from retrieval.index.searcher import PLAIN, SearchConfig
@@ -42,7 +43,7 @@ from retrieval.local.reduction import ReduceConfig, Reducer
 from retrieval.local.registry import DetectorConfig, build_detector, located
 from retrieval.local.sift import SiftConfig
 from retrieval.local.surf import SurfConfig
-from retrieval.types import Features, Labels, StrictModel
+from retrieval.types import Features, StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 
 SEED: Final = 0
@@ -79,12 +80,11 @@ class WordsAlone:
     def fit(
         cls,
         local_branch: LocalBranch,
-        features: Sequence[Features],
+        sample: Sample,
         seed: int,
-        labels: Labels | None = None,
     ) -> WordsAlone:
         """As :meth:`Describer.fit`; words learn nothing from labels."""
-        return cls(local_branch.fit(features, seed))
+        return cls(local_branch.fit(sample.features, seed))
 
     def from_features(self, features: Sequence[Features]) -> Representation:
         """As :meth:`Describer.from_features`, of the detector's features."""

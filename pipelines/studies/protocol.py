@@ -23,7 +23,8 @@ from rich.table import Table
 
 from pipelines.measuring.evaluate import conditions_of
 from pipelines.progress import progress_bar
-from retrieval.descriptors.describer import complaints, describe_table, read_described
+from retrieval.descriptors.cache import describe_table, read_described
+from retrieval.descriptors.describer import failures
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import PhotographError, TableError
@@ -171,7 +172,7 @@ def measure_revisited(system: System, truth: Path, photos: Path, out: Path) -> d
     crops = [_cropped(paths[name], box, system.describer.longest_side)
              for name, box in zip(protocol.queries, protocol.boxes, strict=True)]  # fmt: skip
     queries = system.describer.describe(crops)
-    blank = np.array([bool(reason) for reason in complaints(queries)], np.bool_)
+    blank = np.array([error is not None for error in failures(queries)], np.bool_)
     if blank.any():
         log.warning("%d queries have nothing to describe in their boxes, and find nothing",
                     blank.sum())  # fmt: skip

@@ -44,6 +44,7 @@ class AggregatedExtractor:
     aggregator: Aggregator
     device: str
     reducer: Reducer | None = None
+    whitened = False
 
     @property
     def longest_side(self) -> int:

@@ -8,7 +8,7 @@ very same features. State is made by ``fit``, which returns a new extractor and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -25,12 +25,16 @@ class Extractor(Frontend, Protocol):
     Attributes:
         dimension: numbers in a descriptor (before whitening).
         fitted: whether ``aggregate`` may be called.
+        whitened: whether ``fit`` learns a whitening, which can tell the photographs that it was
+            learnt from.
     """
 
     @property
     def dimension(self) -> int: ...
     @property
     def fitted(self) -> bool: ...
+    @property
+    def whitened(self) -> bool: ...
 
     def fit(self, features: Sequence[Features], seed: int, labels: Labels | None = None) -> Self:
         """A new extractor that has learnt what ``aggregate`` needs, from labels too if given."""
@@ -53,6 +57,7 @@ class VectorExtractor:
     """The half of :class:`Extractor` shared by extractors whose features are the descriptor."""
 
     fitted = True
+    whitened = False
 
     def fit(self, features: Sequence[Vectors], seed: int, labels: Labels | None = None) -> Self:
         return self
@@ -71,3 +76,18 @@ class VectorExtractor:
 
     def restored(self, folder: Path) -> Self:
         return self
+
+
+def parts_of(config: Any) -> tuple[Any, ...]:
+    """The configs of the extractors that a config joins; of any other, itself alone."""
+    parts = getattr(config, "parts", None)
+    return (config,) if parts is None else tuple(part.extractor for part in parts)
+
+
+def with_parts(config: Any, change: Callable[[Any], Any]) -> Any:
+    """A config with each of :func:`parts_of` changed."""
+    parts = getattr(config, "parts", None)
+    if parts is None:
+        return change(config)
+    changed = [part.model_copy(update={"extractor": change(part.extractor)}) for part in parts]
+    return config.model_copy(update={"parts": tuple(changed)})

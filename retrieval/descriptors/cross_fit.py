@@ -1,8 +1,8 @@
-"""Which photographs a describer is learnt without, so that it can be judged on them.
+"""Which photographs a describer is fitted without, so that it can be judged on them.
 
-A whitening that is learnt from photographs knows them: among those that taught one to as many
-numbers as there are photographs, each stands at right angles to all others, and a new photograph of
-no landmark, which does not, is taken for one. So thresholds and probabilities are fitted in
+A whitening tells the photographs that it was learnt from: where it keeps as many numbers as there
+are photographs, each of these stands at right angles to all others, and a new photograph of no
+landmark, which does not, is taken for one. So thresholds and probabilities are fitted in
 galleries that are described anew by a describer for each of :data:`PARTS` parts of the photographs,
 which has not seen that part; the describer that answers is learnt from all of them. Codebooks are
 not learnt anew: a few words of hundreds of thousands of local features know no photograph.
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 PARTS: Final = 5
 """Parts that the photographs are dealt into."""
 FEW: Final = 5_000
-"""Photographs up to which a whitening tells those that taught it from others."""
+"""Photographs up to which a whitening tells the ones that it was learnt from."""
 FEW_PAIRS: Final = 1_000
-"""Photographs up to which all parts are needed where pairs or views teach; from there on one part
-has enough photographs to fit thresholds on."""
+"""Photographs up to which all parts are needed where it is learnt from pairs or views; from there
+on one part has enough photographs to fit thresholds on."""
 
 
 def part_of(ids: Iterable[str]) -> NDArray[np.int64]:

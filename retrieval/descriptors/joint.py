@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.joint_frontend import FeatureColumn, JointFrontend
+from retrieval.descriptors.sample import Sample
 from retrieval.types import Features, Labels, Photograph, Vectors, unit_rows
 from retrieval.vectors.whitening import WhiteningConfig
 
@@ -44,7 +45,7 @@ class Part:
 
     def fit(self, features: Sequence[Features], seed: int, labels: Labels | None = None) -> Part:
         extractor = self.describer.extractor
-        learnt = Describer.fit(extractor, features, self.whitening, seed, labels=labels)
+        learnt = Describer.fit(extractor, Sample(features, labels), self.whitening, seed)
         return replace(self, describer=learnt)
 
     def restored(self, folder: Path) -> Part:
@@ -59,24 +60,24 @@ class JointExtractor:
     parts: tuple[Part, ...]
 
     @cached_property
-    def several(self) -> JointFrontend:
+    def frontend(self) -> JointFrontend:
         return JointFrontend(tuple(part.describer.extractor for part in self.parts))
 
     @property
     def longest_side(self) -> int:
-        return self.several.longest_side
+        return self.frontend.longest_side
 
     @property
     def batched(self) -> bool:
-        return self.several.batched
+        return self.frontend.batched
 
     @property
     def batch(self) -> int:
-        return self.several.batch
+        return self.frontend.batch
 
     @property
     def threaded(self) -> bool:
-        return self.several.threaded
+        return self.frontend.threaded
 
     @property
     def dimension(self) -> int:
@@ -87,26 +88,30 @@ class JointExtractor:
     def fitted(self) -> bool:
         return all(part.fitted for part in self.parts)
 
+    @property
+    def whitened(self) -> bool:
+        return any(part.whitening is not None for part in self.parts)
+
     def shape(self, photograph: Photograph) -> tuple[int, int]:
-        return self.several.shape(photograph)
+        return self.frontend.shape(photograph)
 
     def identity(self) -> dict[str, Any]:
-        return self.several.identity()
+        return self.frontend.identity()
 
     def features(self, photographs: Sequence[Photograph]) -> list[Features]:
-        return self.several.features(photographs)
+        return self.frontend.features(photographs)
 
     def prepare(self, photographs: Sequence[Photograph]) -> Any:
-        return self.several.prepare(photographs)
+        return self.frontend.prepare(photographs)
 
     def start(self, prepared: Any) -> Callable[[], list[Features]]:
-        return self.several.start(prepared)
+        return self.frontend.start(prepared)
 
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
-        return self.several.pack(features)
+        return self.frontend.pack(features)
 
     def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
-        return self.several.unpack(arrays)
+        return self.frontend.unpack(arrays)
 
     def fit(
         self, features: Sequence[Features], seed: int, labels: Labels | None = None

@@ -1,7 +1,7 @@
-"""Several makers of features looking at the same photographs: each photograph is decoded once.
+"""Several frontends looking at the same photographs: each photograph is decoded once.
 
-A combination of global descriptors, or a system that needs a global descriptor and local features
-too. Makers of one identity give the same features, so those are computed, and stored, once.
+A joint extractor, or a system that needs a global descriptor and local features too. Frontends of
+one identity give the same features, so those are computed, and stored, once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from retrieval.types import Features, Photograph
 
 @dataclass(frozen=True)
 class FeatureColumn(Sequence[Features]):
-    """One maker's features out of several makers' tuples, which are read only when asked for.
+    """One frontend's features out of several frontends' tuples, read only when asked for.
 
     Attributes:
         rows: a tuple a photograph; features that lie on disk may be behind it.
-        place: of the maker.
+        place: of the frontend.
     """
 
     rows: Sequence[Features]
@@ -45,20 +45,20 @@ class FeatureColumn(Sequence[Features]):
 
 @dataclass(frozen=True)
 class JointFrontend:
-    """Makers side by side: a photograph's features are a tuple, an entry for each maker.
+    """Frontends side by side: a photograph's features are a tuple, an entry for each.
 
-    Photographs come at the largest size that any maker wants, and each maker gets them shrunk to
-    its own. Networks among them are fed in dense batches, and the others along with them.
+    Photographs come at the largest size that any frontend wants, and each gets them shrunk to its
+    own. Networks among them are fed in dense batches, and the others along with them.
 
     Attributes:
-        makers: at least one.
+        frontends: at least one.
     """
 
     frontends: tuple[Frontend, ...]
 
     @cached_property
     def firsts(self) -> tuple[int, ...]:
-        """For each maker, the place of the first that has its identity: itself, mostly."""
+        """For each frontend, the place of the first that has its identity: itself, mostly."""
         identities = [frontend.identity() for frontend in self.frontends]
         return tuple(identities.index(identity) for identity in identities)
 
@@ -81,8 +81,8 @@ class JointFrontend:
     def shape(self, photograph: Photograph) -> tuple[int, int]:
         """The (height, width) by which photographs share a batch.
 
-        That of the batched maker where there is one; several may each see photographs in shapes of
-        their own, which all agree where the photographs' own size does.
+        That of the batched frontend where there is one; several may each see photographs in shapes
+        of their own, which all agree where the photographs' own size does.
         """
         size = photograph.shape[0], photograph.shape[1]
         networks = [frontend for place, frontend in self._distinct() if frontend.batched]
@@ -100,7 +100,7 @@ class JointFrontend:
         return self.start(self.prepare(photographs))()
 
     def prepare(self, photographs: Sequence[Photograph]) -> dict[int, Any]:
-        """By distinct maker."""
+        """By distinct frontend."""
         return {
             place: prepare(
                 frontend, [shrink_further(one, frontend.longest_side) for one in photographs]
@@ -114,7 +114,7 @@ class JointFrontend:
         return lambda: self._rows({place: wait() for place, wait in running.items()})
 
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
-        """The makers' arrays, each name prefixed with its maker's place."""
+        """The frontends' arrays, each name prefixed with its frontend's place."""
         return {
             f"{place}.{name}": array
             for place, frontend in self._distinct()
@@ -130,9 +130,9 @@ class JointFrontend:
         return self._rows(columns)
 
     def _distinct(self) -> list[tuple[int, Frontend]]:
-        """The makers whose features are computed, with their places."""
+        """The frontends whose features are computed, with their places."""
         return [(place, self.frontends[place]) for place in sorted(set(self.firsts))]
 
     def _rows(self, columns: Mapping[int, Sequence[Features]]) -> list[Features]:
-        """Features by distinct maker to a tuple a photograph."""
+        """Features by distinct frontend to a tuple a photograph."""
         return list(zip(*(columns[first] for first in self.firsts), strict=True))

@@ -107,7 +107,7 @@ class LocalBranch:
 
 
 def build_local_branch(config: LocalBranchConfig, device: str) -> LocalBranch:
-    """The companion that a config describes, on a device ("cpu" or "cuda"), not yet fitted."""
+    """The local branch that a config describes, on a device ("cpu" or "cuda"), not yet fitted."""
     words: Asmk | Bow | None = None
     if config.words is not None:
         words = Asmk(config.words) if isinstance(config.words, AsmkConfig) else Bow(config.words)

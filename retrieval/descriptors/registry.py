@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from pydantic import Field, model_validator
 
 from retrieval.descriptors import aggregated, cnn, hog, hough, joint, trained
-from retrieval.descriptors.base import Extractor
+from retrieval.descriptors.base import Extractor, with_parts
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 
@@ -24,11 +24,11 @@ PartExtractorConfig = Annotated[
 
 
 class PartConfig(StrictModel):
-    """One of a combination's extractors.
+    """One of a joint extractor's.
 
     Attributes:
         weight: its rows are this long before all are brought to unit length together.
-        extractor: photographs to raw descriptors; any but another combination.
+        extractor: photographs to raw descriptors; any but another joint one.
         whitening: of these descriptors alone, or ``None``.
     """
 
@@ -69,6 +69,12 @@ BUILDERS: Final[dict[str, Callable[[Any, str, int], Extractor]]] = {
     ),
 }
 
+LOCATED: Final[dict[str, Callable[[Any, Path], Any]]] = {
+    "cnn": cnn.located,
+    "aggregated": aggregated.located,
+}
+"""How those that start from a network that is not of this project are told of its weights."""
+
 
 def build_extractor(config: ExtractorConfig, device: str, seed: int) -> Extractor:
     """The extractor that a config describes, on a device ("cpu" or "cuda"), not yet fitted."""
@@ -81,16 +87,15 @@ def located(config: ExtractorConfig, given: Path) -> ExtractorConfig:
     Raises:
         WeightsError: what was given is not there.
     """
-    match config:
-        case cnn.CnnConfig():
-            return cnn.located(config, given)
-        case aggregated.AggregatedConfig():
-            return aggregated.located(config, given)
-        case JointConfig():
-            parts = tuple(
-                part.model_copy(update={"extractor": located(part.extractor, given)})
-                for part in config.parts
-            )
-            return config.model_copy(update={"parts": parts})
-        case _:
-            return config
+
+    def change(one: Any) -> Any:
+        locate = LOCATED.get(one.kind)
+        return one if locate is None else locate(one, given)
+
+    return cast(ExtractorConfig, with_parts(config, change))
+
+
+def part_whitenings(config: ExtractorConfig) -> list[WhiteningConfig]:
+    """How the parts of a joint extractor are whitened; nothing of any other extractor."""
+    parts = config.parts if isinstance(config, JointConfig) else ()
+    return [part.whitening for part in parts if part.whitening is not None]

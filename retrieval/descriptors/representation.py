@@ -31,8 +31,8 @@ class Representation:
             there was nothing to describe.
         words: their visual words, or ``None`` where the system has none.
         kept: their local features, or ``None`` where the system keeps none.
-        calibration: (n, p, e) the vectors that they have by each describer of a cross-fit, which
-            one part of the photographs has not taught, or ``None`` where there is none.
+        calibration: (n, p, e) their vectors by each describer of a cross-fit, which is fitted
+            without one part of the photographs, or ``None`` where there is none.
     """
 
     vectors: Vectors

@@ -12,7 +12,7 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from retrieval.descriptors.base import VectorExtractor
+from retrieval.descriptors.base import VectorExtractor, parts_of, with_parts
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor
 from retrieval.errors import ConfigError, RunError
 from retrieval.networks.embedder import Embedder, NetworkConfig, digest
@@ -138,31 +138,22 @@ def resolved(config: Any, training: Path) -> Any:
         config: of any extractor.
         training: folder of the run's own.
     """
-    if isinstance(config, TrainedConfig) and config.network is None:
-        return config.model_copy(update={"network": str(training)})
-    parts = getattr(config, "parts", None)
-    if parts is None:
-        return config
-    inner = tuple(
-        part.model_copy(update={"extractor": resolved(part.extractor, training)}) for part in parts
-    )
-    return config.model_copy(update={"parts": inner})
+
+    def named(one: Any) -> Any:
+        own = isinstance(one, TrainedConfig) and one.network is None
+        return one.model_copy(update={"network": str(training)}) if own else one
+
+    return with_parts(config, named)
 
 
 def trained_networks(config: Any) -> list[Path]:
     """The folders of all trained networks of a resolved extractor's config."""
-    if isinstance(config, TrainedConfig):
-        return [Path(str(config.network))]
-    return [
-        one for part in getattr(config, "parts", ()) for one in trained_networks(part.extractor)
-    ]
+    return [Path(str(one.network)) for one in parts_of(config) if isinstance(one, TrainedConfig)]
 
 
 def own_network(config: Any) -> bool:
     """Whether an extractor, or one of its parts, is the run's own trained network."""
-    if isinstance(config, TrainedConfig):
-        return config.network is None
-    return any(own_network(part.extractor) for part in getattr(config, "parts", ()))
+    return any(isinstance(one, TrainedConfig) and one.network is None for one in parts_of(config))
 
 
 def build(config: TrainedConfig, device: str) -> TrainedExtractor:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.local.features import LocalFeatures
+from retrieval.local.features import COLUMNS, LocalFeatures, joined, no_features
 from retrieval.local.reduction import SAMPLES, projected
 from retrieval.local.sampling import require_enough, sample_descriptors
 from retrieval.storage.ragged import Ragged, starts_of
@@ -72,19 +72,10 @@ class CompressedFeatures(Ragged):
     @classmethod
     def of(cls, each: Sequence[LocalFeatures], dimension: int) -> CompressedFeatures:
         """The features of photographs whose codes have so many numbers."""
-        columns: dict[str, NDArray[Any]] = {
-            "points": np.zeros((0, 2), np.float16),
-            "scales": np.zeros(0, np.float16),
-            "angles": np.zeros(0, np.float16),
-            "codes": np.zeros((0, dimension), np.int8),
-        }
-        return cls(
-            starts_of([len(one) for one in each]),
-            *(
-                np.concatenate([empty, *(getattr(one, name).astype(empty.dtype) for one in each)])
-                for name, empty in columns.items()
-            ),
-        )
+        found = joined([*each, no_features(dimension, (0, 0), signed=True)])
+        points, scales, angles = (found[name].astype(np.float16) for name in COLUMNS[:3])
+        starts = starts_of([len(one) for one in each])
+        return cls(starts, points, scales, angles, found["codes"].astype(np.int8))
 
 
 @dataclass(frozen=True)
@@ -114,8 +105,7 @@ class FeatureCompressor:
 
     def _small(self, one: LocalFeatures) -> LocalFeatures:
         assert self.projection is not None
-        columns = ("points", "scales", "angles", "codes")
-        first = {name: getattr(one, name)[: self.config.features] for name in columns}
+        first = {name: getattr(one, name)[: self.config.features] for name in COLUMNS}
         return projected(replace(one, **first), self.projection)
 
     def save(self, folder: Path) -> None:

@@ -9,10 +9,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.storage.ragged import starts_of
+
 UNSIGNED_SCALE: Final = 512.0
 """Histograms of unit length are kept as uint8, value * 512: RootSIFT's rarely pass 0.5."""
 SIGNED_SCALE: Final = 127.0
 """Unit descriptors with negative values are kept as int8, value * 127: SURF's reach 1."""
+
+COLUMNS: Final = ("points", "scales", "angles", "codes")
+"""The arrays of local features that have a row a feature."""
 
 Codes = NDArray[np.uint8] | NDArray[np.int8]
 
@@ -41,7 +46,7 @@ class LocalFeatures:
     @property
     def descriptors(self) -> NDArray[np.float32]:
         """(n, d) float32, of about unit length."""
-        return decoded_codes(self.codes)
+        return dequantised(self.codes)
 
 
 def encode(descriptors: NDArray[np.float32], signed: bool = False) -> Codes:
@@ -53,7 +58,7 @@ def encode(descriptors: NDArray[np.float32], signed: bool = False) -> Codes:
     return codes
 
 
-def decoded_codes(codes: Codes) -> NDArray[np.float32]:
+def dequantised(codes: Codes) -> NDArray[np.float32]:
     """The inverse of :func:`encode`, but for rounding and clipping."""
     scale = SIGNED_SCALE if codes.dtype == np.int8 else UNSIGNED_SCALE
     values: NDArray[np.float32] = codes.astype(np.float32) / np.float32(scale)
@@ -67,17 +72,18 @@ def no_features(dimension: int, size: tuple[int, int], signed: bool = False) -> 
     return LocalFeatures(np.zeros((0, 2), dtype=np.float32), empty, empty, codes, size)
 
 
+def joined(features: Sequence[LocalFeatures]) -> dict[str, NDArray[Any]]:
+    """Photographs' features, one after another: :data:`COLUMNS` of at least one photograph."""
+    return {name: np.concatenate([getattr(one, name) for one in features]) for name in COLUMNS}
+
+
 def pack(features: Sequence[LocalFeatures]) -> dict[str, NDArray[Any]]:
     """Many photographs' features as a few long arrays, with where each photograph begins."""
     if not features:
         return {}
-    counts = [len(one) for one in features]
     return {
-        "starts": np.cumsum([0, *counts], dtype=np.int64),
-        "points": np.concatenate([one.points for one in features]),
-        "scales": np.concatenate([one.scales for one in features]),
-        "angles": np.concatenate([one.angles for one in features]),
-        "codes": np.concatenate([one.codes for one in features]),
+        "starts": starts_of([len(one) for one in features]),
+        **joined(features),
         "sizes": np.array([one.size for one in features], dtype=np.int32),
     }
 

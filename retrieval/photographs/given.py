@@ -1,27 +1,44 @@
-"""What a notebook hands over as photographs: paths, Pillow images, arrays, and any mixture.
+"""Photographs as they are given: what a notebook hands over, and the sources that are described.
 
-A path is one photograph and not a row of characters; whatever is none of these is a mistake of the
-caller's, told before anything is described where all of it can be looked at.
+A notebook gives paths, Pillow images, arrays, and any mixture. A path is one photograph and not a
+row of characters; whatever is none of these is a mistake of the caller's, told before anything is
+described where all of it can be looked at.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from functools import partial
 from io import IOBase
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from retrieval.errors import FetchError
+from retrieval.errors import FetchError, PhotographError
 from retrieval.photographs.decoding import PillowImage, from_image, shrink
+from retrieval.types import Photograph
 
-Photograph = NDArray[np.uint8]
+T = TypeVar("T")
+
 Given = str | os.PathLike[str] | PillowImage | Photograph
-Source = str | Photograph | Callable[[int], Photograph]
+Opener = Callable[[int], Photograph]
+"""Opens a photograph with at most so long a longest side, in pixels."""
+
+
+@runtime_checkable
+class Arriving(Protocol):
+    """A photograph that is still on its way."""
+
+    def submit(self, pool: Executor, then: Callable[[Opener], T]) -> Future[T]:
+        """Bring it; ``then`` is given what opens it, in ``pool``, once it is there."""
+        ...
+
+
+Source = str | Photograph | Opener | Arriving | PhotographError
+"""A photograph's path, its pixels, what opens or brings it, or why it cannot be had."""
 
 TAKEN: Final = (
     "a path, a Pillow image, an (h, w, 3) uint8 RGB array, or a list of them in any mixture"

@@ -22,7 +22,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import RunError
+from retrieval.errors import PhotographError, RunError
 from retrieval.storage.files import (
     Arrays,
     atomic_write,
@@ -54,6 +54,12 @@ class Shard:
     arrays: Arrays
     statuses: Sequence[str]
     reasons: Sequence[str]
+
+    @classmethod
+    def of(cls, arrays: Arrays, errors: Sequence[PhotographError | None]) -> Shard:
+        """Arrays of the rows without an error, and all rows' statuses and reasons."""
+        statuses = [OK if error is None else error.status for error in errors]
+        return cls(arrays, statuses, ["" if error is None else str(error) for error in errors])
 
 
 class ShardStore:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,8 +21,10 @@ from retrieval.descriptors.trained import TrainedExtractor
 from retrieval.errors import PhotographError, RunError
 from retrieval.networks.embedder import at_rest
 from retrieval.photographs.augmentation import AugmentationConfig, draw, varied
+from retrieval.photographs.decoding import shrink
 from retrieval.storage.files import SEAL, read_arrays, read_json, write_arrays, write_json
 from retrieval.storage.fingerprint import checksum, checksums
+from retrieval.streams import ahead
 from retrieval.training.photographs import Photographs
 from retrieval.training.watching import Watcher
 from retrieval.types import Flags, Integers, Photograph, Vectors
@@ -73,13 +75,8 @@ class Crops(Source):
 
     def batches(self, rows: Iterable[Integers], epoch: int) -> Iterator[Batch]:
         with worker_pool() as pool:
-            waiting: deque[list[Future[Photograph | None]]] = deque()
-            for batch in rows:
-                waiting.append([pool.submit(self._crop, int(row), epoch) for row in batch])
-                if len(waiting) > AHEAD:
-                    yield _stacked(waiting.popleft(), self.side)
-            while waiting:
-                yield _stacked(waiting.popleft(), self.side)
+            begun = ([pool.submit(self._crop, int(row), epoch) for row in batch] for batch in rows)
+            yield from (_stacked(batch, self.side) for batch in ahead(begun, AHEAD))
 
     def embeddings(self, extractor: TrainedExtractor, rows: Integers) -> tuple[Vectors, Flags]:
         return described(extractor, [self.sources[row] for row in rows])
@@ -223,7 +220,8 @@ class CachedViews:
         starts = range(0, len(self.sources), WINDOW)
         windows = [range(start, min(start + WINDOW, len(self.sources))) for start in starts]
         with at_rest(self.extractor.network):
-            found = extract((self._window(rows, view) for rows in windows), self.extractor)
+            shown = ([partial(self._shown, row, view) for row in rows] for rows in windows)
+            found = extract(shown, self.extractor)
             for rows, outcomes in zip(windows, found, strict=True):
                 vectors, readable = _rows(outcomes, shape)
                 for place in np.flatnonzero(~readable) if view == 0 else ():
@@ -232,20 +230,14 @@ class CachedViews:
                 watcher.advance(len(rows), int((~readable).sum()))
                 yield {_name(view): vectors}
 
-    def _window(self, rows: range, view: int) -> list[str | Photograph]:
-        with worker_pool() as pool:
-            return list(pool.map(lambda row: self._shown(row, view), rows))
-
-    def _shown(self, row: int, view: int) -> str | Photograph:
-        try:
-            photograph = self.photographs.read(row)
-        except PhotographError:
-            return self.sources[row]  # which fails likewise, and says so
-        if self.side is None and view == 0:
-            return photograph
-        square = None if self.side is None else (self.side, self.side)
-        shape = square or self.extractor.shape(photograph)
-        return varied(photograph, shape, self.config, draw(self.seed, view, row))
+    def _shown(self, row: int, view: int, longest_side: int) -> Photograph:
+        """Opens a photograph's view."""
+        photograph = self.photographs.read(row)
+        if self.side is not None or view:
+            square = None if self.side is None else (self.side, self.side)
+            shape = square or self.extractor.shape(photograph)
+            photograph = varied(photograph, shape, self.config, draw(self.seed, view, row))
+        return shrink(photograph, longest_side)
 
 
 def _name(view: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from retrieval.descriptors.describer import table_digest
+from retrieval.descriptors.cache import table_digest
 from retrieval.descriptors.extraction import extract
 from retrieval.descriptors.trained import NETWORK, TrainedConfig, build
 from retrieval.training.checkpoints import CHECKPOINTS

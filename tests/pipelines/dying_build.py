@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.building.index import build_run
 from pipelines.config import load_config
-from retrieval.descriptors import describer
+from retrieval.descriptors import cache
 from retrieval.photographs.table import load_data_set
 from retrieval.storage.shards import Shard, ShardStore
 
@@ -20,7 +20,7 @@ WINDOW = 6
 def main(config: str, data: Path, run: Path, last: int, *overrides: str) -> None:
     """Build until the ``last``-th shard is on disk but not yet in its manifest."""
     written = 0
-    describer.WINDOW = WINDOW  # type: ignore[misc]
+    cache.WINDOW = WINDOW  # type: ignore[misc]
     note = ShardStore._write_manifest
 
     def deadly(store: ShardStore) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipelines.answering.classify import ClassifySummary, classify_csv
+from retrieval.descriptors.base import VectorExtractor
+from retrieval.descriptors.describer import Describer, Errors
 from retrieval.descriptors.representation import Representation
+from retrieval.frontend import Classical
 from retrieval.photographs.fetch_config import FetchConfig
+from retrieval.types import Photograph, Vectors
 
 COLOURS = ("blue", "green", "red")
 QUICK = FetchConfig(
@@ -24,19 +28,22 @@ QUICK = FetchConfig(
 )
 
 
-class FakeDescriber:
+class FakeExtractor(Classical, VectorExtractor):
     """Mean colours, and the photograph's place in its batch, as a batched network's rounding."""
 
     longest_side = 32
+    dimension = 5
 
-    def __init__(self) -> None:
-        self.batches: list[int] = []
+    def identity(self) -> dict[str, Any]:
+        return {}
 
-    def describe(self, photographs: Sequence[NDArray[np.uint8]]) -> Representation:
-        self.batches.append(len(photographs))
-        means = np.stack([p.reshape(-1, 3).mean(axis=0) for p in photographs]) / 255
-        places = np.arange(len(photographs))[:, None] / (1000 * len(photographs))
-        return Representation(np.concatenate([means, places], axis=1).astype(np.float32))
+    def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
+        return [photograph.reshape(-1, 3).mean(axis=0) / 255 for photograph in photographs]
+
+    def aggregate(self, features: Sequence[Vectors]) -> Vectors:
+        places = np.arange(len(features))[:, None] / (1000 * len(features))
+        ones = np.ones((len(features), 1))  # a black photograph is described too
+        return np.concatenate([np.stack(features), places, ones], axis=1).astype(np.float32)
 
 
 class FakeSystem:
@@ -44,24 +51,28 @@ class FakeSystem:
 
     def __init__(self, fingerprint: str = "fake") -> None:
         self.fingerprint = fingerprint
-        self.describer = FakeDescriber()
+        self.describer = Describer(FakeExtractor(), None)
 
     def predictions(
-        self, ids: Sequence[str], descriptors: Representation, top: int = 0, near: int = 1
+        self,
+        ids: Sequence[str],
+        descriptors: Representation,
+        top: int = 0,
+        near: int = 1,
+        errors: Errors | None = None,
     ) -> pd.DataFrame:
-        vectors = descriptors.vectors
+        errors = errors or [None] * len(ids)
+        good = [error is None for error in errors]
+        vectors = descriptors.vectors[good, :4]
         best = vectors[:, :3].argmax(axis=1)
         bright = vectors[:, :3].max(axis=1) > 0.3
         candidate = np.array(["r", "g", "b"])[best]
         landmark = np.where(bright, candidate, "")
         ranked = np.argsort(-vectors[:, :3], axis=1, kind="stable")
         columns: dict[str, object] = {
-            "id": list(ids),
             "landmark": landmark,
             "name": [f"{one}, the channel" if one else "" for one in landmark],
             "probability": vectors.sum(axis=1) / 4,
-            "status": "ok",
-            "reason": "",
             "candidate": candidate,
             "candidate_name": [f"{one}, the channel" for one in candidate],
             "confidence": vectors[:, :3].max(axis=1),
@@ -75,7 +86,11 @@ class FakeSystem:
             values = np.take_along_axis(vectors, place[:, None], axis=1)[:, 0]
             columns[f"candidate_{i}"] = np.array(["r", "g", "b"])[place] if there else ""
             columns[f"score_{i}"] = values if there else np.nan
-        return pd.DataFrame(columns)
+        frame = pd.DataFrame(columns, index=np.flatnonzero(good)).reindex(range(len(ids)))
+        frame["id"] = list(ids)
+        frame["status"] = ["ok" if error is None else error.status for error in errors]
+        frame["reason"] = ["" if error is None else str(error) for error in errors]
+        return frame
 
 
 def photographs(many: int) -> dict[str, bytes]:

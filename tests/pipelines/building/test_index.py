@@ -28,7 +28,7 @@ from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import SystemConfig
-from retrieval.descriptors import describer as describing
+from retrieval.descriptors import cache as describing
 from retrieval.descriptors.cross_fit import PARTS, part_of
 from retrieval.errors import RunError, TableError
 from retrieval.photographs.decoding import read_photograph

@@ -22,7 +22,7 @@ from pipelines.answering.classify import classify_csv
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
-from retrieval.descriptors import describer as describing
+from retrieval.descriptors import cache as describing
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.searcher import Searcher

@@ -18,7 +18,7 @@ from pipelines.measuring.evaluate import evaluate_run
 from pipelines.studies.compare import run_comparison
 from pipelines.studies.methods import Budget, catalogue
 from retrieval.aggregation.registry import AGGREGATORS
-from retrieval.descriptors import describer
+from retrieval.descriptors import cache
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.hough import HoughConfig, HoughExtractor
 from retrieval.errors import ConfigError, TableError
@@ -166,7 +166,7 @@ def test_cut_short_it_goes_on_to_the_same_table(
         run_comparison(data, holidays, tmp_path, out, budget=BUDGET, only=["rootsift"])
         return rows_of(tmp_path / "table.json")
 
-    monkeypatch.setattr(describer, "WINDOW", 6)
+    monkeypatch.setattr(cache, "WINDOW", 6)
     written: list[int] = []
     write, detect = ShardStore.write, sift.detect
 

@@ -11,21 +11,20 @@ import pandas as pd
 import pytest
 
 from retrieval.aggregation.vlad import VladConfig
-from retrieval.descriptors import describer as module
-from retrieval.descriptors import extraction
+from retrieval.descriptors import cache, extraction
 from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.base import Extractor
-from retrieval.descriptors.describer import (
-    NO_FEATURES,
-    Describer,
+from retrieval.descriptors.cache import (
     describe_table,
     extract_table,
     read_described,
     table_digest,
 )
+from retrieval.descriptors.describer import NO_FEATURES, Describer
 from retrieval.descriptors.extraction import extract
 from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.registry import JointConfig, PartConfig, build_extractor
+from retrieval.descriptors.sample import Sample
 from retrieval.errors import ConfigError
 from retrieval.local.sift import SiftConfig
 from retrieval.photographs.table import make_table
@@ -41,7 +40,7 @@ ROWS = 14
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four rows a shard, so that fourteen photographs make four shards."""
-    monkeypatch.setattr(module, "WINDOW", 4)
+    monkeypatch.setattr(cache, "WINDOW", 4)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +159,7 @@ def test_features_are_kept_as_descriptors_are(table: pd.DataFrame, tmp_path: Pat
     """The sample that whitening and codebook learn from."""
     extractor = build_extractor(SIFT, "cpu", 0)
     store = ShardStore(tmp_path, {"sample": True})
-    extract_table(table, extractor, store, lambda good: (extractor.pack(good), [""] * len(good)))
+    extract_table(table, extractor, store)
     kept = [one for shard in store.shards() for one in extractor.unpack(shard.arrays)]
     # A blank photograph is one without features, and no failure here.
     assert [len(one) > 0 for one in kept].count(False) == 1
@@ -226,7 +225,7 @@ def test_labels_stay_with_their_photographs() -> None:
     rows = extractor.fit(features_of(extractor, good), 0).aggregate(features_of(extractor, good))
     expected = Whitening.fit(rows, config, labels=labels)
     mixed = features_of(extractor, [blank(), *good])
-    learnt = Describer.fit(extractor, mixed, config, 0, labels=["b", *labels]).whitening
+    learnt = Describer.fit(extractor, Sample(mixed, ["b", *labels]), config, 0).whitening
     assert learnt is not None
     np.testing.assert_array_equal(learnt.projection, expected.projection)
 
@@ -250,10 +249,9 @@ def test_each_part_is_left_out_of_a_describer(
     features = features_of(extractor, photographs)
     labels = [*"aaaabbbb", None, *"ccc"]
     parts = np.arange(12) % 3
-    plain = Describer.fit(extractor, features, whitening, 0, labels=labels)
-    learnt = Describer.fit(
-        extractor, features, whitening, 0, labels=labels, parts=parts, left_out=3
-    )
+    sample = Sample(features, labels, parts)
+    plain = Describer.fit(extractor, sample, whitening, 0)
+    learnt = Describer.fit(extractor, sample, whitening, 0, left_out=3)
     seen = [*photographs, blank()]
     described = learnt.describe(seen)
     np.testing.assert_array_equal(described.vectors, plain.describe(seen).vectors)
@@ -285,7 +283,7 @@ def test_a_whitening_within_a_combination_is_learnt_without_the_part_too() -> No
     photographs = [picture(i) for i in range(12)]
     features, parts = features_of(extractor, photographs), np.arange(12) % 3
     config = WhiteningConfig(dimension=4)
-    learnt = Describer.fit(extractor, features, config, 0, parts=parts, left_out=1)
+    learnt = Describer.fit(extractor, Sample(features, parts=parts), config, 0, left_out=1)
     few = [features[i] for i in np.flatnonzero(parts != 0)]
     alone = Describer.fit(extractor, few, config, 0)
     described = learnt.from_features(features).calibration
@@ -296,9 +294,8 @@ def test_a_whitening_within_a_combination_is_learnt_without_the_part_too() -> No
 def test_too_few_photographs_to_leave_a_part_out(caplog: pytest.LogCaptureFixture) -> None:
     extractor = build_extractor(HogConfig(side=64, cells=(16,)), "cpu", 0)
     features = features_of(extractor, [picture(i) for i in range(2)])
-    learnt = Describer.fit(
-        extractor, features, WhiteningConfig(dimension=4), 0, parts=np.arange(2), left_out=2
-    )
+    sample = Sample(features, parts=np.arange(2))
+    learnt = Describer.fit(extractor, sample, WhiteningConfig(dimension=4), 0, left_out=2)
     assert learnt.calibration == ()
     assert "too few photographs to leave a part of them out" in caplog.text
 
@@ -317,7 +314,7 @@ def test_views_stay_with_their_photographs() -> None:
         np.array([1, 1, 3, 3, 4, 4, 8, 0]),
     )
     mixed = features_of(extractor, [blank(), *good])
-    learnt = Describer.fit(extractor, mixed, config, 0, views=lambda _: given).whitening
+    learnt = Describer.fit(extractor, Sample(mixed, views=lambda _: given), config, 0).whitening
     assert learnt is not None
     np.testing.assert_array_equal(learnt.projection, expected.projection)
 

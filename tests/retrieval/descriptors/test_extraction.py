@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from retrieval.descriptors.extraction import _batches, extract
 from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.joint_frontend import JointFrontend
 from retrieval.descriptors.registry import build_extractor
-from retrieval.errors import DecodeError, PhotographError
+from retrieval.errors import DecodeError, FetchError, PhotographError
+from retrieval.photographs.decoding import read_photograph
 from retrieval.types import Photograph
 from tests.photographs import features_of, picture, write_photograph
 
@@ -122,6 +125,31 @@ def test_a_window_may_hold_nothing_good_or_nothing_at_all(tmp_path: Path) -> Non
     assert list(extract([], Means(True))) == []
 
 
+@dataclass(frozen=True)
+class Late:
+    """Pixels that arrive, or do not, while nobody waits in the pool."""
+
+    pixels: Photograph | None
+
+    def submit(self, pool: Executor, then: Callable[[Any], Any]) -> Future[Any]:
+        if self.pixels is not None:
+            return pool.submit(then, lambda longest_side: self.pixels)
+        failed: Future[Any] = Future()
+        failed.set_exception(FetchError("HTTP 404"))
+        return failed
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_photographs_come_in_any_way(tmp_path: Path, batched: bool) -> None:
+    path = write_photograph(tmp_path / "a.png", picture(1, 48, 60))
+    pixels = read_photograph(path, Means.longest_side)
+    ways = [str(path), pixels, lambda longest_side: read_photograph(path, longest_side),
+            Late(pixels), Late(None), DecodeError("known before")]  # fmt: skip
+    (found,) = extract([ways], Means(batched))
+    assert tick(found) == [*tick(found[:1]) * 4, "HTTP 404", "known before"]
+    assert [type(one) for one in found[4:]] == [FetchError, DecodeError]
+
+
 @pytest.mark.parametrize("config", [CNN, HogConfig(side=64, cells=(16,))], ids=["cnn", "hog"])
 def test_timing_changes_no_byte(
     config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,8 +194,9 @@ def test_a_device_is_given_batches_before_it_is_asked_for_results() -> None:
     assert queued.max() == 3
 
 
+@pytest.mark.parametrize("windows_ahead", [1, 3])
 @pytest.mark.parametrize("batched", [True, False])
-def test_at_most_two_windows_are_in_memory(batched: bool) -> None:
+def test_so_many_windows_are_in_memory(batched: bool, windows_ahead: int) -> None:
     open_windows = most = 0
 
     def source() -> Iterator[list[Photograph]]:
@@ -177,9 +206,9 @@ def test_at_most_two_windows_are_in_memory(batched: bool) -> None:
             most = max(most, open_windows)
             yield [picture(i, 20, 20)] * 3
 
-    for _ in extract(source(), Means(batched), threads=2):
+    for _ in extract(source(), Means(batched), threads=2, windows_ahead=windows_ahead):
         open_windows -= 1
-    assert most == 2
+    assert most == windows_ahead + 1
     assert open_windows == 0
 
 

@@ -132,14 +132,15 @@ def test_photographs_that_fail_have_nothing(name: str) -> None:
     describer = fitted(name)
     (outcomes,) = extract([[PHOTOGRAPHS[0], PHOTOGRAPHS[1]]], describer.frontend)
     error = DecodeError("no photograph")
-    found = describer.from_outcomes([error, outcomes[0], error, outcomes[1], error])
+    found, errors = describer.from_outcomes([error, outcomes[0], error, outcomes[1], error])
+    assert errors == [error, None, error, None, error]
     good = describer.from_features(outcomes)
     assert contents(found[np.array([1, 3])]) == contents(good)
     nothing = found[np.array([0, 2, 4])]
     assert not nothing.vectors.any()
     for part in (nothing.words, nothing.kept):
         assert part is None or part.starts.tolist() == [0, 0, 0, 0]
-    every = describer.from_outcomes([error, error])
+    every, _ = describer.from_outcomes([error, error])
     assert len(every) == 2
     assert not every.vectors.any()
     assert {k: v.shape[1:] for k, v in every.arrays().items()} == {

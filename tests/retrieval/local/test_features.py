@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from retrieval.local.features import decoded_codes, encode, no_features, pack, unpack
+from retrieval.local.features import dequantised, encode, no_features, pack, unpack
 from retrieval.types import unit_rows
 from tests.features import descriptors, local_features
 
@@ -22,7 +22,7 @@ def test_features_are_unpacked_as_they_were_packed() -> None:
 
 def test_codes_keep_descriptors_to_a_thousandth() -> None:
     given_ = np.minimum(descriptors(20, 128, 0), 0.49)
-    np.testing.assert_allclose(decoded_codes(encode(given_)), given_, atol=0.5 / 512 + 1e-7)
+    np.testing.assert_allclose(dequantised(encode(given_)), given_, atol=0.5 / 512 + 1e-7)
 
 
 def test_signed_codes_keep_the_whole_range() -> None:
@@ -31,6 +31,6 @@ def test_signed_codes_keep_the_whole_range() -> None:
     rows[:2] = np.eye(2, 64) * [[1], [-1]]
     codes = encode(rows, signed=True)
     assert codes.dtype == np.int8
-    np.testing.assert_allclose(decoded_codes(codes), rows, atol=0.5 / 127 + 1e-7)
-    np.testing.assert_array_equal(decoded_codes(codes[:2]), rows[:2])
-    np.testing.assert_allclose((unit_rows(decoded_codes(codes)) * rows).sum(axis=1), 1, atol=2e-3)
+    np.testing.assert_allclose(dequantised(codes), rows, atol=0.5 / 127 + 1e-7)
+    np.testing.assert_array_equal(dequantised(codes[:2]), rows[:2])
+    np.testing.assert_allclose((unit_rows(dequantised(codes)) * rows).sum(axis=1), 1, atol=2e-3)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retrieval.descriptors.describer import table_digest
+from retrieval.descriptors.cache import table_digest
 from retrieval.photographs.table import load_data_set
 from retrieval.training.config import TrainingConfig
 from retrieval.training.loop import fit

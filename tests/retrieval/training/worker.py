@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from retrieval.descriptors.describer import table_digest
+from retrieval.descriptors.cache import table_digest
 from retrieval.photographs.table import load_data_set
 from retrieval.training.config import TrainingConfig
 from retrieval.training.distributed import joined

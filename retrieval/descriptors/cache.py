@@ -1,0 +1,258 @@
+"""A table's photographs, described or extracted once and kept in shards on disk.
+
+A shard holds :data:`WINDOW` rows. A run that was cut short goes on with the first one that is
+missing, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from retrieval.descriptors.describer import Describer
+from retrieval.descriptors.extraction import WINDOW, Outcome, extract
+from retrieval.descriptors.representation import Representation, write_descriptors
+from retrieval.descriptors.sample import Chosen
+from retrieval.errors import PhotographError, failure
+from retrieval.frontend import Frontend
+from retrieval.photographs.given import Source
+from retrieval.storage.files import read_arrays
+from retrieval.storage.shards import OK, Shard, ShardStore, with_status
+from retrieval.types import Features
+
+Progress = Callable[[int, int], None]
+
+MAPPED: Final = "mapped"
+
+
+def no_progress(rows: int, failed: int) -> None:
+    """For callers who do not watch."""
+
+
+def extract_table(
+    table: pd.DataFrame, frontend: Frontend, store: ShardStore, progress: Progress = no_progress
+) -> None:
+    """Fill a store with the features of a table's photographs; shards that are there stay.
+
+    Args:
+        table: the photographs.
+        frontend: what makes their features, and packs them.
+        store: where the shards go.
+        progress: told of rows done and failed.
+    """
+
+    def packed(outcomes: list[Outcome]) -> Shard:
+        errors = [one if isinstance(one, PhotographError) else None for one in outcomes]
+        good = [one for one in outcomes if not isinstance(one, PhotographError)]
+        return Shard.of(frontend.pack(good), errors)
+
+    _fill(store, table["source"].array, frontend, packed, progress, {})
+
+
+def describe_sources(
+    sources: Sequence[Source],
+    describer: Describer,
+    store: ShardStore,
+    progress: Progress = no_progress,
+    known: Mapping[int, Outcome] | None = None,
+    stored: bool = True,
+) -> None:
+    """Fill a store with :class:`Representation`; shards that are there stay.
+
+    Args:
+        sources: the photographs.
+        describer: fitted.
+        store: where the shards go.
+        progress: told of rows done and failed.
+        known: features or errors that are known already, by position.
+        stored: whether the local features kept for verification are.
+    """
+
+    def described(outcomes: list[Outcome]) -> Shard:
+        found, errors = describer.from_outcomes(outcomes)
+        if not stored:
+            found = replace(found, kept=None)
+        usable = np.flatnonzero([error is None for error in errors])
+        return Shard.of(found[usable].arrays(), errors)
+
+    _fill(store, sources, describer.frontend, described, progress, known or {})
+
+
+def describe_table(
+    table: pd.DataFrame,
+    describer: Describer,
+    folder: Path,
+    made_from: Mapping[str, Any],
+    progress: Progress = no_progress,
+    known: Mapping[int, Outcome] | None = None,
+    clock: Path | None = None,
+    stored: bool = True,
+) -> ShardStore:
+    """Describe a table's photographs into ``folder``, going on where a killed run was.
+
+    Args:
+        table: the photographs.
+        describer: fitted.
+        folder: of the shards.
+        made_from: the config and inputs that the describer was made from.
+        progress, known, stored: as of :func:`describe_sources`.
+        clock: as of :class:`ShardStore`.
+
+    Returns:
+        the finished store.
+    """
+    store = ShardStore(folder, {**made_from, "table": table_digest(table)}, clock)
+    describe_sources(table["source"].array, describer, store, progress, known, stored)
+    return store
+
+
+def _fill(
+    store: ShardStore,
+    sources: Sequence[Source],
+    frontend: Frontend,
+    to_shard: Callable[[list[Outcome]], Shard],
+    progress: Progress,
+    known: Mapping[int, Outcome],
+) -> None:
+    """Make the shards that are missing, of one stream through one pool of threads."""
+    store.mend()
+    starts = range(0, len(sources), WINDOW)
+    windows = [range(start, min(start + WINDOW, len(sources))) for start in starts]
+    for number in range(len(windows)):
+        if number in store:
+            progress(*store.counts(number))
+    todo = [number for number in range(len(windows)) if number not in store]
+    unknown = ([sources[i] for i in windows[number] if i not in known] for number in todo)
+    begun = time.perf_counter()
+    for number, fresh in zip(todo, extract(unknown, frontend), strict=True):
+        new = iter(fresh)
+        shard = to_shard([known[i] if i in known else next(new) for i in windows[number]])
+        now = time.perf_counter()
+        store.write(number, shard, now - begun)
+        begun = now
+        progress(*store.counts(number))
+
+
+@dataclass(frozen=True)
+class Described:
+    """A table with what became of each row.
+
+    Attributes:
+        table: the image table, and ``status`` and ``reason`` of each row.
+        descriptors: of the rows whose status is ``ok``, in order.
+        seconds_per_image: the time that describing took, or 0 if none was described.
+        digest: fingerprint of all of it.
+    """
+
+    table: pd.DataFrame
+    descriptors: Representation
+    seconds_per_image: float
+    digest: str
+
+    @property
+    def ok(self) -> pd.DataFrame:
+        """The rows that went well, as many as there are descriptors."""
+        return self.table[self.table["status"] == OK].reset_index(drop=True)
+
+
+def table_digest(table: pd.DataFrame) -> str:
+    """A fingerprint of a table's photographs: ids, and their files' sizes and times."""
+    digest = hashlib.sha256()
+    for name, source in zip(table["id"], table["source"], strict=True):
+        path = Path(source)
+        stat = path.stat() if path.is_file() else None
+        facts = [name, stat.st_size, stat.st_mtime_ns] if stat else [name]
+        digest.update(json.dumps(facts).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def read_described(table: pd.DataFrame, store: ShardStore, describer: Describer) -> Described:
+    """A table with its statuses and descriptors from a finished store.
+
+    Words and kept features of many photographs do not fit into memory: descriptors are copied into
+    arrays beside the shards, and mapped.
+    """
+
+    def blocks() -> Iterator[Representation]:
+        yield describer.from_features([])
+        yield from (Representation.from_arrays(shard.arrays) for shard in store.shards())
+
+    write_descriptors(store.folder / MAPPED, blocks)
+    descriptors = Representation.from_arrays(read_arrays(store.folder / MAPPED))
+    seconds = store.seconds / len(table) if len(table) else 0.0
+    return Described(with_status(table, store), descriptors, seconds, store.digest)
+
+
+class KnownFeatures(Mapping[int, Outcome]):
+    """Features that lie in a store, by their position in a larger table, read shard by shard.
+
+    Args:
+        frontend: that made them.
+        store: filled by :func:`extract_table` from the rows at ``positions``.
+        positions: (n,) of the store's rows in the larger table, ascending.
+    """
+
+    def __init__(self, frontend: Frontend, store: ShardStore, positions: NDArray[np.int64]):
+        self._frontend = frontend
+        self._store = store
+        self._places = {int(position): place for place, position in enumerate(positions)}
+        self._shard: tuple[int, list[Outcome]] = (-1, [])
+
+    @property
+    def good_positions(self) -> list[int]:
+        """The positions of the photographs that did not fail."""
+        statuses, _ = self._store.verdicts()
+        return [key for key, one in zip(self._places, statuses, strict=True) if one == OK]
+
+    @property
+    def good(self) -> Sequence[Features]:
+        """The features of the photographs that did not fail, read when they are asked for."""
+        return _Good(self, self.good_positions)
+
+    def good_by_shard(self) -> Iterator[list[Features]]:
+        """:attr:`good`, a shard at a time."""
+        return (self._frontend.unpack(shard.arrays) for shard in self._store.shards())
+
+    def __getitem__(self, position: int) -> Outcome:
+        number, row = divmod(self._places[position], WINDOW)
+        if number != self._shard[0]:
+            self._shard = (number, _outcomes(self._frontend, self._store.read(number)))
+        return self._shard[1][row]
+
+    def __contains__(self, position: object) -> bool:
+        return position in self._places
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(frozen=True)
+class _Good(Chosen):
+    """All good photographs of a store; gone through, each shard is read once."""
+
+    source: KnownFeatures
+
+    def __iter__(self) -> Iterator[Features]:
+        return chain.from_iterable(self.source.good_by_shard())
+
+
+def _outcomes(frontend: Frontend, shard: Shard) -> list[Outcome]:
+    """A shard's features, an error in place of each row that failed."""
+    good = iter(frontend.unpack(shard.arrays))
+    return [
+        next(good) if status == OK else failure(status, reason)
+        for status, reason in zip(shard.statuses, shard.reasons, strict=True)
+    ]
