@@ -204,8 +204,8 @@ def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_
     gallery = system.gallery
     for part, one in enumerate(gallery.calibration):
         # Its rows took in their neighbours too; a photograph that is left out is left out there.
-        assert one.index.augmentation is not None
-        np.testing.assert_array_equal(one.index.vectors, one.index.augmentation.rows())
+        assert one.searcher.augmentation is not None
+        np.testing.assert_array_equal(one.searcher.vectors, one.searcher.augmentation.rows())
         whitening = Whitening.load(tmp_path / "calibration" / str(part) / "whitening")
         by = replace(system.describer, whitening=whitening)
         for table, vectors in (known.gallery, one.vectors), (known.bank, one.bank_vectors):

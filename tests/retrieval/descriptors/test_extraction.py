@@ -185,7 +185,9 @@ def test_at_most_two_windows_are_in_memory(batched: bool) -> None:
 
 def test_who_stops_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    stream = extract(windows([picture(i, 20, 20) for i in range(40)], 4), Means(False), threads=3)
+    stream: Any = extract(
+        windows([picture(i, 20, 20) for i in range(40)], 4), Means(False), threads=3
+    )
     next(stream)
     stream.close()
     assert threading.active_count() == before

@@ -494,7 +494,8 @@ IMPORT_ORDERS = [
 ]
 SEARCH_AND_MULTIPLY = """
 import numpy as np, torch
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, train_kmeans
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.vectors.clustering import train_kmeans
 rows = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
 train_kmeans(rows, 16, seed=0)
 FaissIndex.build(rows, IndexConfig(factory="IVF16,Flat")).search(rows[:500], 5)
