@@ -22,6 +22,8 @@ from retrieval.system import System, SystemConfig
 from tests.photographs import view, write_csv, write_photograph
 from tests.pipelines.runs import LOCAL, contents
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     **LOCAL,
     "classifiers": {

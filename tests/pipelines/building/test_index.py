@@ -274,6 +274,7 @@ def test_another_classifier_describes_nothing_again(
             assert after[name] == before[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [2, 9], ids=["extracting", "describing"])
 def test_a_killed_build_goes_on_to_the_same_bytes(
     built: dict[str, Path], data: Path, tmp_path: Path, last: int
@@ -421,6 +422,7 @@ def test_the_same_addition_or_removal_again_is_nothing_to_do(
         assert contents(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["_describe_part", "_gather", "_fit_classifiers"])
 def test_a_change_cut_short_is_no_finished_run(
     run: Path, data: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch

@@ -48,6 +48,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_trains_indexes_and_answers_with_its_own_network(run: Path, data: Path) -> None:
     system = System.load(run)
     assert isinstance(system.classifiers["network"], NetworkClassifier)
@@ -117,6 +118,7 @@ def test_the_check_comes_before_the_training(data: Path, tmp_path: Path) -> None
     assert not (tmp_path / "training").exists()
 
 
+@pytest.mark.slow
 def test_a_search_writes_its_trials_and_names_the_best(data: Path, tmp_path: Path) -> None:
     space = {
         "head": [{"kind": "linear"}, {"kind": "arcface", "margin": 0.1}],

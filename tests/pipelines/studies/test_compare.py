@@ -152,6 +152,7 @@ def test_more_words_than_features_are_a_skipped_row(
     assert timeless(rows_of(tmp_path / "t.json"))[2:] == timeless(rows)[2:5]
 
 
+@pytest.mark.slow
 def test_cut_short_it_goes_on_to_the_same_table(
     data: DataSet,
     holidays: Path,

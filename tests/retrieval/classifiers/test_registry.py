@@ -102,6 +102,7 @@ def test_a_saved_classifier_that_is_missing_or_of_another_gallery_is_refused(
             load_classifier(config, tmp_path, clusters(5, 5, 8, 0.4))
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("landmarks", [1, 3])
 @pytest.mark.parametrize("photographs", [1, 4])

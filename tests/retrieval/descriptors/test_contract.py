@@ -376,6 +376,7 @@ def test_the_identity_is_json(name: str) -> None:
     assert json.loads(json.dumps(identity)) == identity
 
 
+@pytest.mark.slow
 @examples
 def test_the_identity_is_of_what_gives_features_and_nothing_else(name: str) -> None:
     """Or old features would be taken for new ones; or another codebook would mean new features."""

@@ -149,6 +149,7 @@ def test_nprobe_is_used() -> None:
     assert recalls[0] < recalls[1] < recalls[2] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory", ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "PCA16,IVF8,Flat", "SQ8"]
 )

@@ -197,6 +197,7 @@ def test_a_blank_photograph_has_the_same_everywhere(detector: DelfDetector) -> N
     assert none.codes.shape == (0, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", ["vit_b_16", "swin_t"])
 def test_only_maps_of_convolutions(trunk: str) -> None:
     with pytest.raises(ConfigError, match="the detector delf needs a layer of convolutions"):
@@ -211,6 +212,7 @@ def another_layer(path: Path, trunk: Trunk) -> None:
     random_attention(path, replace(trunk, layers=("layer3",)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

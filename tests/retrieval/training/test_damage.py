@@ -54,6 +54,7 @@ def whole(folder: Path) -> dict[str, bytes]:
     return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*.*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [RECORD, NETWORK, PHOTOGRAPHS])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_training_is_one_line_and_made_again(
@@ -72,6 +73,7 @@ def test_a_damaged_training_is_one_line_and_made_again(
     assert whole(training) == whole(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
 def test_training_goes_on_before_a_damaged_checkpoint(

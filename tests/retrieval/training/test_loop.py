@@ -73,6 +73,7 @@ HEADS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head["kind"])
 def test_every_head_learns_the_toy(
     head: dict[str, Any], table: pd.DataFrame, tmp_path: Path
