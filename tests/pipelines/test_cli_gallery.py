@@ -17,7 +17,7 @@ import pytest
 from tests.photographs import picture, view, write_photograph
 from tests.pipelines.runs import contents
 
-pytestmark = pytest.mark.usefixtures("root_logger")
+pytestmark = [pytest.mark.usefixtures("root_logger"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "extractor.side=64", "--set", "extractor.cells=[16]",

@@ -231,6 +231,7 @@ def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_
         assert fitted == system.rejections[name] != optimistic
 
 
+@pytest.mark.slow
 def test_views_of_all_photographs_teach_the_whitening(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -461,6 +462,7 @@ def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> Non
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_what_was_removed_comes_back(
     run: Path, data: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -624,6 +626,7 @@ def test_a_run_keeps_some_of_its_gallery(run: Path, data: Path) -> None:
     System.load(run, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file", ["whitening/whitening.safetensors", "extractor/codebooks.safetensors"]
 )

@@ -186,6 +186,7 @@ def test_another_search_describes_nothing_again(
     assert contents(run) == contents(built)
 
 
+@pytest.mark.slow
 def test_features_that_are_not_stored_are_made_again(
     built: Path, config: str, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

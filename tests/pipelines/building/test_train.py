@@ -64,6 +64,7 @@ def test_a_run_trains_indexes_and_answers_with_its_own_network(run: Path, data: 
     assert 0 < eligible.sum() < len(eligible)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_moved_and_is_not_trained_again(
     run: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

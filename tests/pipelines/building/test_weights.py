@@ -59,6 +59,7 @@ def config() -> SystemConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_by_its_weights_and_not_by_their_place(
     config: SystemConfig, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -54,6 +54,7 @@ def with_head(gallery: Gallery) -> Gallery:
     return replace(gallery, head=TrainedHead(head.eval(), gallery.landmarks))
 
 
+@pytest.mark.slow
 @EVERY
 def test_a_classifier_comes_from_its_config(config: Any, tmp_path: Path) -> None:
     config = CONFIGS.validate_python(config)

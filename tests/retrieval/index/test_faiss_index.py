@@ -505,6 +505,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", IMPORT_ORDERS)
 def test_faiss_and_torch_live_together(imports: str) -> None:
     done = subprocess.run(
@@ -518,15 +519,6 @@ def test_faiss_and_torch_live_together(imports: str) -> None:
 
 
 def test_package_imports_faiss_first_and_torch_not_at_all() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, retrieval; print('faiss' in sys.modules, 'torch' in sys.modules)",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["True", "False"]
+    code = "import sys, retrieval; print('faiss' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert done.stdout.split() == [b"True", b"False"]

@@ -59,6 +59,7 @@ def spot(x: float, y: float, side: int = 257) -> NDArray[np.uint8]:
     return np.repeat((100 + 150 * blob).astype(np.uint8)[..., None], 3, axis=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trunk", "layer"),
     [("resnet18", "layer2"), ("mobilenet_v2", "features.6"), ("googlenet", "inception3b"),

@@ -88,6 +88,7 @@ def test_training_goes_on_before_a_damaged_checkpoint(
     assert any("training goes on before it" in one for one in caplog.messages)
 
 
+@pytest.mark.slow
 def test_what_a_training_began_from_or_was_shown_is_made_again_where_it_is_damaged(
     training: Path, trained: Path, table: pd.DataFrame
 ) -> None:
