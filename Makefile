@@ -20,16 +20,18 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 config    := $(if $(CONFIG),--config "$(CONFIG)")
+# A process a core.
+pytest    := $(BIN)/pytest -n auto --dist worksteal
 on_device := --device "$(DEVICE)"
 weights   := $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test data index evaluate classify doctor lint bench gpu clean
+.PHONY: help setup demo test test-fast data index evaluate classify doctor lint bench gpu clean
 
 help: ## say what there is (this list)
 	@echo "make TARGET [NAME=value ...]"
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## /  {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /  {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  DATA=$(DATA)  photographs: a data folder, or a folder with a folder per landmark"
 	@echo "  CONFIG=$(CONFIG)  the system, one of pipelines/configs; chosen where it is empty"
@@ -46,8 +48,11 @@ setup: $(STAMP) ## make .venv with the package and the pinned versions (once; 2 
 demo: $(STAMP) ## render demo landmarks, then index, evaluate and classify them
 	$(BIN)/landmarks demo $(on_device)
 
-test: $(STAMP) ## run the tests
-	$(BIN)/pytest $(TESTS)
+test: $(STAMP) ## run all tests (on two cores 10 minutes)
+	$(pytest) $(TESTS)
+
+test-fast: $(STAMP) ## run the tests for daily work, which leave out the slow ones (90 s)
+	$(pytest) -m "not slow" $(TESTS)
 
 data: $(STAMP) ## render the demo's photographs into DATA
 	$(BIN)/landmarks data demo --out "$(DATA)"

@@ -94,7 +94,7 @@ def main() -> None:
             "layers": both,
             "scales": SCALES,
             "size": options.size,
-            "precision": str(sides["together"][0].dtype),
+            "precision": sides["together"][0].identity()["precision"],
             "photographs": len(photographs),
             "seconds": rounds,
             "times_one_by_one": sooner,

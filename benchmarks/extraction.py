@@ -73,7 +73,7 @@ def bare_trunk(extractor: CnnExtractor, paths: Sequence[str], batch: int) -> Cal
         groups.setdefault(photograph.shape, []).append(photograph)
     batches = [
         torch.from_numpy(np.stack(members[i : i + batch])).permute(0, 3, 1, 2)
-        .to(extractor.dtype).contiguous(memory_format=torch.channels_last)
+        .to(extractor.trunk.dtype).contiguous(memory_format=torch.channels_last)
         for members in groups.values()
         for i in range(0, len(members), batch)
     ]  # fmt: skip
@@ -139,7 +139,7 @@ def main() -> None:
         {
             "trunk": options.trunk,
             "size": options.size,
-            "precision": str(extractor.dtype),
+            "precision": extractor.identity()["precision"],
             "photographs": len(paths),
             "seconds": rounds,
             "times_plain_loop": faster,

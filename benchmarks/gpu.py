@@ -272,8 +272,8 @@ def bare_rate(
     a photograph; each shape counts as often as photographs have it."""
     seconds = operations = 0.0
     for batch in batches_of(extractor, photographs):
-        share = sum(extractor.shape(one) == extractor.shape(batch[0]) for one in photographs)
-        share /= len(photographs)
+        alike = sum(extractor.shape(one) == extractor.shape(batch[0]) for one in photographs)
+        share = alike / len(photographs)
         with torch.inference_mode():
             (values,) = extractor.views(extractor.prepare(batch).to(device))
             with FlopCounterMode(display=False) as counter:

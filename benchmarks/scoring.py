@@ -54,7 +54,7 @@ def main() -> None:
         taken = []
         for _ in range(options.rounds):
             begun = time.perf_counter()
-            command = [Path(sys.executable).with_name("landmarks"), "score", *files]
+            command = [str(Path(sys.executable).with_name("landmarks")), "score", *map(str, files)]
             subprocess.run(command, check=True, capture_output=True)
             taken.append(time.perf_counter() - begun)
     told = {"rows": PHOTOGRAPHS, "seconds": statistics.median(taken), "seconds_each": taken}

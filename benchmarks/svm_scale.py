@@ -22,7 +22,7 @@ from retrieval.index.gallery import Gallery
 from retrieval.storage.files import write_json
 
 sys.path.insert(0, str(Path(__file__).parent))
-import scale
+import scale  # type: ignore[import-not-found]
 
 
 def train(folder: Path, factory: str) -> dict[str, Any]:

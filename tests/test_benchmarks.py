@@ -35,6 +35,7 @@ def test_the_gpus_benchmark_runs_on_a_processor(tmp_path: Path) -> None:
         assert line in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line_says_what_there_would_be(tmp_path: Path) -> None:
     done = benchmark("--out", str(tmp_path / "gpu.md"))

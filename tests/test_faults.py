@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_a_few_faults_of_each_kind_do_no_harm(tmp_path: Path) -> None:
     out = tmp_path / "faults.md"
     done = subprocess.run(

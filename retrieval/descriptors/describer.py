@@ -297,8 +297,8 @@ def _without(part: int, extractor: Extractor, whole: _Lesson) -> Describer:
     assert whole.sample.parts is not None
     chosen = whole.sample.parts != part
     # A codebook is learnt from hundreds of thousands of local features, and its few words know no
-    # photograph among them; a whitening within an extractor does. AugmentedRows were described by the
-    # extractor that was fitted on all, and fit no other.
+    # photograph among them; a whitening within an extractor does. Altered photographs were
+    # described by the extractor that was fitted on all, and fit no other.
     if extractor.whitened and whole.views is None:
         few = np.flatnonzero(chosen).tolist()
         features, labels = Chosen(whole.sample.features, few), whole.sample.labels_at(few)

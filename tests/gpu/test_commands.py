@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -30,7 +30,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, root_logger: None) -> Iterator[object]:
+def command(monkeypatch: pytest.MonkeyPatch, root_logger: None) -> Callable[..., int]:
     def run(*arguments: object) -> int:
         monkeypatch.setattr(sys, "argv", ["landmarks", *map(str, arguments)])
         try:
@@ -44,7 +44,7 @@ def command(monkeypatch: pytest.MonkeyPatch, root_logger: None) -> Iterator[obje
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_answers_are_the_processors(
-    system: str, photographs: Path, tmp_path: Path, command
+    system: str, photographs: Path, tmp_path: Path, command: Callable[..., int]
 ) -> None:
     table = pd.read_csv(photographs / "test.csv", dtype=str, keep_default_na=False)
     urls = tmp_path / "urls.csv"
@@ -73,7 +73,10 @@ def test_answers_are_the_processors(
 
 
 def test_too_little_memory_is_one_line(
-    photographs: Path, tmp_path: Path, command, capsys: pytest.CaptureFixture[str]
+    photographs: Path,
+    tmp_path: Path,
+    command: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()

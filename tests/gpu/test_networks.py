@@ -76,7 +76,7 @@ def test_what_comes_out_does_not_hang_on_the_company() -> None:
 
 def test_networks_and_detectors_side_by_side() -> None:
     configs: list[Any] = [SYSTEMS["convnext_tiny"], SEVERAL]
-    several = JointFrontend(tuple(build_cnn(one, "cuda", 0) for one in configs))
+    several: Any = JointFrontend(tuple(build_cnn(one, "cuda", 0) for one in configs))
     (found,) = extract([PHOTOGRAPHS], several)
     for place, frontend in enumerate(several.frontends):
         own = rows(frontend)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines import cli
+from pipelines.progress import console
 from tests.photographs import write_data_set
 
 
@@ -13,3 +19,34 @@ from tests.photographs import write_data_set
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 gallery photographs of six landmarks, eight of none; each module's own."""
     return write_data_set(tmp_path_factory.mktemp("data"))
+
+
+class Terminal(io.TextIOWrapper):
+    """Where somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def landmarks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs `landmarks ARGUMENTS`, with some standard input: exit code, output, errors."""
+
+    def run(*arguments: object, stdin: str = "", terminal: bool = False) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["landmarks", *map(str, arguments)])
+        kind = Terminal if terminal else io.TextIOWrapper
+        monkeypatch.setattr(sys, "stdin", kind(io.BytesIO(stdin.encode())))
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setattr(console, "width", 400)
+        capsys.readouterr()
+        try:
+            cli.main()
+            code: Any = 0
+        except SystemExit as exit_:
+            code = exit_.code or 0
+        out, err = capsys.readouterr()
+        return int(code), out, err
+
+    return run

@@ -11,48 +11,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipelines import cli, progress
 from tests.photographs import picture, view, write_csv, write_photograph
 from tests.pipelines.runs import contents
 
-pytestmark = pytest.mark.usefixtures("root_logger")
+pytestmark = [pytest.mark.usefixtures("root_logger"), pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "extractor.side=64", "--set", "extractor.cells=[16]",
          "--set", "whitening.dimension=16"]  # fmt: skip
 Run = Callable[..., tuple[int, str, str]]
-
-
-class Terminal(io.TextIOWrapper):
-    """Where somebody sits."""
-
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.fixture
-def landmarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `landmarks ARGUMENTS`, with some standard input: exit code, output, errors."""
-
-    def run(*arguments: object, stdin: str = "", terminal: bool = False) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["landmarks", *map(str, arguments)])
-        kind = Terminal if terminal else io.TextIOWrapper
-        monkeypatch.setattr(sys, "stdin", kind(io.BytesIO(stdin.encode())))
-        monkeypatch.setattr(progress.console, "width", 400)
-        capsys.readouterr()
-        try:
-            cli.main()
-            code: Any = 0
-        except SystemExit as exit_:
-            code = exit_.code or 0
-        out, err = capsys.readouterr()
-        return int(code), out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_names_are_shown_as_they_are(
     monkeypatch.setattr(
         sys, "argv", ["landmarks", "evaluate", "--run", str(run), "--data", str(data)]
     )
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("pipelines.progress.console.width", 400)
     with pytest.raises(SystemExit) as leaving:
         cli.main()
     assert leaving.value.code == 0

@@ -260,6 +260,7 @@ def test_every_library_is_loaded_by_a_probe() -> None:
             assert re.search(rf"import .*\b{library}\b", doctor.PROBES[key]), (key, library)
 
 
+@pytest.mark.slow
 def test_this_installation_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # Loading FAISS beside torch is what the index's tests try; the rest, this test session.
     for key in (doctor.TOGETHER, doctor.REST):

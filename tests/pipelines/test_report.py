@@ -347,6 +347,7 @@ def test_a_browser_shows_the_sections_and_draws_the_page(
     assert (pixels.std(axis=(1, 2)) > 5).mean() > 0.4
 
 
+@pytest.mark.slow
 def test_systems_side_by_side_keep_their_answers(measured: Measured) -> None:
     # The other system knows a landmark more, the first in order, so that all its codes differ.
     moved = [

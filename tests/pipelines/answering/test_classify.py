@@ -203,6 +203,7 @@ def rows_done(out: Path) -> int:
     return int(json.loads(state.read_text())["rows"]) if state.exists() else 0
 
 
+@pytest.mark.slow
 def test_kill_and_again_gives_the_same_bytes(server: BadServer, tmp_path: Path) -> None:
     listed = write_list(tmp_path / "list.csv", mixed(server, 150))
     classify(listed, tmp_path / "whole.csv")
@@ -247,6 +248,7 @@ def test_look_ahead_is_bounded_by_memory() -> None:
     assert chunks_ahead(2**40, 256, 448) == 7
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(PHOTOGRAPHS["3.jpg"])
 

@@ -153,6 +153,7 @@ def test_landmarks_in_more_rows_than_that_are_none(tmp_path: Path) -> None:
     assert (tmp_path / "out.csv").read_bytes() == one.read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     one = predictions(tmp_path / "one.csv", ["a 0.9", "- 0.1"] * 10_000)
     tracemalloc.start()
@@ -287,6 +288,7 @@ def test_one_operating_point_is_asked_for(
         rethreshold(before, tmp_path / "out.csv", run, **asked)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [{"target_precision": 0.5}, {"max_false_accepts": 0.9}])
 @pytest.mark.parametrize("kind", ["threshold", "learnt"])
 def test_a_threshold_is_the_one_that_an_index_would_have(

@@ -32,6 +32,7 @@ def system(detector: str) -> SystemConfig:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_answers_with_the_attention_it_was_built_with(data: Path, tmp_path: Path) -> None:
     known, file = load_data_set(data), tmp_path / "new" / "attention.safetensors"
     config = system(DELF % file)

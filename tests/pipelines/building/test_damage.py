@@ -23,6 +23,8 @@ from retrieval.system import System
 from tests.photographs import view, write_csv, write_photograph
 from tests.pipelines.runs import LOCAL, contents
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     **LOCAL,
     "classifiers": {

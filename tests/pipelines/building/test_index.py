@@ -232,6 +232,7 @@ def test_thresholds_are_fitted_where_photographs_taught_nothing(data: Path, tmp_
         assert fitted == system.rejections[name] != optimistic
 
 
+@pytest.mark.slow
 def test_views_of_all_photographs_teach_the_whitening(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -275,6 +276,7 @@ def test_another_classifier_describes_nothing_again(
             assert after[name] == before[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [2, 9], ids=["extracting", "describing"])
 def test_a_killed_build_goes_on_to_the_same_bytes(
     built: dict[str, Path], data: Path, tmp_path: Path, last: int
@@ -422,6 +424,7 @@ def test_the_same_addition_or_removal_again_is_nothing_to_do(
         assert contents(run) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["describe", "collect_rows", "fit_classifiers"])
 def test_a_change_cut_short_is_no_finished_run(
     run: Path, data: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
@@ -460,6 +463,7 @@ def test_ids_are_in_a_run_once(run: Path, data: Path, more: pd.DataFrame) -> Non
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_what_was_removed_comes_back(
     run: Path, data: Path, more: pd.DataFrame, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -623,6 +627,7 @@ def test_a_run_keeps_some_of_its_gallery(run: Path, data: Path) -> None:
     System.load(run, "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file", ["whitening/whitening.safetensors", "extractor/codebooks.safetensors"]
 )

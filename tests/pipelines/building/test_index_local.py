@@ -127,6 +127,7 @@ def test_the_same_again_is_nothing_to_do(
     assert contents(built) == before
 
 
+@pytest.mark.slow
 def test_a_build_killed_in_describing_goes_on_to_the_same_bytes(
     built: Path, config: str, data: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_adding_with_another_detector_is_refused(
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_another_search_describes_nothing_again(
     built: Path, run: Path, config: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +186,7 @@ def test_another_search_describes_nothing_again(
     assert contents(run) == contents(built)
 
 
+@pytest.mark.slow
 def test_features_that_are_not_stored_are_made_again(
     built: Path, config: str, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -208,6 +211,7 @@ def test_features_that_are_not_stored_are_made_again(
     assert any("cannot be verified with" in message for message in caplog.messages)
 
 
+@pytest.mark.slow
 def test_an_augmented_gallery(config: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     build(config, data, run, "search.expansion.gallery=2", "search.expansion.queries=1")
@@ -282,6 +286,7 @@ def test_a_classifier_that_looks_at_no_neighbours_has_none_searched(
         replace(system, answer="knn").answers(queries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "said"),
     [

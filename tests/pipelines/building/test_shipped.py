@@ -171,6 +171,7 @@ def test_weights_in_a_folder_are_here_and_no_others(photographs: DataSet, tmp_pa
     assert propose(gather(photographs, tmp_path, "cpu")).system == "deep-one"
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_is_told_by_what_is_in_it(photographs: DataSet, tmp_path: Path) -> None:
     state = bare_network("mobilenet_v2").state_dict()
     save_file(state, tmp_path / "mine.safetensors")

@@ -49,6 +49,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_trains_indexes_and_answers_with_its_own_network(run: Path, data: Path) -> None:
     system = System.load(run)
     assert isinstance(system.classifiers["network"], NetworkClassifier)
@@ -64,6 +65,7 @@ def test_a_run_trains_indexes_and_answers_with_its_own_network(run: Path, data: 
     assert 0 < eligible.sum() < len(eligible)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_moved_and_is_not_trained_again(
     run: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -118,6 +120,7 @@ def test_the_check_comes_before_the_training(data: Path, tmp_path: Path) -> None
     assert not (tmp_path / "training").exists()
 
 
+@pytest.mark.slow
 def test_a_search_writes_its_trials_and_names_the_best(data: Path, tmp_path: Path) -> None:
     space = {
         "head": [{"kind": "linear"}, {"kind": "arcface", "margin": 0.1}],

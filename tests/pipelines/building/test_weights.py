@@ -60,6 +60,7 @@ def config() -> SystemConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_by_its_weights_and_not_by_their_place(
     config: SystemConfig, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_run_goes_by_its_weights_and_not_by_their_place(
         System.load(run, "cpu", weights(tmp_path / "others", 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extractor", ["combination", "aggregated"])
 def test_photographs_are_added(
     extractor: str, config: SystemConfig, data: Path, tmp_path: Path

@@ -136,6 +136,7 @@ class TestFetch:
         with pytest.raises(TableError, match="no such file"):
             self.fetch(tmp_path / "missing.csv", tmp_path)
 
+    @pytest.mark.slow
     def test_kill_and_again_gives_the_same_files(
         self, server: BadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -301,6 +302,7 @@ class TestGldv2:
         with pytest.raises(DownloadError, match="no md5 sum in it"):
             self.bring(server, tmp_path, shards="0")
 
+    @pytest.mark.slow
     def test_kill_in_the_download(self, server: BadServer, tmp_path: Path) -> None:
         contents = [archive(photograph_names(s), size=400_000) for s in range(2)]
         publish(server, "index", contents)

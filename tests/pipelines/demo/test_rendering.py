@@ -241,6 +241,7 @@ def test_photographs_are_of_the_size_asked_for_and_all_different(data_set: Path)
             assert np.abs(one.astype(int) - other).mean() > 4
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_byte(data_set: Path, tmp_path: Path) -> None:
     steps: list[tuple[int, int]] = []
     render_data_set(

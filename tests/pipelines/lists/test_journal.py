@@ -75,6 +75,7 @@ def sweep(folder: Path, prepare: Callable[[Path], None], work: Callable[[Path], 
         assert call > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_kill_anywhere(tmp_path: Path, form: str) -> None:
     def prepare(folder: Path) -> None:
@@ -84,6 +85,7 @@ def test_kill_anywhere(tmp_path: Path, form: str) -> None:
     sweep(tmp_path, prepare, lambda folder: run(folder, odd, form=form))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_kill_anywhere_in_a_retry(tmp_path: Path, form: str) -> None:
     def prepare(folder: Path) -> None:

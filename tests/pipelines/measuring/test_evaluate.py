@@ -218,6 +218,7 @@ def test_submission_has_the_challenge_form(tmp_path: Path) -> None:
     assert lines == ["id,landmarks", "a,l1 0.9", "b,l7 0.7", "c,l5 0.8", "d,l4 0.6", "e,", "f,"]
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     run(tmp_path, "first")
     run(tmp_path, "second")

@@ -63,7 +63,7 @@ def test_an_operating_point_is_asked_for_on_the_command_line(
             return int(exit_.code or 0)
         return 0
 
-    thresholds = []
+    thresholds: list[str] = []
     for asked in ((), ("--max-false-accepts", "0.5"), ("--target-precision", "0.99")):
         run = tmp_path / f"run{len(thresholds)}"
         assert index(run, *asked) == 0

@@ -49,6 +49,7 @@ def rows_of(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     return {part: {row["what"]: row for row in rows} for part, rows in parts.items()}
 
 
+@pytest.mark.slow
 def test_the_runs_own_choices_have_the_figures_that_evaluating_gives(
     built: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_the_runs_own_ensemble_is_what_is_fused(built: Path) -> None:
     assert fused["stacked ensemble of a, b"] == two.model_copy(update={"fusion": "stacked"})
 
 
+@pytest.mark.slow
 def test_a_photograph_is_left_out_of_the_rows_that_took_it_in(data: Path, tmp_path: Path) -> None:
     config = load_config("hog", (*SMALL, "search.expansion.gallery=3"))
     build_run(config, load_data_set(data), tmp_path / "run", "cpu")

@@ -79,6 +79,7 @@ def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "photographs_per_second": None} for row in rows]
 
 
+@pytest.mark.slow
 def test_every_detector_stands_by_every_aggregation(
     table: tuple[Path, list[dict[str, Any]]],
 ) -> None:
@@ -154,6 +155,7 @@ def test_more_words_than_features_are_a_skipped_row(
     assert timeless(rows_of(tmp_path / "t.json"))[2:] == timeless(rows)[2:5]
 
 
+@pytest.mark.slow
 def test_cut_short_it_goes_on_to_the_same_table(
     data: DataSet,
     holidays: Path,
@@ -191,6 +193,7 @@ def test_cut_short_it_goes_on_to_the_same_table(
     assert not detected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learnt_on", ["all", "pairs"])
 def test_a_shipped_system_is_measured_as_its_run_is(
     learnt_on: str, data: DataSet, holidays: Path, tmp_path: Path

@@ -93,10 +93,10 @@ def test_revisited_is_as_by_hand(
     rankings = rankings_of(similarities)
     rankings = np.where(np.take_along_axis(similarities, rankings, 1) > -np.inf, rankings, -1)
     expected = revisited_figures(truth, rankings)
-    for setup, one in expected.items():
+    for setup, wanted in expected.items():
         figures = found["figures"][EXACT][setup]
-        assert figures["map"] == pytest.approx(one.map)
-        assert [figures[f"mp{k}"] for k in (1, 5, 10)] == pytest.approx(one.mean_precisions)
+        assert figures["map"] == pytest.approx(wanted.map)
+        assert [figures[f"mp{k}"] for k in (1, 5, 10)] == pytest.approx(wanted.mean_precisions)
     assert list(found["figures"]) == ([EXACT] if name == "plain" else [EXACT, AS_RUN])
     assert found["figures"][EXACT]["easy"]["map"] > 0.5
 

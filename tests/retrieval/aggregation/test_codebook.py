@@ -27,8 +27,9 @@ def test_a_word_is_the_mean_of_its_descriptors() -> None:
     centres = np.eye(4, dtype=np.float32)
     random = np.random.default_rng(0)
     blurred = np.repeat(centres, 30, axis=0) + 0.02 * np.abs(random.normal(size=(120, 4)))
+    none = np.zeros(30, np.float32)
     features = [
-        LocalFeatures(np.zeros((30, 2), np.float32), *[np.zeros(30, np.float32)] * 2,
+        LocalFeatures(np.zeros((30, 2), np.float32), none, none,
                       encode(np.asarray(part, np.float32) / 2), (9, 9))
         for part in np.split(blurred, 4)
     ]  # fmt: skip

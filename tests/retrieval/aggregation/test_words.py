@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.features import local_features
 
 EMPTY = Words(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros((0, 2), np.uint64))
 
-Photograph = tuple[NDArray[np.int32], NDArray[np.uint64]]
+Photograph = tuple[NDArray[Any], ...]
 
 
 def photographs(counts: list[int]) -> list[Photograph]:

@@ -54,8 +54,9 @@ def with_head(gallery: Gallery) -> Gallery:
     return replace(gallery, head=TrainedHead(head.eval(), gallery.landmarks))
 
 
+@pytest.mark.slow
 @EVERY
-def test_a_classifier_comes_from_its_config(config: dict[str, Any], tmp_path: Path) -> None:
+def test_a_classifier_comes_from_its_config(config: Any, tmp_path: Path) -> None:
     config = CONFIGS.validate_python(config)
     gallery = with_head(clusters(5, 6, 10, 0.4))
     queries = clusters(5, 4, 0, 0.4).vectors
@@ -81,8 +82,8 @@ def test_a_classifier_comes_from_its_config(config: dict[str, Any], tmp_path: Pa
     assert held_out.correct.mean() > 0.9
     again = held_out_scores(config, [gallery])
     assert again.gallery.values == pytest.approx(held_out.gallery.values, abs=1e-5)
-    again = fit_classifier(config, gallery).scores(queries, found)
-    assert again.values == pytest.approx(scores.values, abs=1e-5)
+    anew = fit_classifier(config, gallery).scores(queries, found)
+    assert anew.values == pytest.approx(scores.values, abs=1e-5)
     none = fitted.scores(queries[:0], found.at(slice(0)))
     assert len(none) == 0
     assert none.candidates.shape == none.values.shape
@@ -90,7 +91,7 @@ def test_a_classifier_comes_from_its_config(config: dict[str, Any], tmp_path: Pa
 
 @EVERY
 def test_a_saved_classifier_that_is_missing_or_of_another_gallery_is_refused(
-    config: dict[str, Any], tmp_path: Path
+    config: Any, tmp_path: Path
 ) -> None:
     config = CONFIGS.validate_python(config)
     gallery = with_head(clusters(4, 4, 8, 0.4))
@@ -102,6 +103,7 @@ def test_a_saved_classifier_that_is_missing_or_of_another_gallery_is_refused(
             load_classifier(config, tmp_path, clusters(5, 5, 8, 0.4))
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("landmarks", [1, 3])
 @pytest.mark.parametrize("photographs", [1, 4])

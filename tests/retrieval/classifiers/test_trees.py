@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.ensemble import GradientBoostingClassifier
 
 from retrieval.classifiers import trees
 from retrieval.classifiers.trees import Trees
@@ -16,7 +17,7 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What scikit-learn grew, as it was grown."""
     models: list[Any] = []
 
-    class Noted(trees.GradientBoostingClassifier):
+    class Noted(GradientBoostingClassifier):
         def fit(self, *args: Any) -> Any:
             models.append(super().fit(*args))
             return models[-1]

@@ -214,7 +214,9 @@ def test_so_many_windows_are_in_memory(batched: bool, windows_ahead: int) -> Non
 
 def test_who_stops_early_leaves_no_thread_behind() -> None:
     before = threading.active_count()
-    stream = extract(windows([picture(i, 20, 20) for i in range(40)], 4), Means(False), threads=3)
+    stream: Any = extract(
+        windows([picture(i, 20, 20) for i in range(40)], 4), Means(False), threads=3
+    )
     next(stream)
     stream.close()
     assert threading.active_count() == before

@@ -156,6 +156,7 @@ def filled(shape: bytes, kind: bytes, data: bytes) -> bytes:
     return NDARRAY + b"(K\x01" + shape + kind + b"\x89" + data + b"tb"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pickled", "said"),
     [

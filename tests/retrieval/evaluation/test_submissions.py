@@ -155,6 +155,7 @@ def test_a_wrong_usage_is_refused(tmp_path: Path) -> None:
         score(tmp_path, [], ["a,1,Public", "b,1,public"])
 
 
+@pytest.mark.slow
 def test_a_file_of_official_size_against_the_definition(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     count, ids = 117_577, []

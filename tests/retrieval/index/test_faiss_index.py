@@ -149,6 +149,7 @@ def test_nprobe_is_used() -> None:
     assert recalls[0] < recalls[1] < recalls[2] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory", ["IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "PCA16,IVF8,Flat", "SQ8"]
 )
@@ -475,7 +476,8 @@ IMPORT_ORDERS = [
 ]
 SEARCH_AND_MULTIPLY = """
 import numpy as np, torch
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, train_kmeans
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.vectors.clustering import train_kmeans
 rows = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
 train_kmeans(rows, 16, seed=0)
 FaissIndex.build(rows, IndexConfig(factory="IVF16,Flat")).search(rows[:500], 5)
@@ -484,6 +486,7 @@ print("fine")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", IMPORT_ORDERS)
 def test_faiss_and_torch_live_together(imports: str) -> None:
     done = subprocess.run(
@@ -497,15 +500,6 @@ def test_faiss_and_torch_live_together(imports: str) -> None:
 
 
 def test_package_imports_faiss_first_and_torch_not_at_all() -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import sys, retrieval; print('faiss' in sys.modules, 'torch' in sys.modules)",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert done.stdout.split() == ["True", "False"]
+    code = "import sys, retrieval; print('faiss' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert done.stdout.split() == [b"True", b"False"]

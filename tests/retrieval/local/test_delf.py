@@ -59,6 +59,7 @@ def spot(x: float, y: float, side: int = 257) -> NDArray[np.uint8]:
     return np.repeat((100 + 150 * blob).astype(np.uint8)[..., None], 3, axis=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trunk", "layer"),
     [("resnet18", "layer2"), ("mobilenet_v2", "features.6"), ("googlenet", "inception3b"),
@@ -197,6 +198,7 @@ def test_a_blank_photograph_has_the_same_everywhere(detector: DelfDetector) -> N
     assert none.codes.shape == (0, 128)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", ["vit_b_16", "swin_t"])
 def test_only_maps_of_convolutions(trunk: str) -> None:
     with pytest.raises(ConfigError, match="the detector delf needs a layer of convolutions"):
@@ -211,6 +213,7 @@ def another_layer(path: Path, trunk: Trunk) -> None:
     random_attention(path, replace(trunk, layers=("layer3",)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [

@@ -38,6 +38,7 @@ def test_parameters_are_those_that_are_known(name: str, parameters: int) -> None
     assert layer_table(name).total("parameters") == parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     "alexnet convnext_tiny densenet121 efficientnet_b0 googlenet mobilenet_v2 regnet_y_400mf"

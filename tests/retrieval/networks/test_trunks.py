@@ -85,6 +85,7 @@ def test_a_trunk_is_cut_where_it_is_told(weights: Path) -> None:
     assert (trunk.identity["layers"], whole.identity["layers"]) == (["features.6"], ["features"])
 
 
+@pytest.mark.slow
 def test_the_identity_is_of_the_parameters_not_of_the_file(weights: Path, tmp_path: Path) -> None:
     identity = load_trunk(NORMED, [None], str(weights), seed=0).identity
     whole, bare = tmp_path / "whole.safetensors", tmp_path / "bare.safetensors"
@@ -138,6 +139,7 @@ def test_a_classifier_behind_the_cut_may_be_of_other_classes(tmp_path: Path) -> 
         load_trunk(SMALL, ["classifier.1"], str(path), seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "cut"),
     [("googlenet", "aux2.fc2.bias", "conv3"), ("inception_v3", "AuxLogits.fc.bias", "maxpool1")],
@@ -226,6 +228,7 @@ FAMILIES = (
 ).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_has_a_last_map(name: str) -> None:
     """Without numbers: torch's meta device knows shapes alone."""

@@ -276,6 +276,7 @@ def halved(data: bytes) -> bytes:
 @pytest.mark.parametrize("options", JPEGS)
 @pytest.mark.parametrize("grey", [False, True])
 class TestWholeJpegs:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "change",
         [

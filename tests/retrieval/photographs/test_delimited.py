@@ -152,8 +152,8 @@ def office(kind: str) -> bytes:
         ("id,name\n1,a\n".encode("utf-16-le"), "text encoded as UTF-16 without its mark; save"),
         ("id,name\n".encode("utf-32"), "text encoded as UTF-32; save it as CSV in UTF-8"),
         (bytes(range(1, 32)) * 9, "a binary file"),
-        (gzip.compress(gzip.compress(b"id")), "a gzip file in a gzip file"),
-        (gzip.compress(b"%PDF"), "a PDF"),
+        (gzip.compress(gzip.compress(b"id", mtime=0), mtime=0), "a gzip file in a gzip file"),
+        (gzip.compress(b"%PDF", mtime=0), "a PDF"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     ],
 )  # fmt: skip

@@ -78,6 +78,7 @@ def inside(detector: DelfDetector, table: pd.DataFrame) -> float:
     return float(np.mean(found))
 
 
+@pytest.mark.slow
 def test_it_looks_where_landmarks_are_told_apart(
     detector: DelfDetector, table: pd.DataFrame, tmp_path: Path
 ) -> None:

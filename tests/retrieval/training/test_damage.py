@@ -54,6 +54,7 @@ def whole(folder: Path) -> dict[str, bytes]:
     return {str(one.relative_to(folder)): one.read_bytes() for one in folder.rglob("*.*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [RECORD, NETWORK, PHOTOGRAPHS])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 def test_a_damaged_training_is_one_line_and_made_again(
@@ -72,6 +73,7 @@ def test_a_damaged_training_is_one_line_and_made_again(
     assert whole(training) == whole(trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [0, -1])
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
 def test_training_goes_on_before_a_damaged_checkpoint(
@@ -86,6 +88,7 @@ def test_training_goes_on_before_a_damaged_checkpoint(
     assert any("training goes on before it" in one for one in caplog.messages)
 
 
+@pytest.mark.slow
 def test_what_a_training_began_from_or_was_shown_is_made_again_where_it_is_damaged(
     training: Path, trained: Path, table: pd.DataFrame
 ) -> None:

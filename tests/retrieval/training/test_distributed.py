@@ -48,6 +48,7 @@ def together(data: Path, folder: Path, processes: int) -> None:
             one.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_loss_curves_of_one(tmp_path: Path) -> None:
     folder = toy_data(tmp_path / "photographs")
     data = load_data_set(folder)

@@ -73,6 +73,7 @@ HEADS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head["kind"])
 def test_every_head_learns_the_toy(
     head: dict[str, Any], table: pd.DataFrame, tmp_path: Path
@@ -86,6 +87,7 @@ def test_every_head_learns_the_toy(
     assert epochs[record["best"] - 1]["gap"] == record["gap"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, LAST, KEPT], ids=["head", "last", "kept"])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_a_training_that_was_cut_short_comes_to_the_same_bytes(
@@ -127,6 +129,7 @@ def parameters(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / NETWORK)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "moving"),
     [
