@@ -28,6 +28,7 @@ from retrieval.describing import (
     load_describer,
     local_branch_of,
     no_bar,
+    quantise_stage,
     require_same_extractor,
 )
 from retrieval.descriptors.cache import describe_table, table_digest
@@ -92,6 +93,7 @@ def build(
                 config.training, table, table_digest(table), run.training, device, config.seed,
                 watcher or Watcher(),
             )  # fmt: skip
+        quantise_stage(run, config, table, device, bar)
         describer, recipe, known = describer_stage(run, config, table, device, bar)
         additions = [
             describe(run, name, rows, describer, recipe, bar, known if name == FIRST else None)

@@ -14,7 +14,13 @@ from retrieval.classifiers.registry import ClassifierConfig
 from retrieval.classifiers.rejection import RejectionConfig
 from retrieval.classifiers.signals import NEAR
 from retrieval.descriptors.local_branch import LocalBranchConfig
-from retrieval.descriptors.registry import ExtractorConfig, located, part_whitenings
+from retrieval.descriptors.registry import (
+    ExtractorConfig,
+    eight_bits,
+    located,
+    part_whitenings,
+    with_quantised,
+)
 from retrieval.descriptors.trained import TrainedConfig, own_network, resolved
 from retrieval.index.faiss_index import IndexConfig
 from retrieval.index.searcher import SearchConfig
@@ -106,10 +112,21 @@ class SystemConfig(StrictModel):
                 )
         return self
 
-    def extractor_of(self, training: Path) -> ExtractorConfig:
-        """The extractor's config, with the run's own training as its network."""
-        extractor: ExtractorConfig = resolved(self.extractor, training)
-        return extractor
+    def within(self, training: Path, quantised: Path) -> SystemConfig:
+        """The config with a run's own networks: its training, and those of eight bits."""
+        changes = {"extractor": with_quantised(resolved(self.extractor, training), quantised)}
+        if self.local is not None:
+            detector = with_quantised(self.local.detector, quantised)
+            changes["local"] = self.local.model_copy(update={"detector": detector})
+        return self.model_copy(update=changes)
+
+    @property
+    def quantised(self) -> list[Any]:
+        """The configs of the networks that are to be of eight bits, each once."""
+        wanted = eight_bits(self.extractor)
+        if self.local is not None:
+            wanted += eight_bits(self.local.detector)
+        return [one for i, one in enumerate(wanted) if one not in wanted[:i]]
 
     @property
     def labels_teach(self) -> bool:

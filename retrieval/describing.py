@@ -7,10 +7,11 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from retrieval.config import SystemConfig
@@ -27,19 +28,23 @@ from retrieval.descriptors.cross_fit import part_of, parts_left_out
 from retrieval.descriptors.describer import Describer, frontend_of
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch, build_local_branch
-from retrieval.descriptors.registry import build_extractor
+from retrieval.descriptors.registry import build_extractor, quantise_network, unsettled
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.sample import Sample
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.frontend import Frontend
+from retrieval.networks.runtime import cannot_quantise
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, Run, as_json
+from retrieval.run import CODE, DESCRIBER, QUANTISED, Run, as_json
 from retrieval.storage.fingerprint import fingerprint, first_difference
 from retrieval.storage.shards import OK, ShardStore
 from retrieval.vectors.whitening import AugmentedRows
 
 log = logging.getLogger(__name__)
+
+MEASURED: Final = 100
+"""Photographs that a network of eight bits is measured on: more change it little."""
 
 Bar = Callable[[str, int], AbstractContextManager[Progress]]
 """Takes what is done to how many photographs, and gives what is told of those that are done."""
@@ -65,6 +70,37 @@ def features_stage(
     return KnownFeatures(frontend, store, positions), store.digest
 
 
+def quantise_stage(
+    run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
+) -> None:
+    """The networks that are to be of eight bits, whose ranges are measured on some of the table.
+
+    Where that cannot be, it is said, and the networks are of the precision ``auto``.
+    """
+    wanted = config.quantised
+    refused = cannot_quantise(torch.device(device)) if wanted else None
+    if refused is not None:
+        log.warning("precision: int8: %s; the networks run about half as fast", refused)
+    if not wanted or refused is not None:
+        return
+    sample = table.iloc[_sample(len(table), MEASURED, config.seed)]
+    recipe = {
+        "code": CODE,
+        "networks": [unsettled(one, config.seed).identity() for one in wanted],
+        "photographs": table_digest(sample),
+    }
+
+    def make() -> Mapping[str, Any]:
+        sources = sample["source"].tolist()
+        with bar("quantising", len(sources) * len(wanted)) as progress:
+            for one in wanted:
+                quantise_network(one, sources, run.quantised, config.seed)
+                progress(len(sources), 0)
+        return {}
+
+    run.stage(QUANTISED, recipe, make)
+
+
 def describer_stage(
     run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
 ) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
@@ -73,7 +109,8 @@ def describer_stage(
     Returns:
         the describer, its recipe, and the sample's features by position.
     """
-    extractor = build_extractor(config.extractor_of(run.training), device, config.seed)
+    config = config.within(run.training, run.quantised)
+    extractor = build_extractor(config.extractor, device, config.seed)
     local_branch = local_branch_of(config, device)
     recipe = _describer_fields(config, extractor, local_branch)
     if extractor.fitted and config.whitening is None and local_branch is None:
@@ -121,7 +158,8 @@ def load_describer(
     run: Run, config: SystemConfig, device: str, calibrated: bool = True
 ) -> Describer:
     """The run's describer; with those for calibration, where photographs come in."""
-    extractor = build_extractor(config.extractor_of(run.training), device, config.seed)
+    config = config.within(run.training, run.quantised)
+    extractor = build_extractor(config.extractor, device, config.seed)
     local_branch = local_branch_of(config, device)
     whitened = config.whitening is not None
     return Describer.load(run.folder, extractor, whitened, local_branch, calibrated)

@@ -316,7 +316,7 @@ def _eligible(
 ) -> tuple[Flags | None, Flags | None]:
     """Which rows of gallery and bank no network of the extractor was trained on; ``None`` where
     none is trained."""
-    networks = trained_networks(config.extractor_of(run.training))
+    networks = trained_networks(config.within(run.training, run.quantised).extractor)
     if not networks:
         return None, None
     seen = [one for network in networks for one in seen_photographs(network)]
@@ -347,7 +347,9 @@ def _head(run: Run, config: SystemConfig) -> TrainedHead | None:
     """What the extractor's own network ends in, where descriptors are its embeddings."""
     if not isinstance(config.extractor, TrainedConfig) or config.whitening is not None:
         return None
-    return TrainedHead.load(trained_networks(config.extractor_of(run.training))[0])
+    return TrainedHead.load(
+        trained_networks(config.within(run.training, run.quantised).extractor)[0]
+    )
 
 
 def _kept_source(

@@ -39,10 +39,12 @@ log = logging.getLogger(__name__)
 
 CODE: Final = 6
 """Version of the code that decides the bytes of a run: raised when they change."""
+QUANTISED: Final = "quantised"
 DESCRIBER: Final = "describer"
 INDEX: Final = "index"
 CLASSIFIERS: Final = "classifiers"
 STAGES: Final[Mapping[str, Sequence[str]]] = {
+    QUANTISED: ("quantised",),
     DESCRIBER: ("extractor", "whitening", "calibration", "local"),
     INDEX: ("index",),
     CLASSIFIERS: ("classifiers",),
@@ -124,6 +126,7 @@ class Run:
         self.timings = folder / "timings.json"
         self.stages = folder / "stages"
         self.training = folder / "training"
+        self.quantised = folder / "quantised"
         self.features = folder / "features"
         self.views = folder / "views"
         self.descriptors = folder / "descriptors"

@@ -22,7 +22,7 @@ import yaml
 from pipelines.building.index import build_run
 from pipelines.cli import app
 from pipelines.config import load_config
-from retrieval.classifiers.base import Gallery
+from retrieval.index.gallery import Gallery
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 from tests.photographs import blank, features_of, picture, write_data_set

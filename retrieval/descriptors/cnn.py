@@ -17,7 +17,6 @@ from torch.nn.functional import interpolate, normalize
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.devices import CPU, CUDA, gpu_mistake
 from retrieval.errors import ConfigError
-from retrieval.networks import runtime
 from retrieval.networks.pooling import GemConfig, PoolingConfig, pool
 from retrieval.networks.running import GPU_BATCHES, MIN_SIDE, on_the_way
 from retrieval.networks.runtime import Precision, Runtime, settled
@@ -151,6 +150,10 @@ class CnnExtractor(VectorExtractor):
             dim=1,
         )
 
+    def shown(self, photograph: Photograph) -> list[Tensor]:
+        """All that the network sees of a photograph, (1, 3, h, w) each."""
+        return list(self.views(self.prepare([photograph])))
+
     def views(self, photographs: Tensor) -> Iterator[Tensor]:
         """What the network sees: (n, 3, h, w), at each scale, and mirrored."""
         values = self.trunk.normalised(photographs)
@@ -191,8 +194,7 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
         ConfigError, WeightsError: as :func:`retrieval.networks.trunks.load_trunk`; or a trunk
             that sees one size alone is given several.
     """
-    names = [layer.layer for layer in config.layers]
-    trunk = load_trunk(config.trunk, names, config.weights, seed)
+    trunk = unsettled(config, seed).trunk
     if trunk.square is not None and len(config.scales) > 1:
         raise ConfigError(
             f"{config.trunk} sees squares of {trunk.square} alone: extractor.scales can be but [1]"
@@ -203,21 +205,11 @@ def build(config: CnnConfig, device: str, seed: int) -> CnnExtractor:
     return replace(extractor, dimension=_dimension(extractor))
 
 
-def quantise(config: CnnConfig, photographs: Sequence[Photograph], folder: Path, seed: int) -> None:
-    """Make the network of eight bits; see :func:`retrieval.networks.runtime.quantise`.
-
-    Args:
-        config: whose ``quantised`` the folder will be.
-        photographs: (h, w, 3) uint8 each, shown at all scales.
-        folder: where it goes.
-        seed: of random weights.
-    """
+def unsettled(config: CnnConfig, seed: int) -> CnnExtractor:
+    """As :func:`build` with the network as it is loaded: in float32, run by torch."""
     names = [layer.layer for layer in config.layers]
     trunk = load_trunk(config.trunk, names, config.weights, seed)
-    extractor = CnnExtractor(config, trunk, torch.device(CPU), dimension=0)
-    with torch.inference_mode():
-        shown = [v for one in photographs for v in extractor.views(extractor.prepare([one]))]
-        runtime.quantise(trunk, shown, folder)
+    return CnnExtractor(config, trunk, torch.device(CPU), dimension=0)
 
 
 def _dimension(extractor: CnnExtractor) -> int:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
+import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from retrieval.descriptors import aggregated, cnn, hog, hough, joint, trained
-from retrieval.descriptors.base import Extractor, with_parts
+from retrieval.descriptors.base import Extractor, parts_of, with_parts
+from retrieval.errors import PhotographError
+from retrieval.local import delf
+from retrieval.networks.runtime import quantise
+from retrieval.photographs.decoding import read_photograph
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import WhiteningConfig
 
@@ -99,3 +106,45 @@ def part_whitenings(config: ExtractorConfig) -> list[WhiteningConfig]:
     """How the parts of a joint extractor are whitened; nothing of any other extractor."""
     parts = config.parts if isinstance(config, JointConfig) else ()
     return [part.whitening for part in parts if part.whitening is not None]
+
+
+def eight_bits(config: Any) -> list[Any]:
+    """The configs of an extractor's or detector's networks that are to be of eight bits."""
+    inner = [getattr(one, "local", one) for one in parts_of(config)]
+    return [one for one in inner if getattr(one, "precision", None) == "int8"]
+
+
+def with_quantised(config: Any, folder: Path) -> Any:
+    """A config whose networks of eight bits lie in a folder, where none is named."""
+
+    def change(one: Any) -> Any:
+        if getattr(one, "local", None) is not None:
+            return one.model_copy(update={"local": change(one.local)})
+        named = getattr(one, "precision", None) != "int8" or one.quantised is not None
+        return one if named else one.model_copy(update={"quantised": str(folder)})
+
+    return with_parts(config, change)
+
+
+def quantise_network(config: Any, sources: Sequence[str], folder: Path, seed: int) -> None:
+    """Make a network of eight bits; see :func:`retrieval.networks.runtime.quantise`.
+
+    Args:
+        config: one of :func:`eight_bits`.
+        sources: paths of photographs that its ranges are measured on, each at one of its scales;
+            those that cannot be read are left out.
+        folder: where it goes.
+        seed: of random weights.
+    """
+    network = unsettled(config, seed)
+    values: list[Tensor] = []
+    for source in sources:
+        with contextlib.suppress(PhotographError), torch.inference_mode():
+            shown = network.shown(read_photograph(source, network.longest_side))
+            values.append(shown[len(values) % len(shown)])
+    quantise(network.trunk, values, folder)
+
+
+def unsettled(config: Any, seed: int) -> cnn.CnnExtractor | delf.DelfDetector:
+    """One of :func:`eight_bits` with its network as it is loaded."""
+    return delf.unsettled(config) if config.kind == "delf" else cnn.unsettled(config, seed)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -31,7 +31,6 @@ from retrieval.devices import CPU
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
-from retrieval.networks import runtime
 from retrieval.networks.running import MIN_SIDE
 from retrieval.networks.runtime import Precision, Runtime, settled
 from retrieval.networks.trunk import Trunk
@@ -211,6 +210,10 @@ class DelfDetector(Local):
         looks = np.hstack([np.clip(centres, 0, size - 1)[:, ::-1], sizes[:, ::-1]])
         return found[0].flatten(1).T, looks.astype(np.float32)
 
+    def shown(self, photograph: Photograph) -> list[Tensor]:
+        """All that the network sees of a photograph, (1, 3, h, w) each."""
+        return [self.values(photograph, scale) for scale in self.config.scales]
+
     def values(self, photograph: Photograph, scale: float) -> Tensor:
         """(1, 3, h, w): a photograph at one scale, as the network takes it."""
         size = np.array(photograph.shape[:2])
@@ -289,29 +292,25 @@ def build(config: DelfConfig, device: str) -> DelfDetector:
         ConfigError: a layer without a map that could be looked at place by place.
         WeightsError: weights or attention are missing, damaged, or another network's.
     """
+    loaded = unsettled(config)
+    where = torch.device(device)
+    trunk = settled(loaded.trunk, where, config.precision, config.runtime, config.quantised)
+    if loaded.attention is not None:
+        loaded.attention.to(where).hidden.to(trunk.dtype)
+    return replace(loaded, trunk=trunk, device=where)
+
+
+def unsettled(config: DelfConfig) -> DelfDetector:
+    """As :func:`build` with the network as it is loaded: in float32, run by torch."""
     trunk = load_trunk(config.trunk, [config.layer], config.weights, SEED)
     geometry = geometry_of(trunk.network, config.layer)
     channels = _channels(trunk, geometry)
     attention = None if config.attention is None else load_attention(Path(config.attention), trunk)
-    where = torch.device(device)
-    trunk = settled(trunk, where, config.precision, config.runtime, config.quantised)
-    if attention is not None:
-        attention.to(where).hidden.to(trunk.dtype)
     return DelfDetector(
         config, trunk, geometry, attention,
         None if config.attention is None else checksum(Path(config.attention))[:16],
-        where, channels,
+        torch.device(CPU), channels,
     )  # fmt: skip
-
-
-def quantise(config: DelfConfig, photographs: Sequence[Photograph], folder: Path) -> None:
-    """Make the network of eight bits; see :func:`retrieval.networks.runtime.quantise`."""
-    trunk = load_trunk(config.trunk, [config.layer], config.weights, SEED)
-    geometry = Geometry(np.ones(2), np.ones(2), np.zeros(2))
-    detector = DelfDetector(config, trunk, geometry, None, None, torch.device(CPU), 0)
-    with torch.inference_mode():
-        shown = [detector.values(one, scale) for one in photographs for scale in config.scales]
-        runtime.quantise(trunk, shown, folder)
 
 
 def _channels(trunk: Trunk, geometry: Geometry) -> int:

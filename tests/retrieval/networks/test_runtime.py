@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from retrieval.descriptors import cnn
+from retrieval.descriptors.registry import quantise_network
 from retrieval.errors import ConfigError, RunError
 from retrieval.networks import runtime
 from retrieval.networks.runtime import CompiledNetwork, quantise, settled
@@ -124,12 +126,16 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 def test_eight_bits_are_near_and_belong_to_their_weights(tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     photographs = [picture(i) for i in range(12)]
+    sources = []
+    for i, one in enumerate(photographs):
+        sources.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(one).save(sources[-1])
     config = cnn.CnnConfig(
         trunk="vgg_small", weights="none", size=128, precision="int8", quantised=str(tmp_path)
     )
     plain = cnn.build(config, "cpu", 0)  # nothing is there yet
     assert plain.identity()["precision"] != "int8"
-    cnn.quantise(config, photographs, tmp_path, 0)
+    quantise_network(config, [*sources, "missing.png"], tmp_path, 0)
     small = cnn.build(config, "cpu", 0)
     assert small.identity()["precision"] == "int8"
     a, b = (np.stack(one.features(photographs)) for one in (plain, small))
