@@ -143,13 +143,12 @@ def protocol_revisited(
     weights: Weights = None,
 ) -> None:
     """Revisited Oxford or Paris: easy, medium and hard. A killed command goes on."""
-    from pipelines.measuring.written import figures_table
-    from pipelines.studies.protocol import measure_revisited
+    from pipelines.studies.protocol import measure_revisited, protocol_table
     from retrieval.system import System
 
     target = out or run / "protocols" / truth.stem
     system = System.load(run, device, weights)
-    console.print(figures_table(measure_revisited(system, truth, photos, target)))
+    console.print(protocol_table(measure_revisited(system, truth, photos, target)))
     say(f"figures: {target / 'figures.json'}")
 
 
@@ -164,13 +163,12 @@ def protocol_holidays(
     weights: Weights = None,
 ) -> None:
     """INRIA Holidays, or a part of it. A killed command goes on."""
-    from pipelines.measuring.written import figures_table
-    from pipelines.studies.protocol import measure_holidays
+    from pipelines.studies.protocol import measure_holidays, protocol_table
     from retrieval.system import System
 
     target = out or run / "protocols" / "holidays"
     system = System.load(run, device, weights)
-    console.print(figures_table(measure_holidays(system, photos, target)))
+    console.print(protocol_table(measure_holidays(system, photos, target)))
     say(f"figures: {target / 'figures.json'}")
 
 

@@ -22,7 +22,7 @@ def grown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             models.append(super().fit(*args))
             return models[-1]
 
-    monkeypatch.setattr(trees, "GradientBoostingClassifier", Noted)
+    monkeypatch.setattr("sklearn.ensemble.GradientBoostingClassifier", Noted)
     return models
 
 

@@ -108,7 +108,8 @@ def test_strips_are_wide_enough_at_every_scale(shape: tuple[int, int]) -> None:
 def test_a_transformer_sees_its_patches_as_a_map_and_its_class_token_apart() -> None:
     config = {"trunk": "timm/test_vit", "weights": "none", "size": 128, "precision": "float32"}
     layers = [{"pooling": {"kind": "cls"}}, {"pooling": {"kind": "spoc"}}]
-    extractor = build(CnnConfig.model_validate({**config, "layers": layers}), "cpu", 0)
+    config |= {"layers": layers, "runtime": "torch"}
+    extractor = build(CnnConfig.model_validate(config), "cpu", 0)
     photograph = picture(1, 60, 128)
     assert extractor.shape(photograph) == (80, 128)  # Whole patches, and none too few.
     assert extractor.shape(picture(1, 100, 128)) == (96, 128)
