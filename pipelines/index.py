@@ -35,7 +35,7 @@ from retrieval.classifiers.rejection import Rejection, fit_rejection
 from retrieval.devices import CPU, cores
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.evaluation.selection import choose_answer
-from retrieval.extractors.base import Extractor
+from retrieval.extractors.base import Extractor, FeatureMaker
 from retrieval.extractors.companion import Companion
 from retrieval.extractors.cross_fit import part_of, parts_left_out
 from retrieval.extractors.describer import (
@@ -320,11 +320,7 @@ def _fitted_describer(
     maker = feature_maker(extractor, companion)
     positions = _sample(len(table), config.fit_photographs, config.seed)
     sample = table.iloc[positions]
-    store = ShardStore(
-        run / "features",
-        {"code": CODE, "extractor": maker.identity(), "table": table_digest(sample)},
-        run / TIMINGS,
-    )
+    store = features_store(run, maker, sample)
     with progress_bar("extracting", len(sample)) as progress:
         extract_table(sample, maker, store, lambda f: (maker.pack(f), [""] * len(f)), progress)
     known = KnownFeatures(maker, store, positions)
@@ -362,6 +358,12 @@ def _fitted_describer(
     describer.save(run)
     write_sealed(run / LEARNT, {**recipe, "files": file_sums(run, DESCRIBER, added=False)})
     return describer, recipe, known
+
+
+def features_store(run: Path, maker: FeatureMaker, sample: pd.DataFrame) -> ShardStore:
+    """Where a run keeps the features of the photographs that teach codebook and whitening."""
+    made_from = {"code": CODE, "extractor": maker.identity(), "table": table_digest(sample)}
+    return ShardStore(run / "features", made_from, run / TIMINGS)
 
 
 def _learnt_from(run: Path) -> dict[str, Any] | None:
