@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Extracted:
         extract_table(table, maker, store, packed_by(maker))
         return cls(maker, store, list(table["id"]))
 
-    def outcomes(self, ids: Sequence[str]) -> list[Outcome]:
+    def outcomes(self, ids: Iterable[str]) -> list[Outcome]:
         """The features of some of the photographs, or why there are none."""
         known = KnownFeatures(self.maker, self.store, np.arange(len(self.ids)))
         places = {one: place for place, one in enumerate(self.ids)}

@@ -8,7 +8,7 @@ of b photographs a were accepted, and (a + 1) / (b + 1) is what a further one is
 
     python benchmarks/small_collections.py --data DATA [--weights FOLDER] [--systems hog ...]
 
-The test photographs' features are extracted once for all collections, and kept in --work.
+Features of all photographs are extracted once for all collections, and kept in --work.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from extracted import Extracted
 
 from pipelines.config import load_config
-from pipelines.index import build_run, machine
+from pipelines.index import machine
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.devices import CPU
@@ -37,9 +38,7 @@ from retrieval.evaluation.metrics import (
     reliability,
     top_k_accuracy,
 )
-from retrieval.extractors.describer import KnownFeatures, extract_table
-from retrieval.extractors.registry import build_extractor
-from retrieval.index.store import ShardStore, atomic_write, write_json
+from retrieval.index.store import atomic_write, write_json
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.system import System, SystemConfig
 
@@ -91,9 +90,11 @@ def main() -> None:
         config = load_config(name)
         if name.startswith(("mobilenet", "resnet")):
             config = config.with_weights(options.weights)
-        features = extracted(config, data.test, options.work / name)
+        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        taught = Extracted.of(config, table, options.work / name / "taught")
+        asked = Extracted.of(config, data.test, options.work / name / "test")
         for seed in seeds:
-            rows.append(measured(config, drawn(data, seed), features, seed))
+            rows.append(measured(config, drawn(data, seed), taught, asked, seed))
             print(line(rows[-1]), flush=True)
         told = {"machine": machine(), "data": data.folder.name, "rows": [vars(r) for r in rows]}
         write_json(options.out, told)
@@ -123,24 +124,18 @@ def drawn(data: DataSet, seed: int) -> DataSet:
     )
 
 
-def extracted(config: SystemConfig, test: pd.DataFrame, folder: Path) -> KnownFeatures:
-    """Features of all test photographs, by row, from disk where they are there already."""
-    maker = build_extractor(config.extractor, CPU, config.seed)
-    store = ShardStore(folder, {"extractor": maker.identity(), "rows": len(test)})
-    extract_table(test, maker, store, lambda f: (maker.pack(f), [""] * len(f)))
-    return KnownFeatures(maker, store, np.arange(len(test)))
-
-
-def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed: int) -> Figures:
+def measured(
+    config: SystemConfig, data: DataSet, taught: Extracted, queries: Extracted, seed: int
+) -> Figures:
     """Build a collection and ask it the test's photographs."""
     assert data.test is not None
     begun = time.perf_counter()
     run = Path(tempfile.mkdtemp(prefix="small-"))
     try:
-        build_run(config, data, run, CPU)
+        taught.build(config, data, run)
         seconds = time.perf_counter() - begun
         system = System.load(run, CPU)
-        described = system.describer.finish_outcomes([features[int(i)] for i in data.test.index])
+        described = system.describer.finish_outcomes(queries.outcomes(data.test["id"]))
         judged = system.answers(described)
         one = system.config.classifiers[system.answer]
         held = held_out_scores(one, system.gallery, system.config.seed)

@@ -149,9 +149,9 @@ def markdown(rows: Sequence[Figures], data: str) -> str:
         left = "" if source == ALL else f"{one.bank:,}"
         lines.append(f"| {' | '.join([source, f'{one.queries:,}', left, *cells])} |")
     return (
-        f"# Sources of none\n\nFalse accepts on test photographs of none of {data} by a bank without"
-        " their source, and, in brackets, by the whole bank; `benchmarks/sources_of_none.py` tells"
-        " how.\n\n" + "\n".join(lines) + "\n"
+        f"# Sources of none\n\nFalse accepts on test photographs of none of {data} by a bank"
+        " without their source, and, in brackets, by the whole bank;"
+        " `benchmarks/sources_of_none.py` tells how.\n\n" + "\n".join(lines) + "\n"
     )
 
 

@@ -107,6 +107,7 @@ class Rejects(Protocol):
     def threshold(self) -> float: ...
     @property
     def notes(self) -> Sequence[str]: ...
+    def surprises(self, none: int, accepted: int) -> Sequence[str]: ...
 
 
 class Judge(Protocol):
@@ -667,6 +668,7 @@ def _result(
     if share is not None:
         figures["precision_at_share"] = precision_at_share(right, judged.accepted, shown, share)
     outcomes = Outcomes.of(ids, best, judged.confidence, judged.accepted, truth)
+    surprises = rejection.surprises(int((~shown).sum()), int(judged.accepted[~shown].sum()))
     return ClassifierResult(
         name,
         judged.candidates,
@@ -676,7 +678,7 @@ def _result(
         float(rejection.threshold),
         figures,
         intervals(outcomes),
-        caveats=rejection.notes,
+        caveats=[*rejection.notes, *surprises],
     )
 
 

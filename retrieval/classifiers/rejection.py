@@ -9,15 +9,17 @@ by it.
 The threshold is the one that maximises the mean of two shares: of the held-out gallery photographs
 that are answered right (accepted, and right), and of the held-out bank photographs that are
 rejected. Both count alike however many there are of each, since the sizes of gallery and bank say
-nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is
-accepted than ``tolerance`` says. Without a bank, each held-out gallery photograph stands for one of
-none as well, by the best of the landmarks that it does not show: what would be answered if its own
-were not in the gallery. Without held-out gallery photographs, all of the bank is rejected. The same
-balance weighs the examples that a learnt confidence is learnt from; those of the probabilities have
-a share of their own (:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating
-point may be asked for instead: the lowest threshold at which so large a share of answers is right,
-or at which no more of the bank is accepted. Where held-out photographs are too few to promise it,
-the threshold is the most careful one, and :attr:`Rejection.unkept` says so.
+nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is accepted
+than ``tolerance`` lets expect: of a small bank that may be a larger share, since it tells less, and
+more care than it calls for would leave landmarks unanswered. Without a bank, each held-out gallery
+photograph stands for one of none as well, by the best of the landmarks that it does not show: what
+would be answered if its own were not in the gallery. Without held-out gallery photographs, all of
+the bank is rejected. The same balance weighs the examples that a learnt confidence is learnt from;
+those of the probabilities have a share of their own
+(:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating point may be asked for
+instead: the lowest threshold at which so large a share of answers is right, or at which no more of
+the bank is accepted. Where held-out photographs are too few to promise it, the threshold is the
+most careful one, and :attr:`Rejection.unkept` says so.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import minimize
-from scipy.stats import beta
+from scipy.stats import beta, binom
 
 from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
@@ -52,6 +54,10 @@ from retrieval.index.store import read_json, reading, write_json
 FILE: Final = "rejection.json"
 ALONE: Final = {"margin": "margin", "agreement": "agreement", "evt": "tail"}
 """The signals that are confidences by themselves, by the kinds of rejection."""
+TELLING: Final = 0.9
+"""The share of banks that do not speak against a tolerance which is true of them."""
+LARGEST: Final = 1 / 8
+"""The largest share that is tolerated of however few photographs."""
 
 logger = logging.getLogger(__name__)
 
@@ -66,14 +72,15 @@ class RejectionConfig(StrictModel):
             ``None``; without either the threshold is the balanced one.
         landmark_share: of the photographs that will be asked, those that show a landmark.
         tolerance: the share of photographs like the bank's that the balanced threshold may accept
-            at most; photographs of none from elsewhere are accepted up to twice as often.
+            (see :func:`tolerated`); photographs of none from elsewhere are accepted two to three
+            times as often.
     """
 
     kind: Literal["threshold", "margin", "agreement", "evt", "learnt", "boosted"] = "threshold"
     target_precision: float | None = Field(default=None, ge=1e-6, lt=1.0)
     max_false_accepts: float | None = Field(default=None, ge=0.0, lt=1.0)
     landmark_share: float = Field(default=0.5, ge=1e-6, le=1.0 - 1e-6)
-    tolerance: float = Field(default=0.12, ge=1e-6, le=1.0)
+    tolerance: float = Field(default=0.05, ge=1e-6, le=1.0)
 
     @property
     def needs_evidence(self) -> bool:
@@ -140,6 +147,17 @@ class Expectation(StrictModel):
         """The highest probability that so many right answers can speak for (rule of succession)."""
         return (self.right + 1.0) / (self.right + 2.0)
 
+    def surprise(self, none: int, accepted: int) -> str:
+        """What to do where more photographs of none are answered than were expected to be; empty
+        where no more are than the interval of 95 % holds."""
+        if not none or not self.none or accepted / none <= _interval(self.accepted, self.none)[1]:
+            return ""
+        return (
+            f"{_share(accepted, none)} of the test's photographs of none were answered, more than"
+            f" the {self.none:,} held out let expect: photographs of their kind belong among those"
+            " of none"
+        )
+
     def __str__(self) -> str:
         return (
             f"of photographs that it had not seen, {_share(self.right, self.shown)} of those with a"
@@ -149,11 +167,17 @@ class Expectation(StrictModel):
 
 
 def _share(part: int, whole: int) -> str:
-    """A share in per cent with its interval of 95 % (Jeffreys)."""
+    """A share in per cent with its interval."""
     if not whole:
         return "an unknown share"
-    low, high = beta.ppf([0.025, 0.975], part + 0.5, whole - part + 0.5)
+    low, high = _interval(part, whole)
     return f"{part / whole:.0%} (between {low:.0%} and {high:.0%})"
+
+
+def _interval(part: int, whole: int) -> tuple[float, float]:
+    """Where a share lies, with a certainty of 95 % (Jeffreys)."""
+    low, high = beta.ppf([0.025, 0.975], part + 0.5, whole - part + 0.5)
+    return float(low), float(high)
 
 
 class _Saved(StrictModel):
@@ -257,8 +281,8 @@ class Rejection:
                 cost[: len(gallery)] = 0.0
             balanced = best_threshold(confidence, np.where(right, weights, -cost))
             if len(bank):
-                most = bounded_threshold(confidence, bank, config.tolerance)
-                balanced = max(balanced, most.threshold)
+                allowed = tolerated(len(bank), config.tolerance)
+                balanced = max(balanced, _accepting(confidence, bank, allowed))
             point = OperatingPoint(balanced)
         answered = confidence >= point.threshold
         count = len(gallery)
@@ -280,6 +304,11 @@ class Rejection:
         """What a reader of the answers has to know of threshold and probabilities, a line each."""
         unkept = [f"promise not kept: {self.unkept}"] if self.unkept else []
         return unkept + ([str(self.curve)] if isinstance(self.curve, NoCurve) else [])
+
+    def surprises(self, none: int, accepted: int) -> list[str]:
+        """What so many answers to a test's photographs of none tell against what was expected."""
+        told = "" if self.expected is None else self.expected.surprise(none, accepted)
+        return [told] * bool(told)
 
     @property
     def needs_evidence(self) -> bool:
@@ -454,10 +483,25 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
             f"{len(bank):,} photographs without a landmark are too few to bound false accepts by"
             f" {most:g}: {least_false_accepts(len(bank)):.2g} is the least"
         )
+    return OperatingPoint(_accepting(confidence, bank, max(allowed, 0)), unkept)
+
+
+def tolerated(bank: int, share: float) -> int:
+    """How many of so many bank photographs may be accepted before they speak against the share.
+
+    No more are in nine of ten banks of which it is true; nor more than an eighth, since a handful
+    can hardly speak against anything.
+    """
+    silent = int(binom.ppf(TELLING, bank, share))
+    return min(silent, int(bank * max(share, LARGEST)))
+
+
+def _accepting(confidence: NDArray[Any], bank: NDArray[Any], allowed: int) -> float:
+    """The lowest threshold that accepts no more than so many of the bank; half-way between two
+    of all examples' confidences."""
     scores = np.unique(confidence[np.isfinite(confidence)])
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
-    threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
-    return OperatingPoint(threshold, unkept)
+    return _half_way(scores, int(np.searchsorted(-accepted, -allowed)))
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:
