@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.optimize import minimize
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, hypergeom
 
 from retrieval.classifiers.base import PARTS, Flags, Gallery, HeldOut, Judgement, Scores
 from retrieval.classifiers.calibration import (
@@ -149,8 +149,9 @@ class Expectation(StrictModel):
 
     def surprise(self, none: int, accepted: int) -> str:
         """What to do where more photographs of none are answered than were expected to be; empty
-        where no more are than the interval of 95 % holds."""
-        if not none or not self.none or accepted / none <= _interval(self.accepted, self.none)[1]:
+        where chance may have it so (Fisher's exact test, 5 %)."""
+        both = self.none + none, self.accepted + accepted
+        if hypergeom.sf(accepted - 1, both[0], both[1], none) > 0.05:
             return ""
         return (
             f"{_share(accepted, none)} of the test's photographs of none were answered, more than"
@@ -167,17 +168,11 @@ class Expectation(StrictModel):
 
 
 def _share(part: int, whole: int) -> str:
-    """A share in per cent with its interval."""
+    """A share in per cent with its interval of 95 % (Jeffreys)."""
     if not whole:
         return "an unknown share"
-    low, high = _interval(part, whole)
-    return f"{part / whole:.0%} (between {low:.0%} and {high:.0%})"
-
-
-def _interval(part: int, whole: int) -> tuple[float, float]:
-    """Where a share lies, with a certainty of 95 % (Jeffreys)."""
     low, high = beta.ppf([0.025, 0.975], part + 0.5, whole - part + 0.5)
-    return float(low), float(high)
+    return f"{part / whole:.0%} (between {low:.0%} and {high:.0%})"
 
 
 class _Saved(StrictModel):

@@ -236,11 +236,11 @@ def test_a_damaged_rejection_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_false_accepts_than_expected_are_told() -> None:
-    expected = Expectation(shown=50, right=40, none=80, accepted=6)  # between 3 % and 15 %
-    assert expected.surprise(100, 14) == expected.surprise(0, 0) == ""
-    assert "16% (between 10% and 24%) of the test's" in expected.surprise(100, 16)
-    assert "more than the 80 held out" in expected.surprise(100, 16)
-    assert Expectation(shown=50, right=40, none=0, accepted=0).surprise(100, 16) == ""
+    expected = Expectation(shown=50, right=40, none=80, accepted=6)
+    assert expected.surprise(100, 15) == expected.surprise(0, 0) == ""
+    assert "20% (between 13% and 29%) of the test's" in expected.surprise(100, 20)
+    assert "more than the 80 held out" in expected.surprise(100, 20)
+    assert Expectation(shown=50, right=40, none=0, accepted=0).surprise(100, 20) == ""
 
 
 def test_the_precision_asked_for_is_reached_and_no_more() -> None:
