@@ -75,8 +75,10 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Those that need a GPU or a data set beside the demo's, and what they share.
+ELSEWHERE := gpu small_collections sources_of_none extracted
 bench: demo ## measure speed and memory into benchmarks/results
-	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[a-z]*.py)); do \
+	@for script in $(filter-out $(ELSEWHERE:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit; \
 	done
 

@@ -8,7 +8,7 @@ of b photographs a were accepted, and (a + 1) / (b + 1) is what a further one is
 
     python benchmarks/small_collections.py --data DATA [--weights FOLDER] [--systems hog ...]
 
-The test photographs' features are extracted once for all collections, and kept in --work.
+Features of all photographs are extracted once for all collections, and kept in --work.
 """
 
 from __future__ import annotations
@@ -25,14 +25,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from extracted import Extracted  # type: ignore[import-not-found]
 
-from pipelines.building.index import build_run
 from pipelines.config import load_config
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import SystemConfig
-from retrieval.descriptors.cache import KnownFeatures, extract_table
-from retrieval.descriptors.registry import build_extractor
 from retrieval.devices import CPU, machine
 from retrieval.evaluation.metrics import (
     Truth,
@@ -42,7 +40,6 @@ from retrieval.evaluation.metrics import (
 )
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.storage.files import atomic_write, write_json
-from retrieval.storage.shards import ShardStore
 from retrieval.system import System
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,9 +90,11 @@ def main() -> None:
         config = load_config(name)
         if name.startswith(("mobilenet", "resnet")):
             config = config.with_weights(options.weights)
-        features = extracted(config, data.test, options.work / name)
+        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        taught = Extracted.of(config, table, options.work / name / "taught")
+        asked = Extracted.of(config, data.test, options.work / name / "test")
         for seed in seeds:
-            rows.append(measured(config, drawn(data, seed), features, seed))
+            rows.append(measured(config, drawn(data, seed), taught, asked, seed))
             print(line(rows[-1]), flush=True)
         told = {"machine": machine(), "data": data.folder.name, "rows": [vars(r) for r in rows]}
         write_json(options.out, told)
@@ -125,24 +124,18 @@ def drawn(data: DataSet, seed: int) -> DataSet:
     )
 
 
-def extracted(config: SystemConfig, test: pd.DataFrame, folder: Path) -> KnownFeatures:
-    """Features of all test photographs, by row, from disk where they are there already."""
-    frontend = build_extractor(config.extractor, CPU, config.seed)
-    store = ShardStore(folder, {"extractor": frontend.identity(), "rows": len(test)})
-    extract_table(test, frontend, store)
-    return KnownFeatures(frontend, store, np.arange(len(test)))
-
-
-def measured(config: SystemConfig, data: DataSet, features: KnownFeatures, seed: int) -> Figures:
+def measured(
+    config: SystemConfig, data: DataSet, taught: Extracted, queries: Extracted, seed: int
+) -> Figures:
     """Build a collection and ask it the test's photographs."""
     assert data.test is not None
     begun = time.perf_counter()
     run = Path(tempfile.mkdtemp(prefix="small-"))
     try:
-        build_run(config, data, run, CPU)
+        taught.build(config, data, run)
         seconds = time.perf_counter() - begun
         system = System.load(run, CPU)
-        described, _ = system.describer.from_outcomes([features[int(i)] for i in data.test.index])
+        described, _ = system.describer.from_outcomes(queries.outcomes(data.test["id"]))
         judged = system.answers(described)
         one = system.config.classifiers[system.answer]
         galleries = system.calibration_galleries()

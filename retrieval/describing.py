@@ -63,11 +63,16 @@ def features_stage(
     their fingerprint."""
     positions = _sample(len(table), config.fit_photographs, config.seed)
     sample = table.iloc[positions]
-    made_from = {"code": CODE, "extractor": frontend.identity(), "table": table_digest(sample)}
-    store = ShardStore(run.features, made_from, run.timings)
+    store = features_store(run, frontend, sample)
     with bar("extracting", len(sample)) as progress:
         extract_table(sample, frontend, store, progress)
     return KnownFeatures(frontend, store, positions), store.digest
+
+
+def features_store(run: Run, frontend: Frontend, sample: pd.DataFrame) -> ShardStore:
+    """Where a run keeps the features that codebook and whitening are learnt from."""
+    made_from = {"code": CODE, "extractor": frontend.identity(), "table": table_digest(sample)}
+    return ShardStore(run.features, made_from, run.timings)
 
 
 def quantise_stage(

@@ -183,5 +183,8 @@ def _test_csv(record: Any, test: Path | None, data: Path | None) -> Path:
     if not path.exists() and folder.is_dir():
         path = find_test(folder) or path
     if not path.exists():
-        raise TableError(f"{path}: no such file; say what to measure: --test FILE.csv, or a folder")
+        raise TableError(
+            f"{path}: no such file; say what to measure: --test FILE.csv, or --test FOLDER with a"
+            " folder for each landmark"
+        )
     return path

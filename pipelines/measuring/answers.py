@@ -187,6 +187,8 @@ def result_of(
     }
     if share is not None:
         figures["precision_at_share"] = precision_at_share(right, answers.accepted, shown, share)
+    none = ~shown
+    surprises = rejection.surprises(int(none.sum()), int(answers.accepted[none].sum()))
     return ClassifierResult(
         name,
         answers.candidates,
@@ -196,7 +198,7 @@ def result_of(
         float(rejection.threshold),
         figures,
         intervals(Outcomes.of(ids, best, answers.confidence, answers.accepted, truth)),
-        caveats=rejection.notes,
+        caveats=[*rejection.notes, *surprises],
     )
 
 

@@ -42,7 +42,7 @@ class CalibrationConfig(StrictModel):
     """
 
     kind: Literal["platt", "temperature", "isotonic"] = "platt"
-    landmark_share: float = Field(default=0.35, ge=0.01, le=0.99)
+    landmark_share: float = Field(default=0.25, ge=0.01, le=0.99)
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,17 @@ by it.
 The threshold is the one that maximises the mean of two shares: of the held-out gallery photographs
 that are answered right (accepted, and right), and of the held-out bank photographs that are
 rejected. Both count alike however many there are of each, since the sizes of gallery and bank say
-nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is
-accepted than ``tolerance`` says. Without a bank, each held-out gallery photograph stands for one of
-none as well, by the best of the landmarks that it does not show: what would be answered if its own
-were not in the gallery. Without held-out gallery photographs, all of the bank is rejected. The same
-balance weighs the examples that a learnt confidence is learnt from; those of the probabilities have
-a share of their own (:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating
-point may be asked for instead: the lowest threshold at which so large a share of answers is right,
-or at which no more of the bank is accepted. Where held-out photographs are too few to promise it,
-the threshold is the most careful one, and :attr:`Rejection.unkept` says so.
+nothing about what will be asked; ``landmark_share`` says otherwise. No more of the bank is accepted
+than ``tolerance`` lets expect: of a small bank that may be a larger share, since it tells less, and
+more care than it calls for would leave landmarks unanswered. Without a bank, each held-out gallery
+photograph stands for one of none as well, by the best of the landmarks that it does not show: what
+would be answered if its own were not in the gallery. Without held-out gallery photographs, all of
+the bank is rejected. The same balance weighs the examples that a learnt confidence is learnt from;
+those of the probabilities have a share of their own
+(:class:`retrieval.classifiers.calibration.CalibrationConfig`). An operating point may be asked for
+instead: the lowest threshold at which so large a share of answers is right, or at which no more of
+the bank is accepted. Where held-out photographs are too few to promise it, the threshold is the
+most careful one, and :attr:`Rejection.unkept` says so.
 """
 
 from __future__ import annotations
@@ -44,9 +46,11 @@ from retrieval.classifiers.calibration import (
 from retrieval.classifiers.signals import FROM_SCORES, SIGNALS, SIGNS, Signals, signal_matrix
 from retrieval.classifiers.thresholds import (
     OperatingPoint,
+    accepting,
     best_threshold,
     bounded_threshold,
     precise_threshold,
+    tolerated,
 )
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.errors import ConfigError
@@ -70,14 +74,15 @@ class RejectionConfig(StrictModel):
             ``None``; without either the threshold is the balanced one.
         landmark_share: of the photographs that will be asked, those that show a landmark.
         tolerance: the share of photographs like the bank's that the balanced threshold may accept
-            at most; photographs of none from elsewhere are accepted up to twice as often.
+            (see :func:`tolerated`); photographs of none from elsewhere are accepted two to three
+            times as often.
     """
 
     kind: Literal["threshold", "margin", "agreement", "evt", "learnt", "boosted"] = "threshold"
     target_precision: float | None = Field(default=None, ge=1e-6, lt=1.0)
     max_false_accepts: float | None = Field(default=None, ge=0.0, lt=1.0)
     landmark_share: float = Field(default=0.5, ge=1e-6, le=1.0 - 1e-6)
-    tolerance: float = Field(default=0.12, ge=1e-6, le=1.0)
+    tolerance: float = Field(default=0.05, ge=1e-6, le=1.0)
 
     @property
     def needs_signals(self) -> bool:
@@ -143,6 +148,20 @@ class Expectation(StrictModel):
     def certainty(self) -> float:
         """The highest probability that so many right answers can speak for (rule of succession)."""
         return (self.right + 1.0) / (self.right + 2.0)
+
+    def surprise(self, none: int, accepted: int) -> str:
+        """What to do where more photographs of none are answered than were expected to be; empty
+        where chance may have it so (Fisher's exact test, 5 %)."""
+        from scipy.stats import hypergeom
+
+        both = self.none + none, self.accepted + accepted
+        if hypergeom.sf(accepted - 1, both[0], both[1], none) > 0.05:
+            return ""
+        return (
+            f"{_share(accepted, none)} of the test's photographs of none were answered, more than"
+            f" the {self.none:,} held out let expect: photographs of their kind belong among those"
+            " of none"
+        )
 
     def __str__(self) -> str:
         return (
@@ -256,8 +275,8 @@ class Rejection:
                 cost[: len(gallery)] = 0.0
             balanced = best_threshold(confidence, np.where(right, weights, -cost))
             if len(bank):
-                most = bounded_threshold(confidence, bank, config.tolerance)
-                balanced = max(balanced, most.threshold)
+                allowed = tolerated(len(bank), config.tolerance)
+                balanced = max(balanced, accepting(confidence, bank, allowed))
             point = OperatingPoint(balanced)
         answered = confidence >= point.threshold
         count = len(gallery)
@@ -279,6 +298,11 @@ class Rejection:
         """What a reader of the answers has to know of threshold and probabilities, a line each."""
         unkept = [f"promise not kept: {self.unkept}"] if self.unkept else []
         return unkept + ([str(self.curve)] if isinstance(self.curve, NoCurve) else [])
+
+    def surprises(self, none: int, accepted: int) -> list[str]:
+        """What so many answers to a test's photographs of none tell against what was expected."""
+        told = "" if self.expected is None else self.expected.surprise(none, accepted)
+        return [told] * bool(told)
 
     @property
     def needs_signals(self) -> bool:

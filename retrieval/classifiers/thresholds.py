@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.classifiers.promise import least_false_accepts
 from retrieval.types import Flags
+
+TELLING: Final = 0.9
+"""The share of banks that do not speak against a tolerance which is true of them."""
+LARGEST: Final = 1 / 8
+"""The largest share that is tolerated of however few photographs."""
 
 
 class OperatingPoint(NamedTuple):
@@ -93,10 +98,27 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
             f"{len(bank):,} photographs without a landmark are too few to bound false accepts by"
             f" {most:g}: {least_false_accepts(len(bank)):.2g} is the least"
         )
+    return OperatingPoint(accepting(confidence, bank, max(allowed, 0)), unkept)
+
+
+def tolerated(bank: int, share: float) -> int:
+    """How many of so many bank photographs may be accepted before they speak against the share.
+
+    No more are in nine of ten banks of which it is true; nor more than an eighth, since a handful
+    can hardly speak against anything.
+    """
+    from scipy.stats import binom
+
+    silent = int(binom.ppf(TELLING, bank, share))
+    return min(silent, int(bank * max(share, LARGEST)))
+
+
+def accepting(confidence: NDArray[Any], bank: NDArray[Any], allowed: int) -> float:
+    """The lowest threshold that accepts no more than so many of the bank; half-way between two
+    of all examples' confidences."""
     scores = np.unique(confidence[np.isfinite(confidence)])
     accepted = len(bank) - np.searchsorted(np.sort(bank), scores)
-    threshold = _half_way(scores, int(np.searchsorted(-accepted, -max(allowed, 0))))
-    return OperatingPoint(threshold, unkept)
+    return _half_way(scores, int(np.searchsorted(-accepted, -allowed)))
 
 
 def _half_way(scores: NDArray[Any], chosen: int) -> float:

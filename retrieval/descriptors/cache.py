@@ -40,7 +40,11 @@ def no_progress(rows: int, failed: int) -> None:
 
 
 def extract_table(
-    table: pd.DataFrame, frontend: Frontend, store: ShardStore, progress: Progress = no_progress
+    table: pd.DataFrame,
+    frontend: Frontend,
+    store: ShardStore,
+    progress: Progress = no_progress,
+    known: Mapping[int, Outcome] | None = None,
 ) -> None:
     """Fill a store with the features of a table's photographs; shards that are there stay.
 
@@ -49,6 +53,7 @@ def extract_table(
         frontend: what makes their features, and packs them.
         store: where the shards go.
         progress: told of rows done and failed.
+        known: features or errors that are known already, by position.
     """
 
     def packed(outcomes: list[Outcome]) -> Shard:
@@ -56,7 +61,7 @@ def extract_table(
         good = [one for one in outcomes if not isinstance(one, PhotographError)]
         return Shard.of(frontend.pack(good), errors)
 
-    _fill(store, table["source"].array, frontend, packed, progress, {})
+    _fill(store, table["source"].array, frontend, packed, progress, known or {})
 
 
 def describe_sources(

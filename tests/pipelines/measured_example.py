@@ -72,8 +72,8 @@ class FakeSystem:
         )
         self.classifiers = {name: SimpleNamespace(neighbours=3) for name in self.answers}
         self.rejections = {
-            "knn": SimpleNamespace(threshold=0.65, notes=[]),
-            "svm": SimpleNamespace(threshold=0.0, notes=[]),
+            "knn": SimpleNamespace(threshold=0.65, notes=[], surprises=lambda *counts: []),
+            "svm": SimpleNamespace(threshold=0.0, notes=[], surprises=lambda *counts: []),
         }
 
     def neighbours(self, descriptors: Representation, k: int | None = None) -> Neighbours:

@@ -22,7 +22,7 @@ from retrieval.classifiers.rejection import (
     fit_rejection,
 )
 from retrieval.classifiers.signals import Signals
-from retrieval.classifiers.thresholds import best_threshold
+from retrieval.classifiers.thresholds import best_threshold, tolerated
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.errors import ConfigError, RunError
 from retrieval.evaluation.selection import held_out_gap
@@ -79,6 +79,22 @@ def test_gallery_and_bank_count_alike_whatever_their_sizes() -> None:
     # But is more than is tolerated, unless that is said.
     assert Rejection.fit(scores).threshold == 1.25
     assert Rejection.fit(scores, RejectionConfig(tolerance=0.27)).threshold == 0.25
+
+
+@pytest.mark.parametrize(
+    ("bank", "share", "allowed"),
+    [(0, 0.05, 0), (7, 0.05, 0), (8, 0.05, 1), (20, 0.05, 2), (50, 0.05, 5), (420, 0.05, 27),
+     (10_000, 0.05, 528), (20, 0.5, 10), (20, 1.0, 20)],
+)  # fmt: skip
+def test_a_large_bank_is_held_to_the_tolerance_a_small_one_less(
+    bank: int, share: float, allowed: int
+) -> None:
+    assert tolerated(bank, share) == allowed
+    right, wrong = [2.0] * 5 + [0.5] * 95, [0.5] * allowed + [0.0] * (bank - allowed)
+    if bank and allowed < bank:
+        config = RejectionConfig(tolerance=share)
+        assert Rejection.fit(held_out(right, [], wrong), config).threshold == 0.25
+        assert Rejection.fit(held_out(right, [], [0.5, *wrong[:-1]]), config).threshold == 1.25
 
 
 def test_without_a_bank_other_landmarks_are_what_is_rejected(
@@ -216,6 +232,14 @@ def test_a_damaged_rejection_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text('{"threshold": 1}')
     with pytest.raises(RunError, match="damaged"):
         Rejection.load(tmp_path)
+
+
+def test_more_false_accepts_than_expected_are_told() -> None:
+    expected = Expectation(shown=50, right=40, none=80, accepted=6)
+    assert expected.surprise(100, 15) == expected.surprise(0, 0) == ""
+    assert "20% (between 13% and 29%) of the test's" in expected.surprise(100, 20)
+    assert "more than the 80 held out" in expected.surprise(100, 20)
+    assert Expectation(shown=50, right=40, none=0, accepted=0).surprise(100, 20) == ""
 
 
 def test_the_precision_asked_for_is_reached_and_no_more() -> None:
