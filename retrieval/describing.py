@@ -235,9 +235,11 @@ def _extractor_fields(config: SystemConfig) -> dict[str, Any]:
     inner: dict[str, Any] = {
         "weights": True,
         "precision": True,
+        "runtime": True,
+        "quantised": True,
         "layers": True,
         "network": True,
-        "local": {"weights", "attention", "precision"},
+        "local": {"weights", "attention", "precision", "runtime", "quantised"},
     }
     return config.extractor.model_dump(
         exclude={**inner, "parts": {"__all__": {"extractor": inner}}}

@@ -124,6 +124,7 @@ class Run:
         self.record = folder / "run.json"
         self.asked = folder / "asked.json"
         self.timings = folder / "timings.json"
+        self.agreed = folder / "agreed.json"
         self.stages = folder / "stages"
         self.training = folder / "training"
         self.quantised = folder / "quantised"

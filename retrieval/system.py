@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval import build
+from retrieval.agreement import require_agreement
 from retrieval.classifiers.base import Classifier, Judgement
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
@@ -132,6 +133,7 @@ class System:
         gallery, rows = load_gallery(
             files, config, settled, describer.local_branch, record["index"].get("descriptors")
         )
+        require_agreement(files, record["describer"], describer, rows, gallery.vectors)
         places = {name: files.classifiers / name for name in config.classifiers}
         return cls(
             run=files,

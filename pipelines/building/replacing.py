@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 
 MADE: Final = (
     "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
-    "classifiers", "stages", "training", "evaluation", "protocols", "timings.json",
+    "classifiers", "stages", "training", "evaluation", "protocols", "quantised", "timings.json",
+    "agreed.json",
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""
