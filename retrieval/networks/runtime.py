@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -132,6 +132,19 @@ def openvino() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("openvino")
+
+
+@contextlib.contextmanager
+def _own_logging() -> Iterator[None]:
+    """What the root logger is stays: OpenVINO's converter silences it, nncf makes its class."""
+    root, made = logging.getLogger(), logging.getLoggerClass()
+    level, handlers, filters = root.level, list(root.handlers), list(root.filters)
+    try:
+        yield
+    finally:
+        logging.setLoggerClass(made)
+        root.setLevel(level)
+        root.handlers[:], root.filters[:] = handlers, filters
 
 
 class CompiledNetwork(nn.Module):
@@ -247,8 +260,9 @@ def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
         WriteError: the folder cannot be written.
     """
     os.environ.setdefault("NNCF_CI", "1")  # it sends no statistics either
-    nncf = importlib.import_module("nncf")
-    nncf.set_log_level(logging.ERROR)
+    with _own_logging():
+        nncf = importlib.import_module("nncf")
+        nncf.set_log_level(logging.ERROR)
     try:
         model = _convert(trunk, list(dict.fromkeys(trunk.layers)))
     except _UnlikeError as error:
@@ -275,7 +289,7 @@ def _convert(trunk: Trunk, layers: Sequence[str]) -> Any:
     free = [-1, -1] if trunk.square is None else [height, width]
     outputs = _Outputs(trunk.network, layers).eval()
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), torch.inference_mode(), _own_logging():
             warnings.simplefilter("ignore")
             model = ov.convert_model(
                 outputs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from retrieval.system import System
 from tests.photographs import write_data_set
 
 pytest.importorskip("openvino")
+QUANTISES = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
 CONFIG = SystemConfig.model_validate(
     {
         "name": "small",
@@ -81,8 +83,8 @@ def test_a_damaged_note_costs_one_more_try(run: Path) -> None:
     assert Run(run).agreed.read_text() != "{"
 
 
+@QUANTISES
 def test_a_build_in_eight_bits_answers_by_them(tmp_path: Path) -> None:
-    pytest.importorskip("nncf")
     data = load_data_set(write_data_set(tmp_path / "data"))
     config = CONFIG.model_copy(
         update={"extractor": CONFIG.extractor.model_copy(update={"precision": "int8"})}

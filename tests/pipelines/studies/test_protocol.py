@@ -175,7 +175,7 @@ def test_the_commands_print_the_figures(
     asked = ["--truth", str(oxford / "gnd.json"), "--photos", str(oxford)]
     done = CliRunner().invoke(cli.app, ["protocol", "revisited", *run, *asked])
     assert done.exit_code == 0
-    path = systems["plain"].run / "protocols" / "gnd" / "figures.json"
+    path = systems["plain"].run.folder / "protocols" / "gnd" / "figures.json"
     figures = json.loads(path.read_text())["figures"][EXACT]
     assert set(figures) == {"easy", "medium", "hard"}
     write_photograph(tmp_path / "100000.jpg", view(1, 1))

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from retrieval.networks.trunks import load_trunk
 from tests.photographs import picture
 
 pytest.importorskip("openvino")
+QUANTISES = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
 CPU = torch.device("cpu")
 LAYERS = ["features.3", None]
 
@@ -123,8 +125,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     assert isinstance(settled(trunk(), CPU).network, CompiledNetwork)
 
 
+@QUANTISES
 def test_eight_bits_are_near_and_belong_to_their_weights(tmp_path: Path) -> None:
-    pytest.importorskip("nncf")
     photographs = [picture(i) for i in range(12)]
     sources = []
     for i, one in enumerate(photographs):
@@ -147,8 +149,8 @@ def test_eight_bits_are_near_and_belong_to_their_weights(tmp_path: Path) -> None
         cnn.build(config, "cpu", 0)
 
 
+@QUANTISES
 def test_quantising_needs_a_folder_that_can_be_written(tmp_path: Path) -> None:
-    pytest.importorskip("nncf")
     (tmp_path / "file").touch()
     with pytest.raises(Exception, match="file"):
         quantise(trunk(), [values(1, 3, 96, 96)], tmp_path / "file")
