@@ -138,13 +138,16 @@ def openvino() -> ModuleType:
 def _own_logging() -> Iterator[None]:
     """What the root logger is stays: OpenVINO's converter silences it, nncf makes its class."""
     root, made = logging.getLogger(), logging.getLoggerClass()
-    level, handlers, filters = root.level, list(root.handlers), list(root.filters)
+    level, filters = root.level, list(root.filters)
+    handlers = [(one, one.level) for one in root.handlers]
     try:
         yield
     finally:
         logging.setLoggerClass(made)
         root.setLevel(level)
-        root.handlers[:], root.filters[:] = handlers, filters
+        root.handlers[:], root.filters[:] = [one for one, _ in handlers], filters
+        for one, own in handlers:
+            one.setLevel(own)
 
 
 class CompiledNetwork(nn.Module):
@@ -260,15 +263,14 @@ def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
         WriteError: the folder cannot be written.
     """
     os.environ.setdefault("NNCF_CI", "1")  # it sends no statistics either
-    with _own_logging():
-        nncf = importlib.import_module("nncf")
-        nncf.set_log_level(logging.ERROR)
     try:
         model = _convert(trunk, list(dict.fromkeys(trunk.layers)))
     except _UnlikeError as error:
         raise ConfigError(f"precision: int8: {error}; take precision: auto") from None
     samples = [one.permute(0, 2, 3, 1).contiguous().numpy() for one in photographs]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _own_logging(), contextlib.redirect_stdout(io.StringIO()):
+        nncf = importlib.import_module("nncf")
+        nncf.set_log_level(logging.ERROR)
         small = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
     with writing(folder):
         _keep(folder, _key(trunk), small)
