@@ -12,8 +12,8 @@ from retrieval.types import Flags
 
 TELLING: Final = 0.9
 """The share of banks that do not speak against a tolerance which is true of them."""
-LARGEST: Final = 1 / 8
-"""The largest share that is tolerated of however few photographs."""
+LARGEST: Final = 0.12
+"""The largest share that is tolerated of however few photographs, one more counted as accepted."""
 
 
 class OperatingPoint(NamedTuple):
@@ -104,13 +104,13 @@ def bounded_threshold(confidence: NDArray[Any], bank: NDArray[Any], most: float)
 def tolerated(bank: int, share: float) -> int:
     """How many of so many bank photographs may be accepted before they speak against the share.
 
-    No more are in nine of ten banks of which it is true; nor more than an eighth, since a handful
-    can hardly speak against anything.
+    No more are in nine of ten banks of which it is true; nor more than :data:`LARGEST`, since a
+    handful can hardly speak against anything.
     """
     from scipy.stats import binom
 
     silent = int(binom.ppf(TELLING, bank, share))
-    return min(silent, int(bank * max(share, LARGEST)))
+    return max(min(silent, int(max(share, LARGEST) * (bank + 1) + 1e-9) - 1), 0)
 
 
 def accepting(confidence: NDArray[Any], bank: NDArray[Any], allowed: int) -> float:
