@@ -26,7 +26,7 @@ on_device := --device "$(DEVICE)"
 weights   := $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast data index evaluate classify doctor lint bench gpu clean
+.PHONY: help setup demo demo-train test test-fast data index evaluate classify doctor lint bench gpu clean
 
 help: ## say what there is (this list)
 	@echo "make TARGET [NAME=value ...]"
@@ -47,6 +47,9 @@ setup: $(STAMP) ## make .venv with the package and the pinned versions (once; 2 
 
 demo: $(STAMP) ## render demo landmarks, then index, evaluate and classify them
 	$(BIN)/landmarks demo $(on_device)
+
+demo-train: $(STAMP) ## the same, and a network trained from nothing beside it
+	$(BIN)/landmarks demo --train $(on_device)
 
 test: $(STAMP) ## run all tests (on two cores 10 minutes)
 	$(pytest) $(TESTS)

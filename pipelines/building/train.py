@@ -79,6 +79,10 @@ class Bars(Watcher):
                 log.debug("TensorBoard gets no graph (%s)", error)
 
     def epoch(self, record: Epoch) -> None:
+        log.info(
+            "epoch %d: loss %.3f, accuracy %.3f, of photographs left out %.3f", record.number,
+            record.loss, record.accuracy, record.validation_accuracy,
+        )  # fmt: skip
         board = self._board
         if board is None:
             return

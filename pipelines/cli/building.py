@@ -44,15 +44,18 @@ def demo(
     device: Device = "auto",
     weights: Weights = None,
     replace: Replace = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train a network from nothing too, and compare both.")
+    ] = False,
 ) -> None:
-    """Render made-up landmarks; index, train, evaluate and classify them."""
+    """Render made-up landmarks; index, evaluate and classify them."""
     from pipelines.config import load_config
     from pipelines.demo.stages import run_demo
     from retrieval.devices import choose_device
 
     run_demo(
-        load_config(config).with_weights(weights), load_config(LEARNER), folder, run,
-        choose_device(device), console, replace, _agreed,
+        load_config(config).with_weights(weights), load_config(LEARNER) if train else None, folder,
+        run, choose_device(device), console, replace, _agreed,
     )  # fmt: skip
 
 

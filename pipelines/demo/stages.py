@@ -34,6 +34,8 @@ MADE: Final = "made.json"
 RENDERING: Final = 1
 """Version of the renderer's photographs: raised when they change."""
 QUERIES: Final = 100
+NEXT: Final = """next: look at the report; make demo-train trains a network beside it;
+      make index DATA=photos RUN=data/runs/mine builds a system of your own photographs"""
 
 
 def make_photographs(folder: Path, seed: int = 0) -> None:
@@ -49,16 +51,16 @@ def make_photographs(folder: Path, seed: int = 0) -> None:
 
 
 def run_demo(
-    config: SystemConfig, learner: SystemConfig, folder: Path, run: Path, device: str,
+    config: SystemConfig, learner: SystemConfig | None, folder: Path, run: Path, device: str,
     console: Console, replace: bool, agreed: Callable[[str], bool],
 ) -> dict[str, Any]:  # fmt: skip
-    """Make the photographs, build two systems, measure them side by side, classify URLs.
+    """Make the photographs, build a system or two, measure them, classify URLs.
 
     The URLs are of a server on this machine's loopback address, started and stopped here.
 
     Args:
         config: descriptor and machine learning model.
-        learner: a network trained from nothing, beside it.
+        learner: a network trained from nothing, to be measured beside it; or ``None``.
         folder: of the photographs.
         run: of the first system; the second's lies beside it.
         device: ``cpu`` or ``cuda``.
@@ -66,32 +68,58 @@ def run_demo(
         replace, agreed: as of :func:`pipelines.building.replacing.begin_build`.
 
     Returns:
-        the figures of both systems' answers side by side.
+        the figures of the systems' answers side by side.
     """
+    heads = iter(_headings(config, learner))
+
+    def head() -> None:
+        console.print(next(heads), style="bold", highlight=False)
+
+    head()
     make_photographs(folder)
     data = load_data_set(folder)
-    deep = run.with_name(f"{run.name}-{learner.name}")
-    for one, system in ((run, config), (deep, learner)):
+    runs = {run: config}
+    if learner is not None:
+        runs[run.with_name(f"{run.name}-{learner.name}")] = learner
+    for one, system in runs.items():
         begin_build(one, system, data, None, device, replace, agreed)
-    build_run(config, data, run, device)
-    # Ten photographs by heart first, and only then all of them.
-    train_run(learner, data, deep, device, sanity=not (Run(deep).training / RECORD).exists())
-    build_run(learner, data, deep, device)
-    systems = {one.name: System.load(one, device) for one in (run, deep)}
+    for one, system in runs.items():
+        head()
+        if system.training is not None:
+            # Ten photographs by heart first, and only then all of them.
+            new = not (Run(one).training / RECORD).exists()
+            train_run(system, data, one, device, sanity=new)
+        build_run(system, data, one, device)
+    head()
+    systems = {one.name: System.load(one, device) for one in runs}
     out = run.with_name(f"{run.name}-evaluation")
     figures = evaluate_runs(systems, folder / "test.csv", out)
+    console.print(figures_table(figures))
+    head()
     tests = pd.read_csv(folder / "test.csv", dtype=str, keep_default_na=False)
     predictions = _classify_urls(systems[run.name], tests, folder, run)
-    console.print(figures_table(figures))
     console.print(_summary(predictions, tests), highlight=False)
     for what, path in (
         ("photographs", folder),
         ("report", out / "report.html"),
-        *((f"{name}", out / name / "report.html") for name in systems),
+        *((f"{name}", out / name / "report.html") for name in systems if len(systems) > 1),
         ("predictions", run / "predictions.csv"),
     ):
         console.print(f"{what + ':':<16} {path}", highlight=False)
+    console.print(NEXT, highlight=False)
     return figures
+
+
+def _headings(config: SystemConfig, learner: SystemConfig | None) -> list[str]:
+    """What is done, one line a stage."""
+    stages = [
+        "rendering photographs of landmarks that nobody has seen",
+        f"building {config.name}: {config.description}",
+        *([f"training and building {learner.name}: {learner.description}"] if learner else []),
+        "asking the test's photographs",
+        "classifying URLs, one of them dead",
+    ]
+    return [f"{i} of {len(stages)}: {what}" for i, what in enumerate(stages, 1)]
 
 
 def _classify_urls(system: System, tests: pd.DataFrame, folder: Path, run: Path) -> pd.DataFrame:

@@ -83,7 +83,8 @@ def test_gallery_and_bank_count_alike_whatever_their_sizes() -> None:
 
 @pytest.mark.parametrize(
     ("bank", "share", "allowed"),
-    [(0, 0.05, 0), (7, 0.05, 0), (15, 0.05, 0), (16, 0.05, 1), (24, 0.05, 2), (50, 0.05, 5), (420, 0.05, 27),
+    [(0, 0.05, 0), (7, 0.05, 0), (15, 0.05, 0), (16, 0.05, 1), (24, 0.05, 2), (50, 0.05, 5),
+     (420, 0.05, 27),
      (10_000, 0.05, 528), (20, 0.5, 9), (20, 1.0, 20)],
 )  # fmt: skip
 def test_a_large_bank_is_held_to_the_tolerance_a_small_one_less(
