@@ -73,7 +73,7 @@ def run_demo(
     heads = iter(_headings(config, learner))
 
     def head() -> None:
-        console.print(next(heads), style="bold", highlight=False)
+        console.print(next(heads), style="bold", highlight=False, soft_wrap=True)
 
     head()
     make_photographs(folder)
@@ -106,7 +106,7 @@ def run_demo(
         ("predictions", run / "predictions.csv"),
     ):
         console.print(f"{what + ':':<16} {path}", highlight=False)
-    console.print(NEXT, highlight=False)
+    console.print(NEXT, highlight=False, soft_wrap=True)
     return figures
 
 
