@@ -179,3 +179,12 @@ def test_nothing_goes_through_a_shell() -> None:
 
 def test_the_library_prints_nothing() -> None:
     assert not [own for own in calling(["print"]) if own.startswith("retrieval")]
+
+
+def test_no_two_classes_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for own, path in modules().items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(own)
+    assert not {name: those for name, those in homes.items() if len(those) > 1}

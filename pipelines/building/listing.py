@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, Final
 
-from pipelines.building.proposal import Measured
+from pipelines.building.proposal import ShippedFigures
 from pipelines.config import CONFIGS, config_names, read_config
 
 MEASURED: Final = CONFIGS.parent / "measured.yaml"
@@ -17,15 +17,15 @@ HEADING: Final = "{:<22} {:>5} {:>5} {:>5} {:>6}  {:<7}  {}"
 
 
 @cache
-def measured_figures() -> dict[str, Measured]:
+def measured_figures() -> dict[str, ShippedFigures]:
     """What the shipped systems were measured to do, by name."""
-    return {name: Measured.model_validate(one) for name, one in read_config(MEASURED).items()}
+    return {name: ShippedFigures.model_validate(one) for name, one in read_config(MEASURED).items()}
 
 
 def list_lines() -> list[str]:
     """The shipped systems, a line each below a heading: the best first, then those unmeasured."""
     figures = measured_figures()
-    nothing = Measured()
+    nothing = ShippedFigures()
 
     def place(name: str) -> tuple[float, str]:
         accuracy = figures.get(name, nothing).gallery

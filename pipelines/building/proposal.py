@@ -33,7 +33,7 @@ class Accuracy(StrictModel):
     gap: float = Field(ge=0.0, le=1.0)
 
 
-class Measured(StrictModel):
+class ShippedFigures(StrictModel):
     """What a system was measured to do; ``None`` where it was not.
 
     Attributes:
@@ -82,7 +82,7 @@ class Candidate:
     """
 
     name: str
-    measured: Measured
+    measured: ShippedFigures
     network: bool = False
     views: int = 0
     taught: int = 10_000
@@ -92,7 +92,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Facts:
+class MachineFacts:
     """What a system is chosen by.
 
     Attributes:
@@ -131,7 +131,7 @@ class Proposal:
     lines: tuple[str, ...]
 
 
-def propose(facts: Facts) -> Proposal:
+def propose(facts: MachineFacts) -> Proposal:
     """The best system by measured GAP that is here and in time; else the quickest that is here."""
     able = [one for one in facts.candidates if _able(one, facts)]
     ranked = sorted(able, key=lambda one: (*_rank(one, facts), -_seconds(one, facts)), reverse=True)
@@ -150,7 +150,9 @@ def propose(facts: Facts) -> Proposal:
     return Proposal(taken.name, tuple(lines))
 
 
-def _alternative(taken: Candidate, ranked: Sequence[Candidate], facts: Facts) -> Candidate | None:
+def _alternative(
+    taken: Candidate, ranked: Sequence[Candidate], facts: MachineFacts
+) -> Candidate | None:
     """What else to tell of: a better system to be had in time, rather one that comes by itself;
     or else the least slow of the better ones; or else the next one in half the time."""
     place, own = ranked.index(taken), _seconds(taken, facts)
@@ -167,7 +169,7 @@ def _alternative(taken: Candidate, ranked: Sequence[Candidate], facts: Facts) ->
     return next((some[0] for some in ways if some), None)
 
 
-def _able(candidate: Candidate, facts: Facts) -> bool:
+def _able(candidate: Candidate, facts: MachineFacts) -> bool:
     """Whether a system may be proposed at all: it answers well, and how long it takes is known."""
     accuracy = candidate.measured.of(facts.few)
     return (
@@ -179,7 +181,7 @@ def _able(candidate: Candidate, facts: Facts) -> bool:
     )
 
 
-def _rank(candidate: Candidate, facts: Facts) -> tuple[float, float]:
+def _rank(candidate: Candidate, facts: MachineFacts) -> tuple[float, float]:
     """The higher the better. With few photographs a landmark, systems measured so come first:
     the others' figures are of many, and would compare as too good."""
     gallery, few = (
@@ -189,7 +191,7 @@ def _rank(candidate: Candidate, facts: Facts) -> tuple[float, float]:
     return (few, gallery) if facts.few else (gallery, few)
 
 
-def _seconds(candidate: Candidate, facts: Facts) -> float:
+def _seconds(candidate: Candidate, facts: MachineFacts) -> float:
     """How long describing takes, the views that teach among it."""
     views = candidate.views * min(facts.photographs, candidate.taught)
     milliseconds = candidate.measured.milliseconds or 0.0
@@ -199,11 +201,11 @@ def _seconds(candidate: Candidate, facts: Facts) -> float:
     return milliseconds / 1000 * (facts.photographs + views) * cores
 
 
-def _in_time(candidate: Candidate, facts: Facts) -> bool:
+def _in_time(candidate: Candidate, facts: MachineFacts) -> bool:
     return _seconds(candidate, facts) <= PATIENCE
 
 
-def _cost(candidate: Candidate, facts: Facts) -> str:
+def _cost(candidate: Candidate, facts: MachineFacts) -> str:
     """What a system's answers are worth, and how long describing takes."""
     accuracy = candidate.measured.of(facts.few)
     told = "" if accuracy is None else f"GAP {accuracy.gap:.3f}"
@@ -214,7 +216,7 @@ def _cost(candidate: Candidate, facts: Facts) -> str:
     return f"{told}, some {spoken(_seconds(candidate, facts))}"
 
 
-def _machine(candidate: Candidate, facts: Facts) -> str:
+def _machine(candidate: Candidate, facts: MachineFacts) -> str:
     if facts.gpu and candidate.network:
         return "the GPU"
     return f"{facts.cores} core{'s' * (facts.cores != 1)}"

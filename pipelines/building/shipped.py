@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from pipelines.building.listing import measured_figures
-from pipelines.building.proposal import Candidate, Facts, Lack, propose
+from pipelines.building.proposal import Candidate, Lack, MachineFacts, propose
 from pipelines.building.replacing import held_config
 from pipelines.config import config_of, load_config
 from pipelines.doctor import EXTRAS
@@ -68,7 +68,7 @@ def settle_system(
     return load_config(proposal.system, overrides).with_weights(weights)
 
 
-def gather(data: DataSet, weights: Path | None, device: str) -> Facts:
+def gather(data: DataSet, weights: Path | None, device: str) -> MachineFacts:
     """The facts that a system is chosen by.
 
     Raises:
@@ -77,7 +77,7 @@ def gather(data: DataSet, weights: Path | None, device: str) -> Facts:
     configs = {name: load_config(name) for name in measured_figures()}
     fitting = None if weights is None else _fitting(weights, configs.values())
     counts = data.gallery["landmark"].value_counts()
-    return Facts(
+    return MachineFacts(
         candidates=tuple(
             _candidate(name, config, weights, fitting) for name, config in configs.items()
         ),

@@ -50,7 +50,7 @@ LINES: Final = 20
 
 
 @dataclass(frozen=True)
-class Check:
+class FolderCheck:
     """What was found.
 
     Attributes:
@@ -83,7 +83,7 @@ def check_data_set(
     quick: bool = False,
     tell_all: bool = False,
     progress: Callable[[int], Progress] = lambda total: lambda done, failed: None,
-) -> Check:
+) -> FolderCheck:
     """Look over a data folder, or a single table.
 
     Args:
@@ -114,7 +114,7 @@ def check_data_set(
     if "test" in parts:
         lines += _cut(_unanswerable(parts["gallery"], parts["test"]), most)
     if quick:
-        return Check(lines, True)
+        return FolderCheck(lines, True)
     rows = pd.concat([table.assign(part=name) for name, table in parts.items()], ignore_index=True)
     remote = is_url(rows["source"])
     if remote.any():
@@ -127,7 +127,7 @@ def check_data_set(
     lines += _cut(_without_photographs(rows, good), most)
     lines += _repeated(rows, opened, good, most)
     first = rows["part"] == next(iter(parts))
-    return Check(lines, bool(good[first].any()) or bool(remote.any()))
+    return FolderCheck(lines, bool(good[first].any()) or bool(remote.any()))
 
 
 def _describe(name: str, table: pd.DataFrame) -> str:

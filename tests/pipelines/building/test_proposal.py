@@ -7,17 +7,27 @@ from typing import Any
 
 import pytest
 
-from pipelines.building.proposal import Accuracy, Candidate, Facts, Lack, Measured, propose, spoken
+from pipelines.building.proposal import (
+    Accuracy,
+    Candidate,
+    Lack,
+    MachineFacts,
+    ShippedFigures,
+    propose,
+    spoken,
+)
 
 DOWNLOAD = Lack("weights", downloaded=True)
 BY_HAND = Lack("a file", downloaded=False)
 
 
-def measured(gap: float | None, milliseconds: float | None, few: float | None = None) -> Measured:
+def measured(
+    gap: float | None, milliseconds: float | None, few: float | None = None
+) -> ShippedFigures:
     def of(one: float | None) -> Accuracy | None:
         return None if one is None else Accuracy(top1=one, gap=one)
 
-    return Measured(gallery=of(gap), few=of(few), milliseconds=milliseconds)
+    return ShippedFigures(gallery=of(gap), few=of(few), milliseconds=milliseconds)
 
 
 SLOW = Candidate("slow", measured(0.96, 400, 0.83), network=True, views=4, pairs=True)
@@ -26,7 +36,7 @@ QUICK = Candidate("quick", measured(0.92, 15, 0.74), network=True)
 CLASSICAL = Candidate("classical", measured(0.83, 110))
 WORDS = Candidate("words", measured(0.66, 30))
 BASELINE = Candidate("baseline", measured(0.43, 3))
-FACTS = Facts(
+FACTS = MachineFacts(
     candidates=(BASELINE, WORDS, CLASSICAL, QUICK, MIDDLE, SLOW),
     gallery=1400,
     bank=400,
@@ -68,7 +78,7 @@ TABLE: dict[str, tuple[dict[str, Any], dict[str, Any], str, str | None]] = {
 }  # fmt: skip
 
 
-def facts(changes: dict[str, Any], lacks: dict[str, Lack]) -> Facts:
+def facts(changes: dict[str, Any], lacks: dict[str, Lack]) -> MachineFacts:
     candidates = tuple(
         replace(one, lacks=(lacks[one.name],) if one.name in lacks else ())
         for one in FACTS.candidates
@@ -117,7 +127,7 @@ def test_nothing_better_and_nothing_quicker_is_no_offer() -> None:
 @pytest.mark.parametrize(
     "useless",
     [
-        Candidate("unmeasured", Measured(milliseconds=1)),
+        Candidate("unmeasured", ShippedFigures(milliseconds=1)),
         Candidate("untimed", measured(0.99, None)),
         Candidate("trained", measured(0.99, 1, 0.99), trained=True),
         BASELINE,

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from pipelines.building import shipped
 from pipelines.building.index import build_run
 from pipelines.building.listing import list_lines, measured_figures
-from pipelines.building.proposal import Facts, propose
+from pipelines.building.proposal import MachineFacts, propose
 from pipelines.building.replacing import begin_build
 from pipelines.building.shipped import (
     Pretrained,
@@ -111,7 +111,7 @@ def test_networks_that_come_with_weights(name: str, networks: list[str]) -> None
     assert [one.network for one in pretrained(load_config(name))] == networks
 
 
-def lacks(facts: Facts) -> dict[str, list[tuple[str, bool]]]:
+def lacks(facts: MachineFacts) -> dict[str, list[tuple[str, bool]]]:
     return {
         one.name: [(lack.what, lack.downloaded) for lack in one.lacks] for one in facts.candidates
     }
