@@ -57,7 +57,7 @@ def test_bare_make_is_help_and_lists_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     assert phony
     targets = phony[1].split()
-    others = "help setup test test-fast lint bench gpu clean".split()
+    others = "help setup demo-train test test-fast lint bench gpu clean".split()
     assert {*STAGES, *others} == set(targets)
     for target in targets:
         assert re.search(rf"^  {target} +\w", said, re.MULTILINE), target
