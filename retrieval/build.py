@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -222,22 +221,18 @@ def finish(
     Returns:
         what run.json holds.
     """
-    before = run.read_record() if run.record.exists() else {}
-    timings = {"index": 0.0, "classifiers": 0.0, **before.get("timings", {})}
     augmentations: list[DatabaseAugmentation] = []
 
     def index() -> Mapping[str, Any]:
         run.begin(begun)
-        with _timed(timings, "index"):
-            counts = collect_rows(run, config, additions, local_branch)
-            told, augmentation = index_gallery(run, config, device, local_branch)
-            augmentations.extend([] if augmentation is None else [augmentation])
-            return {**counts, **told}
+        counts = collect_rows(run, config, additions, local_branch)
+        told, augmentation = index_gallery(run, config, device, local_branch)
+        augmentations.extend([] if augmentation is None else [augmentation])
+        return {**counts, **told}
 
     def classifiers() -> Mapping[str, Any]:
         run.begin(begun)
-        with _timed(timings, "classifiers"):
-            return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
+        return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
 
     recipe = index_recipe(run, config, begun["describer"], additions)
     told = run.stage(INDEX, recipe, index)
@@ -257,7 +252,7 @@ def finish(
         "device": device,
         "machine": machine(),
         "versions": versions(),
-        "timings": {**timings, "describe": round(run.seconds_describing(), 3)},
+        "timings": {**run.seconds_of_stages(), "describe": round(run.seconds_describing(), 3)},
     }
     run.write_record(record)
     return record
@@ -317,13 +312,6 @@ def _changing(run: Run) -> Iterator[tuple[dict[str, Any], SystemConfig]]:
     run.check(record, everything=True)
     with run.locked():
         yield record, config
-
-
-@contextlib.contextmanager
-def _timed(timings: dict[str, float], what: str) -> Iterator[None]:
-    begun = time.perf_counter()
-    yield
-    timings[what] = round(time.perf_counter() - begun, 3)
 
 
 def _refuse_added(run: Run, table: pd.DataFrame, added: Mapping[str, pd.DataFrame]) -> None:

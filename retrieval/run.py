@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,7 @@ from retrieval.storage.files import (
     read_sealed,
     read_table,
     reading,
+    write_json,
     write_sealed,
     writing,
 )
@@ -53,6 +55,8 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
 network needs is in ``training``, which has checksums of its own, as it can be another run's too."""
 ANSWERING: Final = [folder for folders in STAGES.values() for folder in folders]
 ROWS: Final = "rows.parquet"
+STAGED: Final = "stages"
+"""Where the times of stages stand in timings.json, beside those of shards."""
 FIRST: Final = "000"
 """The photographs of the build; those of additions are 001 and so on."""
 OWN_SUM: Final = "index/index.faiss"
@@ -331,7 +335,9 @@ class Run:
             log.info("%s: %s changed, so it is made anew", name, changed)
         with writing(path):
             path.unlink(missing_ok=True)
+        begun = time.perf_counter()
         told = make()
+        self._note_seconds(name, time.perf_counter() - begun)
         files = self._checksums(self._files(STAGES[name]))
         write_sealed(path, {"recipe": recipe, "told": told, "files": files})
         return told
@@ -354,7 +360,16 @@ class Run:
 
     def seconds_describing(self) -> float:
         """How long extraction and description took, over all the commands that it took."""
-        return float(sum(sum(shards.values()) for shards in read_times(self.timings).values()))
+        known = read_times(self.timings)
+        return float(sum(sum(known[store].values()) for store in known.keys() - {STAGED}))
+
+    def seconds_of_stages(self) -> dict[str, float]:
+        """How long each stage took when it was last made."""
+        return read_times(self.timings).get(STAGED, {})
+
+    def _note_seconds(self, name: str, seconds: float) -> None:
+        known = {**self.seconds_of_stages(), name: round(seconds, 3)}
+        write_json(self.timings, {**read_times(self.timings), STAGED: known})
 
     # Which photographs came in, and which were taken out.
 

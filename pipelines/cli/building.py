@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -29,6 +29,14 @@ LEARNER: Final = "vgg_small"
 """The network that the demo trains from nothing."""
 
 PANEL: Final = "Build a run"
+STAGES: Final = {
+    "quantised": "quantising",
+    "describe": "describing",
+    "describer": "learning codebook and whitening",
+    "index": "indexing",
+    "classifiers": "fitting classifiers",
+}
+"""Stages of a build, in the words that are told of how long each took."""
 
 app = typer.Typer()
 command = partial(app.command, rich_help_panel=PANEL)
@@ -308,11 +316,17 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
-        ("seconds", json.dumps(record["timings"]).strip("{}").replace('"', "")),
+        ("seconds", _seconds(record["timings"])),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
     say(*Rejection.load(run / "classifiers" / record["answer"]).notes)
+
+
+def _seconds(timings: Mapping[str, float]) -> str:
+    """How long each stage took."""
+    told = {words: timings[one] for one, words in STAGES.items() if one in timings}
+    return ", ".join(f"{words} {seconds:.1f}" for words, seconds in told.items())
 
 
 def _lost(landmarks: list[str]) -> list[tuple[str, str]]:

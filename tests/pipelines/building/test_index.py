@@ -109,7 +109,7 @@ def test_a_finished_run_says_what_it_is(built: dict[str, Path], data: Path, name
     assert SystemConfig.model_validate(record["config"]) == config_of(name)
     assert record["answer"] in record["config"]["classifiers"]
     assert record["names"]["L3"] == "Landmark 3"
-    assert set(record["timings"]) == {"describe", "index", "classifiers"}
+    assert set(record["timings"]) == {"describe", "describer", "index", "classifiers"}
     assert not [path for path in built[name].rglob("*") if path.name.endswith(".tmp")]
 
 
