@@ -71,6 +71,7 @@ def test_help_shows_the_columns_of_the_output(landmarks: Run) -> None:
         assert re.search(rf"\b{column}\b", before_options), column
 
 
+@pytest.mark.slow
 def test_every_stage_is_a_command() -> None:
     wanted = "demo index evaluate classify add remove config doctor data".split()
     assert {path[0] for path in COMMANDS} >= set(wanted)

@@ -118,6 +118,7 @@ def test_figures_names_and_reasons_are_shown(measured: Measured, html: str) -> N
         assert figure in text, figure
 
 
+@pytest.mark.slow
 def test_figures_stand_by_source_where_there_are_sources(measured: Measured, html: str) -> None:
     assert "By source" not in Page(html).text
     few = Page(render(replace(measured, origins=list("xxyxyx"))).decode())

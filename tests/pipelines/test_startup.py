@@ -12,6 +12,8 @@ from pipelines.building.index import build_run
 from retrieval.photographs.table import load_data_set
 from tests.pipelines.building.test_index import config_of
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FITTING = ("torchvision", "timm", "kornia", "sklearn", "matplotlib")
 HEAVY = (*FITTING, "torch", "faiss", "cv2", "scipy", "pandas", "pyarrow", "PIL")

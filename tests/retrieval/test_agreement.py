@@ -18,6 +18,8 @@ from retrieval.run import Run
 from retrieval.system import System
 from tests.photographs import write_data_set
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino")
 QUANTISES = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
 CONFIG = SystemConfig.model_validate(

@@ -22,6 +22,8 @@ from pipelines.demo.rendering.raster import Atlas, Mesh, draw, see_from_sun, sun
 from pipelines.demo.rendering.scene import Scene, Subject, photograph
 from pipelines.demo.rendering.weather import draw_weather
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"landmarks": 3, "gallery_views": 2, "query_views": 1, "none": 2}
 
 

@@ -33,6 +33,8 @@ from retrieval.vectors.whitening import WhiteningConfig
 from tests.oracles.metrics import rankings_of
 from tests.photographs import blank, view, write_data_set, write_photograph
 
+pytestmark = pytest.mark.slow
+
 BUDGET = Budget(
     size=128,
     keypoints=60,

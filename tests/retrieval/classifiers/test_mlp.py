@@ -36,6 +36,7 @@ def test_photographs_without_a_landmark_lower_the_confidence() -> None:
     assert np.median(shown) > np.quantile(fitted.scores(none, NOBODY).confidence, 0.9)
 
 
+@pytest.mark.slow
 def test_held_out_photographs_were_not_learnt_from() -> None:
     gallery = clusters(5, 12, 20, 5.0, dimension=100)
     shuffled = replace(gallery, codes=np.random.default_rng(1).permutation(gallery.codes))

@@ -499,6 +499,7 @@ def test_faiss_and_torch_live_together(imports: str) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "fine"), done.stderr
 
 
+@pytest.mark.slow
 def test_the_package_imports_neither_faiss_nor_torch_and_faiss_before_torch() -> None:
     code = "import sys, retrieval; print('faiss' in sys.modules, 'torch' in sys.modules);"
     code += "import torch; print(*[m for m in sys.modules if m in ('faiss', 'torch')])"

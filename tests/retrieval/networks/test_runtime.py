@@ -24,6 +24,8 @@ from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import load_trunk
 from tests.photographs import picture
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("openvino")
 QUANTISES = pytest.mark.skipif(find_spec("nncf") is None, reason="nncf is not installed")
 CPU = torch.device("cpu")

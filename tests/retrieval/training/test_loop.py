@@ -254,6 +254,7 @@ def test_a_stage_that_is_not_there_is_refused(table: pd.DataFrame, tmp_path: Pat
         train(toy_config(train="last", trainable=["features.99"]), table, tmp_path)
 
 
+@pytest.mark.slow
 def test_parameters_without_gradient_are_warned_of(
     table: pd.DataFrame,
     tmp_path: Path,
