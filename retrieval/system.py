@@ -104,10 +104,10 @@ class System:
         build.add(self.run, table, self.device, self.weights, bar)
         return self.load(self.run.folder, self.device, self.weights)
 
-    def remove(self, ids: Sequence[str]) -> System:
-        """The system without some photographs, as :func:`retrieval.build.remove`; this one's run
-        is written anew."""
-        build.remove(self.run, ids, self.device)
+    def remove(self, ids: str | Sequence[str]) -> System:
+        """The system without one photograph, or some, as :func:`retrieval.build.remove`; this
+        one's run is written anew."""
+        build.remove(self.run, [ids] if isinstance(ids, str) else ids, self.device)
         return self.load(self.run.folder, self.device, self.weights)
 
     @classmethod

@@ -123,6 +123,10 @@ def _why_torch(device: torch.device, runtime: Runtime) -> str | None:
         return "it runs on processors alone"
     if importlib.util.find_spec("openvino") is None:
         return "openvino is not installed"
+    try:
+        openvino()
+    except Exception as error:  # a library that it needs is missing, or another than it expects
+        return f"openvino cannot be loaded ({' '.join(str(error).split())[:200]})"
     return None
 
 
@@ -269,7 +273,14 @@ def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
         raise ConfigError(f"precision: int8: {error}; take precision: auto") from None
     samples = [one.permute(0, 2, 3, 1).contiguous().numpy() for one in photographs]
     with _own_logging(), contextlib.redirect_stdout(io.StringIO()):
-        nncf = importlib.import_module("nncf")
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # no GPU: no news
+        try:
+            nncf = importlib.import_module("nncf")
+        except Exception as error:
+            raise ConfigError(
+                f"precision: int8: nncf cannot be loaded ({' '.join(str(error).split())[:200]});"
+                " take precision: auto"
+            ) from None
         nncf.set_log_level(logging.ERROR)
         small = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
     with writing(folder):

@@ -114,7 +114,7 @@ def scan_folder(folder: Path) -> FolderScan:
             raise TableError(_between(folder, splits[0], others[0]))
         raise TableError(
             f"{folder} holds parts of a data set ({', '.join(map(escaped, splits))}): give one of"
-            f" them, such as {folder / splits[0]}"
+            f" them, such as {folder / min(splits, key=lambda one: one.casefold() != 'train')}"
         )
     return _scan(walk, [(name, name) for name in names], f"{folder}: no photographs in folders"
                  " (expected LANDMARK/PHOTOGRAPH.jpg)")  # fmt: skip

@@ -42,6 +42,7 @@ def test_a_notebook_builds_adds_and_removes(tmp_path: Path) -> None:
     more = system.add(known.gallery[first], bar)
     assert told[2:] == [("describing", first.sum())]
     assert more.classify(view(1, 9))["candidate"].tolist() == ["L1"]
-    again = more.remove(known.gallery["id"][first].tolist())
+    ids = known.gallery["id"][first].tolist()
+    again = more.remove(ids[0]).remove(ids[1:])
     assert again.landmarks == system.landmarks
     assert again.rows.equals(system.rows)

@@ -165,3 +165,15 @@ def test_no_statistics_are_sent() -> None:
         " assert sys.modules['openvino_telemetry'] is None"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_openvino_that_cannot_be_loaded_is_done_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> None:
+        raise ImportError("libtbb.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(runtime, "openvino", broken)
+    assert not isinstance(settled(trunk(), CPU).network, CompiledNetwork)
+    with pytest.raises(ConfigError, match="libtbb"):
+        settled(trunk(), CPU, "auto", "openvino")
