@@ -174,7 +174,7 @@ def remove(run: Run, ids: Sequence[str], device: str) -> dict[str, Any]:
             for name, there in known.items()
         })  # fmt: skip
         additions = [replace(one, left=one.left & ~one.table["id"].isin(ids)) for one in additions]
-        local_branch = local_branch_of(config, device)
+        local_branch = local_branch_of(config.within(run.training, run.quantised), device)
         if local_branch is not None:
             local_branch = local_branch.restored(run.folder)
         begun = {key: record[key] for key in BEGUN}
