@@ -21,7 +21,7 @@ import numpy as np
 
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
 from retrieval.descriptors.extraction import WINDOW, extract
-from retrieval.descriptors.registry import quantise_network
+from retrieval.descriptors.registry import quantise_network, unsettled
 from retrieval.devices import CPU, machine
 from retrieval.networks.trunks import find_weights
 from retrieval.photographs.table import load_data_set
@@ -76,7 +76,9 @@ def compared(
     with tempfile.TemporaryDirectory() as folder:
         config = config.model_copy(update={"quantised": folder})
         eight = config.model_copy(update={"precision": "int8"})
-        quantise_network(eight, sources[:: max(1, len(sources) // MEASURED)], Path(folder), 0)
+        quantise_network(
+            unsettled(eight, 0), sources[:: max(1, len(sources) // MEASURED)], Path(folder)
+        )
         ways = {name: build(config.model_copy(update=how), CPU, 0) for name, how in WAYS.items()}
         exact = build(
             config.model_copy(update={"runtime": "torch", "precision": "float32"}), CPU, 0

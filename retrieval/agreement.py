@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,17 +49,21 @@ def require_agreement(
         RunError: they do; it says how the run was built.
     """
     before, now = _running(recipe["extractor"]), _running(describer.extractor.identity())
-    if before == now or fingerprint(now) in _agreed(run):
+    if before == now:
+        return
+    agreed = _agreed(run)
+    if fingerprint(now) in agreed:
         return
     chosen = np.random.default_rng(0).permutation(len(rows))
-    here = [int(i) for i in chosen if Path(str(rows["source"].iloc[i])).is_file()][:TRIED]
+    # No more files are looked for than are needed: a gallery may have millions.
+    here = list(islice((i for i in chosen if Path(rows["source"].iloc[i]).is_file()), TRIED))
     if not here:
         log.warning(
             "%s was built with %s, and runs with %s here: whether both agree cannot be tried, as"
             " no gallery photograph is there any more", run, _told(before), _told(now),
         )  # fmt: skip
         return
-    ((described, _),) = describer.stream([[str(rows["source"].iloc[i]) for i in here]])
+    ((described, _),) = describer.stream([[rows["source"].iloc[i] for i in here]])
     cosines = (described.vectors * known[here]).sum(axis=1)
     if float(cosines.mean()) < ALIKE:
         raise RunError(
@@ -66,7 +71,7 @@ def require_agreement(
             f" photographs otherwise (mean cosine {cosines.mean():.3f} of {len(here)}): build it"
             " anew here, or answer by it where it was built"
         )
-    _note(run, [*_agreed(run), fingerprint(now)])
+    _note(run, [*agreed, fingerprint(now)])
 
 
 def _running(identity: Mapping[str, Any]) -> list[Any]:

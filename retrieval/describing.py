@@ -89,17 +89,18 @@ def quantise_stage(
     if not wanted or refused is not None:
         return
     sample = table.iloc[_sample(len(table), MEASURED, config.seed)]
+    networks = [unsettled(one, config.seed) for one in wanted]
     recipe = {
         "code": CODE,
-        "networks": [unsettled(one, config.seed).identity() for one in wanted],
+        "networks": [one.identity() for one in networks],
         "photographs": table_digest(sample),
     }
 
     def make() -> Mapping[str, Any]:
         sources = sample["source"].tolist()
-        with bar("quantising", len(sources) * len(wanted)) as progress:
-            for one in wanted:
-                quantise_network(one, sources, run.quantised, config.seed)
+        with bar("quantising", len(sources) * len(networks)) as progress:
+            for one in networks:
+                quantise_network(one, sources, run.quantised)
                 progress(len(sources), 0)
         return {}
 

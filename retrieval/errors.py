@@ -76,3 +76,8 @@ def failure(status: str, reason: str) -> PhotographError:
     """The error that a stored status and reason stand for."""
     kinds = {kind.status: kind for kind in (FetchError, DecodeError, DescribeError)}
     return kinds.get(status, PhotographError)(reason)
+
+
+def without_remedy(error: RunError) -> str:
+    """An error's message without its remedy, where that is what is done."""
+    return str(error).rpartition(":")[0]

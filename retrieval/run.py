@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from retrieval.errors import RunError
+from retrieval.errors import RunError, without_remedy
 from retrieval.storage.files import (
     AGAIN,
     atomic_write,
@@ -406,11 +406,6 @@ class Run:
     def note_removed(self, removed: Mapping[str, Sequence[str]]) -> None:
         """Note which ids are taken out, by addition."""
         write_sealed(self.removals, {name: list(ids) for name, ids in removed.items() if ids})
-
-
-def without_remedy(error: RunError) -> str:
-    """An error's message without its remedy, where that is what is done."""
-    return str(error).rpartition(":")[0]
 
 
 def as_json(value: Any) -> Any:

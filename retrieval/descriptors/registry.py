@@ -126,25 +126,25 @@ def with_quantised(config: Any, folder: Path) -> Any:
     return with_parts(config, change)
 
 
-def quantise_network(config: Any, sources: Sequence[str], folder: Path, seed: int) -> None:
+def unsettled(config: Any, seed: int) -> cnn.CnnExtractor | delf.DelfDetector:
+    """One of :func:`eight_bits` with its network as it is loaded."""
+    return delf.unsettled(config) if config.kind == "delf" else cnn.unsettled(config, seed)
+
+
+def quantise_network(
+    network: cnn.CnnExtractor | delf.DelfDetector, sources: Sequence[str], folder: Path
+) -> None:
     """Make a network of eight bits; see :func:`retrieval.networks.runtime.quantise`.
 
     Args:
-        config: one of :func:`eight_bits`.
+        network: from :func:`unsettled`.
         sources: paths of photographs that its ranges are measured on, each at one of its scales;
             those that cannot be read are left out.
         folder: where it goes.
-        seed: of random weights.
     """
-    network = unsettled(config, seed)
     values: list[Tensor] = []
     for source in sources:
         with contextlib.suppress(PhotographError), torch.inference_mode():
             shown = network.shown(read_photograph(source, network.longest_side))
             values.append(shown[len(values) % len(shown)])
     quantise(network.trunk, values, folder)
-
-
-def unsettled(config: Any, seed: int) -> cnn.CnnExtractor | delf.DelfDetector:
-    """One of :func:`eight_bits` with its network as it is loaded."""
-    return delf.unsettled(config) if config.kind == "delf" else cnn.unsettled(config, seed)

@@ -16,7 +16,7 @@ from retrieval.descriptors.base import VectorExtractor, parts_of, with_parts
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor
 from retrieval.errors import ConfigError, RunError
 from retrieval.networks.embedder import Embedder, NetworkConfig, digest
-from retrieval.networks.running import MIN_SIDE, fast_bfloat16, on_the_way
+from retrieval.networks.running import MIN_SIDE, chosen_float, on_the_way
 from retrieval.networks.runtime import Runtime, settled
 from retrieval.networks.trunk import NONE
 from retrieval.storage.files import read_sealed, reading
@@ -195,13 +195,14 @@ def build(config: TrainedConfig, device: str) -> TrainedExtractor:
     return extractor_around(network, config, size, weights)
 
 
-def settle(network: Embedder, device: torch.device, precision: str) -> None:
+def settle(
+    network: Embedder, device: torch.device, precision: Literal["auto", "bfloat16", "float32"]
+) -> None:
     """Put a network on its device, channels last, with the trunk's precision chosen."""
-    quick = precision == "auto" and fast_bfloat16(device)
-    network.precision = torch.bfloat16 if quick or precision == "bfloat16" else torch.float32
+    chosen = chosen_float(precision, device)
+    network.precision = torch.bfloat16 if chosen == "bfloat16" else torch.float32
     network.to(device).to(memory_format=torch.channels_last)
-    told = str(network.precision).removeprefix("torch.")
-    network.form = replace(network.form, identity={**network.form.identity, "precision": told})
+    network.form = replace(network.form, identity={**network.form.identity, "precision": chosen})
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from retrieval.devices import CPU
 from retrieval.types import Vectors
+
+Float = Literal["bfloat16", "float32"]
 
 MIN_SIDE: Final = 80
 """Narrower photographs are enlarged to this, so that every trunk has a map left to pool."""
@@ -39,3 +41,10 @@ def fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     flags = torch.cpu.get_capabilities()
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
+
+
+def chosen_float(precision: Literal["auto", "bfloat16", "float32"], device: torch.device) -> Float:
+    """The precision on a device: ``auto`` is bfloat16 where it is fast at that, else float32."""
+    if precision == "auto":
+        return "bfloat16" if fast_bfloat16(device) else "float32"
+    return precision

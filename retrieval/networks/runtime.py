@@ -35,9 +35,9 @@ import torch
 from torch import Tensor, nn
 
 from retrieval.devices import CPU, cores
-from retrieval.errors import ConfigError, LandmarksError, RunError
+from retrieval.errors import ConfigError, LandmarksError, RunError, without_remedy
 from retrieval.networks.pooling import first_tensor
-from retrieval.networks.running import fast_bfloat16
+from retrieval.networks.running import Float, chosen_float
 from retrieval.networks.trunk import Trunk
 from retrieval.storage.files import read_sealed, reading, write_sealed, writing
 from retrieval.storage.fingerprint import checksum, fingerprint
@@ -46,8 +46,6 @@ log = logging.getLogger(__name__)
 
 Runtime = Literal["auto", "torch", "openvino"]
 Precision = Literal["auto", "bfloat16", "float32", "int8"]
-
-Float = Literal["bfloat16", "float32"]
 
 FOLDER: Final = "openvino"
 SHAPES: Final = ((160, 224), (224, 128), (96, 160))
@@ -79,8 +77,7 @@ def settled(
         ConfigError: OpenVINO was asked for and cannot be had.
         RunError: what was quantised is missing or damaged.
     """
-    fast = precision in ("auto", "int8") and fast_bfloat16(device)
-    name: Float = "bfloat16" if fast or precision == "bfloat16" else "float32"
+    name = chosen_float("auto" if precision == "int8" else precision, device)
     small = _eight_bits(trunk, device, name, quantised) if precision == "int8" else None
     if small is not None:
         return small
@@ -107,11 +104,12 @@ def _eight_bits(
     """A trunk that was quantised, other numbers as ``beside``; ``None`` where there is none."""
     if _why_torch(device, "openvino") or folder is None:
         return None
-    note = Path(folder) / f"{_key(trunk)}.json"
+    key = _key(trunk)
+    note = Path(folder) / f"{key}.json"
     if not note.exists():
         return None
     told = read_sealed(note, QUANTISE)
-    model = _read(Path(folder), _key(trunk), told)
+    model = _read(Path(folder), key, told)
     return _running(trunk, model, beside, {"precision": "int8", "quantised": fingerprint(told)})
 
 
@@ -126,7 +124,7 @@ def _why_torch(device: torch.device, runtime: Runtime) -> str | None:
     try:
         openvino()
     except Exception as error:  # a library that it needs is missing, or another than it expects
-        return f"openvino cannot be loaded ({' '.join(str(error).split())[:200]})"
+        return f"openvino cannot be loaded ({_reason(error)})"
     return None
 
 
@@ -215,13 +213,12 @@ def _converted(trunk: Trunk, precision: Float) -> Trunk:
     Raises:
         _UnlikeError: it cannot be converted, or its maps differ from torch's.
     """
-    layers = list(dict.fromkeys(trunk.layers))
     key = _key(trunk)
     folder = Path(torch.hub.get_dir()) / FOLDER
     model = _cached(folder, key)
     if model is None:
-        model = _convert(trunk, layers)
-        _require_alike(trunk, CompiledNetwork(model, layers, "float32"))
+        model = _convert(trunk)
+        _require_alike(trunk, CompiledNetwork(model, _layers(trunk), "float32"))
         try:
             _keep(folder, key, model)
         except (LandmarksError, OSError) as error:
@@ -234,10 +231,20 @@ def _running(trunk: Trunk, model: Any, precision: Float, told: Mapping[str, str]
     version = openvino().get_version().partition("-")[0]
     return replace(
         trunk,
-        network=CompiledNetwork(model, list(dict.fromkeys(trunk.layers)), precision),
+        network=CompiledNetwork(model, _layers(trunk), precision),
         dtype=torch.float32,
         identity={**trunk.identity, **told, "runtime": f"openvino {version}"},
     )
+
+
+def _layers(trunk: Trunk) -> list[str]:
+    """The layers whose outputs are asked for, each once."""
+    return list(dict.fromkeys(trunk.layers))
+
+
+def _reason(error: Exception) -> str:
+    """What a library's error says, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _key(trunk: Trunk) -> str:
@@ -268,7 +275,7 @@ def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
     """
     os.environ.setdefault("NNCF_CI", "1")  # it sends no statistics either
     try:
-        model = _convert(trunk, list(dict.fromkeys(trunk.layers)))
+        model = _convert(trunk)
     except _UnlikeError as error:
         raise ConfigError(f"precision: int8: {error}; take precision: auto") from None
     samples = [one.permute(0, 2, 3, 1).contiguous().numpy() for one in photographs]
@@ -278,8 +285,7 @@ def quantise(trunk: Trunk, photographs: Sequence[Tensor], folder: Path) -> None:
             nncf = importlib.import_module("nncf")
         except Exception as error:
             raise ConfigError(
-                f"precision: int8: nncf cannot be loaded ({' '.join(str(error).split())[:200]});"
-                " take precision: auto"
+                f"precision: int8: nncf cannot be loaded ({_reason(error)}); take precision: auto"
             ) from None
         nncf.set_log_level(logging.ERROR)
         small = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples))
@@ -291,16 +297,16 @@ def _shapes(trunk: Trunk) -> list[tuple[int, int]]:
     """What a trunk is tried with: multiples of its step, or the one size that it takes."""
     if trunk.square is not None:
         return [(trunk.square, trunk.square)] * 2
-    up = [(-(-h // trunk.step) * trunk.step, -(-w // trunk.step) * trunk.step) for h, w in SHAPES]
-    return up
+    step = trunk.step
+    return [(-(-height // step) * step, -(-width // step) * step) for height, width in SHAPES]
 
 
-def _convert(trunk: Trunk, layers: Sequence[str]) -> Any:
+def _convert(trunk: Trunk) -> Any:
     """OpenVINO's model of a trunk, of (n, h, w, 3) photographs of any number and size."""
     ov = openvino()
     height, width = _shapes(trunk)[0]
     free = [-1, -1] if trunk.square is None else [height, width]
-    outputs = _Outputs(trunk.network, layers).eval()
+    outputs = _Outputs(trunk.network, _layers(trunk)).eval()
     try:
         with warnings.catch_warnings(), torch.inference_mode(), _own_logging():
             warnings.simplefilter("ignore")
@@ -313,11 +319,8 @@ def _convert(trunk: Trunk, layers: Sequence[str]) -> Any:
         steps.input().tensor().set_layout(ov.Layout("NHWC"))
         steps.input().model().set_layout(ov.Layout("NCHW"))
         return steps.build()
-    except LandmarksError:
-        raise
     except Exception as error:  # OpenVINO and torch's tracer raise many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise _UnlikeError(f"the network cannot be converted ({reason})") from None
+        raise _UnlikeError(f"the network cannot be converted ({_reason(error)})") from None
 
 
 def _require_alike(trunk: Trunk, network: CompiledNetwork) -> None:
@@ -362,7 +365,7 @@ def _cached(folder: Path, key: str) -> Any | None:
     try:
         return _read(folder, key, read_sealed(note))
     except RunError as error:
-        log.warning("%s: converted anew", str(error).rpartition(":")[0])
+        log.warning("%s: converted anew", without_remedy(error))
         return None
 
 

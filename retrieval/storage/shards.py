@@ -22,7 +22,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import PhotographError, RunError
+from retrieval.errors import PhotographError, RunError, without_remedy
 from retrieval.storage.files import (
     Arrays,
     atomic_write,
@@ -83,7 +83,7 @@ class ShardStore:
             try:
                 found = _read_manifest(folder)
             except RunError as error:
-                log.warning("%s, so what it names is made anew", str(error).rpartition(":")[0])
+                log.warning("%s, so what it names is made anew", without_remedy(error))
         changed = first_difference(found["made_from"], wanted) if found else None
         if changed is not None:
             log.info("%s: %s changed, so it is made anew", folder, changed)

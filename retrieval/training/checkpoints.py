@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from retrieval.descriptors.trained import FILES, NETWORK, RECORD, TRAIN, check_file
-from retrieval.errors import RunError
+from retrieval.errors import RunError, without_remedy
 from retrieval.storage.files import (
     atomic_write,
     read_json,
@@ -67,7 +67,7 @@ def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
         try:
             before = read_json(folder / STARTED)
         except RunError as error:
-            log.warning("%s, so it is trained anew", str(error).rpartition(":")[0])
+            log.warning("%s, so it is trained anew", without_remedy(error))
     wanted = json.loads(json.dumps(made_from))
     changed = first_difference(before, wanted) if before is not None else None
     if changed is not None:
@@ -129,14 +129,14 @@ def mend(folder: Path) -> None:
                 check_file(folder, name)
             return
     except RunError as error:
-        log.warning("%s: made anew", str(error).rpartition(":")[0])
+        log.warning("%s: made anew", without_remedy(error))
         (folder / RECORD).unlink()
     best_so_far = {}
     for number in _numbers(folder):
         try:
             best_so_far[number] = best(read_checkpoint(folder, number).history)
         except RunError as error:
-            log.warning("%s: training goes on before it", str(error).rpartition(":")[0])
+            log.warning("%s: training goes on before it", without_remedy(error))
             _drop(folder, number)
     # The network is made of the best: training goes on where that is still there.
     while best_so_far and best_so_far[max(best_so_far)] not in best_so_far:

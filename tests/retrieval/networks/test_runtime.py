@@ -16,9 +16,10 @@ from PIL import Image
 from torch import nn
 
 from retrieval.descriptors import cnn
-from retrieval.descriptors.registry import quantise_network
+from retrieval.descriptors.registry import quantise_network, unsettled
 from retrieval.errors import ConfigError, RunError
 from retrieval.networks import runtime
+from retrieval.networks.running import Float
 from retrieval.networks.runtime import CompiledNetwork, quantise, settled
 from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import load_trunk
@@ -50,7 +51,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_maps_are_those_of_torch_at_any_size(precision: runtime.Float) -> None:
+def test_maps_are_those_of_torch_at_any_size(precision: Float) -> None:
     plain, fast = trunk(), settled(trunk(), CPU, precision)
     assert isinstance(fast.network, CompiledNetwork)
     for shape in ((1, 3, 96, 131), (3, 3, 160, 80), (1, 3, 96, 131)):
@@ -139,7 +140,7 @@ def test_eight_bits_are_near_and_belong_to_their_weights(tmp_path: Path) -> None
     )
     plain = cnn.build(config, "cpu", 0)  # nothing is there yet
     assert plain.identity()["precision"] != "int8"
-    quantise_network(config, [*sources, "missing.png"], tmp_path, 0)
+    quantise_network(unsettled(config, 0), [*sources, "missing.png"], tmp_path)
     small = cnn.build(config, "cpu", 0)
     assert small.identity()["precision"] == "int8"
     a, b = (np.stack(one.features(photographs)) for one in (plain, small))
