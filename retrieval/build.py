@@ -18,6 +18,7 @@ import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
 from retrieval.classifiers.base import HeldOut
+from retrieval.classifiers.members import Fitting
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import AUTO, SystemConfig
@@ -290,10 +291,11 @@ def fit_classifiers(
     """Fit every classifier and its rejection; return the name of the one that answers."""
     gallery, _ = load_gallery(run, config, device, local_branch)
     calibration = calibration_galleries(run, config, gallery, device, augmentation)
+    fitting = Fitting(gallery, calibration, config.seed)
     held: dict[str, HeldOut] = {}
     for name, one in config.classifiers.items():
         folder = run.classifiers / name
-        fitted, scores = fit_and_hold_out(one, gallery, calibration, config.seed)
+        fitted, scores = fit_and_hold_out(one, fitting)
         fitted.save(folder)
         rejection, held[name] = fit_rejection(
             scores, calibration, config.rejection, config.calibration, config.seed

@@ -14,7 +14,7 @@ from retrieval.classifiers.ensemble import (
     StackedFusion,
     WeightedFusion,
 )
-from retrieval.classifiers.members import KINDS
+from retrieval.classifiers.members import KINDS, Fitting
 from retrieval.classifiers.registry import held_out_scores
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
@@ -168,7 +168,7 @@ def test_fusion_and_its_cross_fitted_ones_are_of_one_kind(monkeypatch: pytest.Mo
     monkeypatch.setattr(trees, "LEAST", 60)
     held = [KINDS[type(one)].held_out(one, gallery, 0) for one in config.members.values()]
     assert isinstance(StackedFusion.fit(held, config), StackedFusion)
-    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, gallery, [gallery])
+    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, Fitting(gallery, [gallery]))
     assert isinstance(fitted.fusion, WeightedFusion)
     weighted = EnsembleClassifier.held_out(CONFIG, [gallery])
     np.testing.assert_array_equal(judged.gallery.values, weighted.gallery.values)
