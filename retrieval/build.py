@@ -18,12 +18,15 @@ import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
 from retrieval.classifiers.base import HeldOut
+from retrieval.classifiers.exits import fit_early_exit
 from retrieval.classifiers.members import Fitting
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import AUTO, SystemConfig
 from retrieval.describing import (
     Bar,
+    aggregate_table,
+    at_hand,
     describer_stage,
     load_describer,
     local_branch_of,
@@ -31,7 +34,7 @@ from retrieval.describing import (
     quantise_stage,
     require_same_extractor,
 )
-from retrieval.descriptors.cache import describe_table, table_digest
+from retrieval.descriptors.cache import describe_table, table_digest, whiten_table
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
@@ -45,6 +48,7 @@ from retrieval.indexing import (
     collect_rows,
     index_gallery,
     load_gallery,
+    with_kept,
 )
 from retrieval.photographs.table import DataSet, labels_of
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
@@ -193,11 +197,16 @@ def describe(
 ) -> Addition:
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
-    stored = recipe.get("local", {}).get("stored", True)
-    with bar("describing", len(table)) as progress:
-        store = describe_table(
-            rows, describer, run.descriptors / name, recipe, progress, known, run.timings, stored
-        )
+    stored, folder = recipe.get("local", {}).get("stored", True), run.descriptors / name
+    if not at_hand(run, len(table), describer, describer.whitening is not None):
+        with bar("describing", len(table)) as progress:
+            store = describe_table(
+                rows, describer, folder, recipe, progress, known, run.timings, stored
+            )
+        return Addition.of(run, name, rows, store)
+    plain = aggregate_table(run, name, rows, describer.plain, recipe, bar, known)
+    with bar("whitening", len(table)) as progress:
+        store = whiten_table(rows, describer, plain, folder, recipe, progress, run.timings, stored)
     return Addition.of(run, name, rows, store)
 
 
@@ -289,10 +298,11 @@ def fit_classifiers(
     augmentation: DatabaseAugmentation | None = None,
 ) -> str:
     """Fit every classifier and its rejection; return the name of the one that answers."""
-    gallery, _ = load_gallery(run, config, device, local_branch)
+    gallery = with_kept(run, load_gallery(run, config, device, local_branch)[0])
     calibration = calibration_galleries(run, config, gallery, device, augmentation)
     fitting = Fitting(gallery, calibration, config.seed)
     held: dict[str, HeldOut] = {}
+    thresholds: dict[str, float] = {}
     for name, one in config.classifiers.items():
         folder = run.classifiers / name
         fitted, scores = fit_and_hold_out(one, fitting)
@@ -301,7 +311,16 @@ def fit_classifiers(
             scores, calibration, config.rejection, config.calibration, config.seed
         )
         rejection.save(folder)
-    return choose_answer(held) if config.answer == AUTO else config.answer
+        thresholds[name] = rejection.threshold
+    answer = choose_answer(held) if config.answer == AUTO else config.answer
+    verification = config.search.verification
+    if verification is not None and verification.early_exit is not None:
+        found = fit_early_exit(
+            held[answer], thresholds[answer], calibration, verification.early_exit
+        )
+        log.info("of %d photographs held out, %d need no verification", found.held_out, found.exits)
+        found.save(run.classifiers)
+    return answer
 
 
 @contextlib.contextmanager

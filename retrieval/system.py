@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from retrieval import build
 from retrieval.agreement import require_agreement
 from retrieval.classifiers.base import Classifier, Judgement
+from retrieval.classifiers.exits import exit_of
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.config import SystemConfig
 from retrieval.describing import Bar, load_describer, no_bar
+from retrieval.descriptors.deferred import deferred
 from retrieval.descriptors.describer import Describer, Errors, failures
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import RunError
+from retrieval.index.early_exit import SavedExit
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
@@ -134,6 +137,13 @@ class System:
             files, config, settled, describer.local_branch, record["index"].get("descriptors")
         )
         require_agreement(files, record["describer"], describer, rows, gallery.vectors)
+        verification = config.search.verification
+        if verification is not None and verification.early_exit is not None:
+            least = SavedExit.load(files.classifiers).least
+            if least is not None:
+                early = exit_of(gallery, least)
+                searcher = replace(gallery.searcher, early_exit=early)
+                gallery, describer = replace(gallery, searcher=searcher), deferred(describer)
         places = {name: files.classifiers / name for name in config.classifiers}
         return cls(
             run=files,

@@ -30,9 +30,9 @@ from retrieval.storage.fingerprint import first_difference
 log = logging.getLogger(__name__)
 
 MADE: Final = (
-    "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
-    "classifiers", "stages", "training", "evaluation", "protocols", "quantised", "timings.json",
-    "agreed.json",
+    "features", "views", "aggregated", "descriptors", "extractor", "whitening", "calibration",
+    "local", "index", "classifiers", "stages", "training", "evaluation", "protocols", "quantised",
+    "timings.json", "agreed.json",
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""

@@ -27,7 +27,7 @@ from pipelines.report.measured import (
     side_by_side,
 )
 from retrieval.config import SystemConfig
-from retrieval.descriptors.cache import Described, describe_table, read_described
+from retrieval.descriptors.cache import Described, describe_table, read_described, table_digest
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.metrics import (
@@ -163,7 +163,7 @@ def evaluate_runs(
 
 
 def measure_run(system: System, csv: Path, out: Path, share: float | None = None) -> Measured:
-    """Describe a labelled CSV's photographs into ``out/descriptors``, and measure the run on them.
+    """Describe a labelled CSV's photographs below ``out/descriptors``, and measure the run on them.
 
     Raises:
         TableError: the CSV is bad.
@@ -174,8 +174,9 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
                     " measured is false accepts alone", csv)  # fmt: skip
     made_from = {"describer": system.record["describer"]}
     with progress_bar("describing", len(table)) as progress:
+        # A folder a table: whoever asks one, then another, describes each once.
         store = describe_table(
-            table, system.describer, out / "descriptors", made_from, progress,
+            table, system.describer, out / "descriptors" / table_digest(table), made_from, progress,
             clock=out / "timings.json",
         )  # fmt: skip
     return measure(

@@ -87,7 +87,9 @@ class Mixture:
         scaled = self.means * precision
         constant = np.log(self.weights) - np.log(self.deviations).sum(axis=1)
         constant -= 0.5 * (self.means * scaled).sum(axis=1)
-        logs = np.hstack([rows, rows**2]) @ np.hstack([scaled, -0.5 * precision]).T
+        logs: NDArray[np.float32] = (
+            np.hstack([rows, rows**2]) @ np.hstack([scaled, -0.5 * precision]).T
+        )
         logs += constant
         return logs
 

@@ -185,6 +185,11 @@ class ShardStore:
         return fingerprint(self._manifest)
 
     @property
+    def made_from(self) -> dict[str, Any]:
+        """What decides the shards' bytes."""
+        return dict(self._manifest["made_from"])
+
+    @property
     def rows(self) -> int:
         """How many rows there are, failed ones among them."""
         return sum(entry["rows"] for entry in self._manifest["shards"].values())
