@@ -98,10 +98,11 @@ class Describer:
             ConfigError: as :meth:`Whitening.fit`.
         """
         sample = Sample.of(sample)
+        features = sample.features
         if local_branch is not None:
-            local_branch = local_branch.fit(FeatureColumn(sample.features, 1), seed)
-            sample = replace(sample, features=FeatureColumn(sample.features, 0))
-        fitted = extractor.fit(sample.features, seed, sample.labels)
+            local_branch = local_branch.fit(FeatureColumn(features, 1), seed)
+            features = FeatureColumn(features, 0)
+        fitted = extractor.fit(features, seed, sample.labels)
         learnt = cls(fitted, None, local_branch)
         return learnt.fit_whitening(sample, whitening, seed, left_out, extractor)
 
@@ -123,6 +124,8 @@ class Describer:
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
         """
+        if self.local_branch is not None:
+            sample = replace(sample, features=FeatureColumn(sample.features, 0))
         views = None if whitening is None or sample.views is None else sample.views(self.extractor)
         lesson = _Lesson(self.extractor, sample, whitening, seed, views)
         whole = lesson.learn(np.ones(len(sample), dtype=np.bool_))

@@ -165,6 +165,29 @@ def test_a_changed_config_says_which_field_and_is_built_anew(
     assert contents(run) == contents(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("name", ["hog", "rootsift-vlad"])
+def test_another_whitening_extracts_and_aggregates_nothing(
+    built: dict[str, Path], name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Codebook and whitening learn from some photographs, and all are described.
+    few = "fit_photographs=20"
+    run = tmp_path / "run"
+    build(name, data, run, few)
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.descriptors.extraction.read_photograph", None)
+        patch.setattr("retrieval.aggregation.vlad.vlad", None)
+        build(name, data, run, few, "whitening.dimension=8", "whitening.power=-0.25")
+    fresh = tmp_path / "fresh"
+    build(name, data, fresh, few, "whitening.dimension=8", "whitening.power=-0.25")
+    assert contents(run) == contents(fresh)
+    # What is not kept is described as ever, to the same bytes.
+    monkeypatch.setattr("retrieval.describing.MOST_BYTES", 0)
+    build(name, data, tmp_path / "bare", few, "whitening.dimension=8", "whitening.power=-0.25")
+    assert not (tmp_path / "bare" / "aggregated").exists()
+    for file in ("whitening/whitening.safetensors", "index/gallery/descriptors.npy"):
+        assert (tmp_path / "bare" / file).read_bytes() == (fresh / file).read_bytes()
+
+
 def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
     data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
