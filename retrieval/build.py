@@ -34,7 +34,7 @@ from retrieval.describing import (
     quantise_stage,
     require_same_extractor,
 )
-from retrieval.descriptors.cache import describe_table, table_digest, whiten_table
+from retrieval.descriptors.cache import describe_table, is_described, table_digest, whiten_table
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
@@ -198,7 +198,8 @@ def describe(
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
     stored, folder = recipe.get("local", {}).get("stored", True), run.descriptors / name
-    if not at_hand(run, len(table), describer, describer.whitening is not None):
+    there = is_described(rows, folder, recipe)
+    if there or describer.whitening is None or not at_hand(len(table), describer):
         with bar("describing", len(table)) as progress:
             store = describe_table(
                 rows, describer, folder, recipe, progress, known, run.timings, stored

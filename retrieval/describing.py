@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -142,12 +141,14 @@ def describer_stage(
     def make() -> Mapping[str, Any]:
         _require_enough(known)
         count = config.whitening.views if config.whitening is not None else 0
-        described = functools.partial(_describe_views, run, count, taught, recipe, bar)
-        lesson = replace(sample, views=described if count else None)
-        if at_hand(run, len(table), plain, config.whitening is not None):
-            store = aggregate_table(run, FIRST, table, plain, recipe, bar, known)
-            lesson = replace(lesson, rows=_rows_of(store, known.good_positions, plain.dimension))
-        log.info("learning a whitening from %d photographs", len(taught))
+        lesson = sample
+        if store is not None:
+            rows = _rows_of(store, known.good_positions, plain.dimension)
+            lesson = replace(lesson, rows=rows)
+        if count:
+            views = _describe_views(run, count, taught, recipe, bar, plain.extractor)
+            lesson = replace(lesson, views=lambda _: views)
+        log.info("learning whitening from %d photographs", len(taught))
         whitenings = None if extractor.whitened else 1 + recipe["left_out"]
         with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
             fitted = plain.fit_whitening(
@@ -157,10 +158,14 @@ def describer_stage(
         fitted.save(run.folder)
         return {}
 
-    if config.whitening is None:
+    whitened = config.whitening is not None
+    if not whitened and not extractor.whitened:
         return plain, recipe, known
+    store = None
+    if at_hand(len(table), plain) and not run.is_made(DESCRIBER, recipe):
+        store = aggregate_table(run, FIRST, table, plain, recipe, bar, known)
     run.stage(DESCRIBER, recipe, make)
-    return Describer.load(run.folder, extractor, True, local_branch, True), recipe, known
+    return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
 
 
 def _plain_describer(
@@ -202,7 +207,7 @@ def plain_recipe(recipe: Mapping[str, Any], whitened: bool = False) -> dict[str,
     return kept
 
 
-def at_hand(run: Run, photographs: int, describer: Describer, whitened: bool) -> bool:
+def at_hand(photographs: int, describer: Describer) -> bool:
     """Whether what so many photographs are described by before whitening is kept in the run, so
     that another whitening costs little."""
     branch = describer.local_branch
@@ -210,7 +215,7 @@ def at_hand(run: Run, photographs: int, describer: Describer, whitened: bool) ->
     if branch is not None and branch.compressor is not None:
         config = branch.compressor.config
         each += config.features * (config.dimension + 8)
-    return whitened and not describer.extractor.whitened and photographs * each <= MOST_BYTES
+    return not describer.extractor.whitened and photographs * each <= MOST_BYTES
 
 
 def aggregate_table(

@@ -346,6 +346,11 @@ class Run:
         write_sealed(path, {"recipe": recipe, "told": told, "files": files})
         return told
 
+    def is_made(self, name: str, recipe: Mapping[str, Any]) -> bool:
+        """Whether a stage's files are there, whole and of the same recipe."""
+        noted = self._noted(name)
+        return noted is not None and noted["recipe"] == as_json(recipe)
+
     def _noted(self, name: str) -> dict[str, Any] | None:
         """The note of a stage; ``None`` where its files are not there whole."""
         path = self.stages / f"{name}.json"

@@ -1,9 +1,9 @@
 """One table of a run's choices: every vote, rejection, calibration and classifier, on a test table.
 
 The photographs are described once, by the run, into the folder that ``landmarks evaluate`` keeps
-them in, one for each table; only classifiers, rejections and calibrations are fitted anew, on the run's gallery and
-bank. Each part of the table varies one choice, and compares its rows with the first of them on the
-same queries, drawn anew together.
+them in, one for each table; only classifiers, rejections and calibrations are fitted anew, on the
+run's gallery and bank. Each part of the table varies one choice, and compares its rows with the
+first of them on the same queries, drawn anew together.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[ChoiceFig
 
     Args:
         system: a loaded run.
-        csv: labelled photographs; their descriptors stay below the run's ``evaluation/descriptors``.
+        csv: labelled photographs; their descriptors stay in the run's ``evaluation``.
         out: the Markdown file.
 
     Raises:

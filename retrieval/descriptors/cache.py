@@ -23,7 +23,7 @@ from retrieval.descriptors.describer import Describer, failures
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract
 from retrieval.descriptors.representation import Representation, write_descriptors
 from retrieval.descriptors.sample import Chosen
-from retrieval.errors import PhotographError, failure
+from retrieval.errors import PhotographError, RunError, failure
 from retrieval.frontend import Frontend
 from retrieval.photographs.given import Source
 from retrieval.storage.files import read_arrays
@@ -119,6 +119,16 @@ def describe_table(
     store = ShardStore(folder, {**made_from, "table": table_digest(table)}, clock)
     describe_sources(table["source"].array, describer, store, progress, known, stored)
     return store
+
+
+def is_described(table: pd.DataFrame, folder: Path, made_from: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` has every photograph of a table, of the same config and inputs."""
+    try:
+        store = ShardStore.open(folder)
+    except RunError:
+        return False
+    same = store.made_from == {**made_from, "table": table_digest(table)}
+    return same and store.rows == len(table)
 
 
 def whiten_table(

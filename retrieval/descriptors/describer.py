@@ -182,14 +182,9 @@ class Describer:
 
     @property
     def plain(self) -> Describer:
-        """The same without whitening: what it makes of photographs is whitened by :meth:`whiten`,
-        if the whitening is all that differs (``separable``)."""
+        """The same without whitening. Where no extractor whitens within, :meth:`whiten` makes of
+        what it describes what this one would."""
         return Describer(self.extractor, None, self.local_branch)
-
-    @property
-    def separable(self) -> bool:
-        """Whether the describers for calibration differ in their whitening alone."""
-        return all(one.extractor is self.extractor for one in self.calibration)
 
     def whiten(self, described: Representation) -> Representation:
         """What :meth:`from_features` makes of photographs that :attr:`plain` has described."""
