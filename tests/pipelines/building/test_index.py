@@ -165,6 +165,18 @@ def test_a_changed_config_says_which_field_and_is_built_anew(
     assert contents(run) == contents(tmp_path / "fresh")
 
 
+def test_whitenings_within_an_extractor_are_left_out_of_too(data: Path, tmp_path: Path) -> None:
+    hog = {"kind": "hog", "side": 64, "cells": [16]}
+    parts = [{"extractor": hog, "whitening": {"dimension": 8}},
+             {"extractor": {**hog, "side": 48}}]  # fmt: skip
+    values = {"name": "joint", "extractor": {"kind": "combination", "parts": parts},
+              "whitening": None, "classifiers": {"knn": {"kind": "knn", "k": 5}}}  # fmt: skip
+    build_run(SystemConfig.model_validate(values), load_data_set(data), tmp_path, "cpu")
+    galleries = System.load(tmp_path, "cpu").calibration_galleries()
+    assert len(galleries) == PARTS
+    assert not np.array_equal(galleries[0].vectors, galleries[1].vectors)
+
+
 @pytest.mark.parametrize("name", ["hog", "rootsift-vlad"])
 def test_another_whitening_extracts_and_aggregates_nothing(
     built: dict[str, Path], name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,7 +314,7 @@ def test_another_classifier_describes_nothing_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [2, 9], ids=["extracting", "describing"])
+@pytest.mark.parametrize("last", [2, 9, 15], ids=["extracting", "describing", "whitening"])
 def test_a_killed_build_goes_on_to_the_same_bytes(
     built: dict[str, Path], data: Path, tmp_path: Path, last: int
 ) -> None:
@@ -313,7 +325,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
-    folder = run / ("features" if last == 2 else "descriptors/000")
+    folder = run / ("features", "aggregated/rows-000", "descriptors/000")[last // 6]
     # 32 photographs are six shards; the one that was just written is not in the manifest.
     assert len(list(folder.glob("shard-*"))) == (last - 1) % 6 + 1
     assert len(json.loads((folder / "manifest.json").read_text())["shards"]) == (last - 1) % 6

@@ -140,7 +140,7 @@ def test_a_build_killed_in_describing_goes_on_to_the_same_bytes(
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
-    assert len(list((run / "descriptors" / "000").glob("shard-*"))) == 3
+    assert len(list((run / "aggregated" / "rows-000").glob("shard-*"))) == 3
     build(config, data, run)
     assert contents(run) == contents(built)
 
