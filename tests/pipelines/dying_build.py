@@ -21,12 +21,12 @@ def main(config: str, data: Path, run: Path, last: int, *overrides: str) -> None
     """Build until the ``last``-th shard is on disk but not yet in its manifest."""
     written = 0
     cache.WINDOW = WINDOW  # type: ignore[misc]
-    note = ShardStore._write_manifest
+    note = ShardStore._note
 
-    def deadly(store: ShardStore) -> None:
+    def deadly(store: ShardStore, *told: Any) -> None:
         if written == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        note(store)
+        note(store, *told)
 
     write = ShardStore.write
 
@@ -35,7 +35,7 @@ def main(config: str, data: Path, run: Path, last: int, *overrides: str) -> None
         written += 1
         write(store, number, shard, *more)
 
-    ShardStore._write_manifest = deadly  # type: ignore[method-assign]
+    ShardStore._note = deadly  # type: ignore[method-assign]
     ShardStore.write = counted  # type: ignore[method-assign]
     build_run(load_config(config, overrides), load_data_set(data), run, "cpu")
 
