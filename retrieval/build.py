@@ -30,7 +30,7 @@ from retrieval.describing import (
     quantise_stage,
     require_same_extractor,
 )
-from retrieval.descriptors.cache import describe_table, table_digest
+from retrieval.descriptors.cache import describe_table, described_from, table_digest
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
@@ -45,9 +45,18 @@ from retrieval.indexing import (
     index_gallery,
     load_gallery,
 )
+from retrieval.parts import (
+    Part,
+    describe_part,
+    has_parts,
+    is_described,
+    require_same_data,
+    take_parts,
+)
 from retrieval.photographs.table import DataSet, labels_of
-from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
+from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run, as_json
 from retrieval.storage.fingerprint import fingerprint
+from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
 
@@ -87,13 +96,10 @@ def build(
         added = {name: run.read_rows(name) for name in run.additions() if name != FIRST}
         _refuse_added(run, table, added)
         _say_kept(run, added)
-        if config.training is not None:
-            fit_network(
-                config.training, table, table_digest(table), run.training, device, config.seed,
-                watcher or Watcher(),
-            )  # fmt: skip
-        quantise_stage(run, config, table, device, bar)
-        describer, recipe, known = describer_stage(run, config, table, device, bar)
+        if has_parts(run):
+            require_same_data(run, table)
+        describer, recipe, known = _learn(run, config, table, device, bar, watcher)
+        take_parts(run, table, recipe)
         additions = [
             describe(run, name, rows, describer, recipe, bar, known if name == FIRST else None)
             for name, rows in {FIRST: table, **added}.items()
@@ -106,6 +112,59 @@ def build(
             "names": data.names,
         }
         return finish(run, config, begun, additions, device, describer.local_branch)
+
+
+def build_part(
+    config: SystemConfig,
+    data: DataSet,
+    run: Run,
+    part: Part,
+    device: str,
+    bar: Bar = no_bar,
+    watcher: Watcher | None = None,
+) -> ShardStore | None:
+    """Describe a part of a run's photographs; :func:`build` takes all of the parts.
+
+    Whichever part comes first learns codebook and whitening, while the others wait.
+
+    Args:
+        part: which.
+        config, data, run, device, bar, watcher: as of :func:`build`.
+
+    Returns:
+        the part's shards; ``None`` where the run has all of them already.
+
+    Raises:
+        RunError: another process describes this part, or other parts are described otherwise.
+    """
+    run.create()
+    table = pd.concat([data.gallery, data.bank], ignore_index=True)
+    with run.locked(wait=True):
+        require_same_data(run, table)
+        describer, recipe, known = _learn(run, config, table, device, bar, watcher)
+        if is_described(run, as_json(described_from(recipe, table)), len(table)):
+            return None
+        part.within(run).create()  # from here on, nothing else is learnt in the run
+    return describe_part(run, part, table, describer, recipe, bar, known)
+
+
+def _learn(
+    run: Run,
+    config: SystemConfig,
+    table: pd.DataFrame,
+    device: str,
+    bar: Bar,
+    watcher: Watcher | None,
+) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
+    """Networks and the describer of a run; as :func:`retrieval.describing.describer_stage`."""
+    keep = has_parts(run)
+    if config.training is not None:
+        fit_network(
+            config.training, table, table_digest(table), run.training, device, config.seed,
+            watcher or Watcher(),
+        )  # fmt: skip
+    quantise_stage(run, config, table, device, bar, keep)
+    return describer_stage(run, config, table, device, bar, keep)
 
 
 def add(

@@ -135,6 +135,7 @@ class Run:
         self.features = folder / "features"
         self.views = folder / "views"
         self.descriptors = folder / "descriptors"
+        self.parts = folder / "parts"
         self.removals = self.descriptors / "removed.json"
         self.index = folder / "index"
         self.rows = self.index / "rows.parquet"
@@ -161,8 +162,11 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Keep two commands from writing the run at a time; the lock goes with the process.
+
+        Args:
+            wait: for another command to be done, rather than refuse.
 
         Raises:
             RunError: another command has it.
@@ -175,11 +179,17 @@ class Run:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise RunError(f"{self} is being written by another command: wait for it") from None
-            # What a killed command was writing.
+                if not wait:
+                    raise RunError(
+                        f"{self} is being written by another command: wait for it"
+                    ) from None
+                log.info("%s is being written by another command: waiting for it", self)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            # What a killed command was writing; parts have locks of their own.
             with writing(self.folder):
                 for litter in self.folder.rglob(".*.tmp"):
-                    litter.unlink()
+                    if self.parts not in litter.parents:
+                        litter.unlink()
             yield
 
     # The record.
@@ -341,6 +351,11 @@ class Run:
         files = self._checksums(self._files(STAGES[name]))
         write_sealed(path, {"recipe": recipe, "told": told, "files": files})
         return told
+
+    def recipe_of(self, name: str) -> dict[str, Any] | None:
+        """What a stage's files were made by; ``None`` where they are not there whole."""
+        noted = self._noted(name)
+        return None if noted is None else dict(noted["recipe"])
 
     def _noted(self, name: str) -> dict[str, Any] | None:
         """The note of a stage; ``None`` where its files are not there whole."""

@@ -17,8 +17,10 @@ from retrieval import build
 from retrieval.classifiers.rejection import Rejection
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
+from retrieval.parts import Part
 from retrieval.photographs.table import DataSet
 from retrieval.run import Run
+from retrieval.storage.shards import ShardStore
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,15 @@ def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> di
     files = Run(run)
     with contextlib.closing(Bars(files.training / BOARD)) as watcher:
         return build.build(config, data, files, device, progress_bar, watcher)
+
+
+def describe_part(
+    config: SystemConfig, data: DataSet, run: Path, part: Part, device: str
+) -> ShardStore | None:
+    """As :func:`retrieval.build.build_part`."""
+    files = Run(run)
+    with contextlib.closing(Bars(files.training / BOARD)) as watcher:
+        return build.build_part(config, data, files, part, device, progress_bar, watcher)
 
 
 def add_photographs(

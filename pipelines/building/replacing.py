@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 MADE: Final = (
     "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
     "classifiers", "stages", "training", "evaluation", "protocols", "quantised", "timings.json",
-    "agreed.json",
+    "agreed.json", "parts",
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""
@@ -48,6 +48,7 @@ def begin_build(
     device: str,
     replace: bool,
     agreed: Callable[[str], bool],
+    wait: bool = False,
 ) -> None:
     """Make sure that a run is this system's of these photographs, and note what it is to be.
 
@@ -59,6 +60,7 @@ def begin_build(
         device: ``cpu`` or ``cuda``.
         replace: whether another run may be taken away.
         agreed: asked otherwise, with what the run holds.
+        wait: for another command that writes the run, rather than refuse.
 
     Raises:
         RunError: the run holds something else, and nobody agreed to replace it.
@@ -77,7 +79,7 @@ def begin_build(
             f"{run} holds {difference}: build into another folder (--run), or say that it may be"
             " replaced: --replace"
         )
-    with files.locked():
+    with files.locked(wait):
         if difference is not None:
             _take_away(files)
         write_sealed(files.asked, asked)

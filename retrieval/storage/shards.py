@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 MANIFEST: Final = "manifest.jsonl"
 REWRITTEN: Final = "manifest.json"
 """The manifest of earlier versions, which was rewritten whole for every shard."""
+STEM: Final = "shard-"
+ENDING: Final = ".safetensors"
 SECONDS: Final = "seconds"
 OK: Final = "ok"
 
@@ -125,6 +127,11 @@ class ShardStore:
     def made_from(self) -> dict[str, Any]:
         """What decides the shards' bytes."""
         return self._manifest.made_from
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the shards that are there."""
+        return [int(name[len(STEM) : -len(ENDING)]) for name in self._manifest.shards]
 
     def mend(self) -> None:
         """Forget the shards that are missing or damaged, so that they are made again."""
@@ -339,11 +346,11 @@ def read_times(path: Path | None) -> dict[str, dict[str, float]]:
 
 def shard_name(number: int) -> str:
     """The file name of a shard."""
-    return f"shard-{number:05d}.safetensors"
+    return f"{STEM}{number:05d}{ENDING}"
 
 
 def _remove_shards(folder: Path) -> None:
-    for path in folder.glob("shard-*.safetensors"):
+    for path in folder.glob(f"{STEM}*{ENDING}"):
         path.unlink()
 
 

@@ -8,17 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipelines.building.index import build_run
+from pipelines.building.index import build_run, describe_part
 from pipelines.config import load_config
 from retrieval.descriptors import cache
+from retrieval.parts import Part
 from retrieval.photographs.table import load_data_set
 from retrieval.storage.shards import Shard, ShardStore
 
 WINDOW = 6
 
 
-def main(config: str, data: Path, run: Path, last: int, *overrides: str) -> None:
-    """Build until the ``last``-th shard is on disk but not yet in its manifest."""
+def main(config: str, data: Path, run: Path, last: int, part: str, *overrides: str) -> None:
+    """Build, or describe a part, until the ``last``-th shard is on disk but not in its manifest."""
     written = 0
     cache.WINDOW = WINDOW  # type: ignore[misc]
     note = ShardStore._note
@@ -37,7 +38,11 @@ def main(config: str, data: Path, run: Path, last: int, *overrides: str) -> None
 
     ShardStore._note = deadly  # type: ignore[method-assign]
     ShardStore.write = counted  # type: ignore[method-assign]
-    build_run(load_config(config, overrides), load_data_set(data), run, "cpu")
+    system, photographs = load_config(config, overrides), load_data_set(data)
+    if part:
+        describe_part(system, photographs, run, Part.parse(part), "cpu")
+    else:
+        build_run(system, photographs, run, "cpu")
 
 
 if __name__ == "__main__":

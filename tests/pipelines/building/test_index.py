@@ -285,7 +285,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, "rootsift-vlad", str(data), str(run), str(last), *SMALL["rootsift-vlad"]],
+        [*command, "rootsift-vlad", str(data), str(run), str(last), "", *SMALL["rootsift-vlad"]],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()

@@ -134,7 +134,7 @@ def test_a_build_killed_in_describing_goes_on_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, config, str(data), str(run), "9"],
+        [*command, config, str(data), str(run), "9", ""],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
