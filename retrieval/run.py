@@ -357,6 +357,11 @@ class Run:
         noted = self._noted(name)
         return None if noted is None else dict(noted["recipe"])
 
+    def forget(self, name: str) -> None:
+        """Have a stage made anew, whatever its recipe."""
+        with writing(self.stages):
+            (self.stages / f"{name}.json").unlink(missing_ok=True)
+
     def _noted(self, name: str) -> dict[str, Any] | None:
         """The note of a stage; ``None`` where its files are not there whole."""
         path = self.stages / f"{name}.json"

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import check_limits
+from retrieval.index.registry import check_limits
 from retrieval.photographs.table import DataSet
 from retrieval.run import FIRST, Run, as_json
 from retrieval.storage.files import read_sealed, write_sealed, writing
