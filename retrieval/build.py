@@ -150,6 +150,34 @@ def build_part(
     return describe_part(run, part, table, describer, recipe, bar, known)
 
 
+def learn_run(
+    config: SystemConfig,
+    data: DataSet,
+    run: Run,
+    device: str,
+    bar: Bar = no_bar,
+    watcher: Watcher | None = None,
+) -> int | None:
+    """Learn what the parts of a run are described by.
+
+    Args:
+        config, data, run, device, bar, watcher: as of :func:`build`.
+
+    Returns:
+        how many photographs there are to describe; ``None`` where all of them are described.
+
+    Raises:
+        RunError: as of :func:`build_part`.
+    """
+    run.create()
+    table = pd.concat([data.gallery, data.bank], ignore_index=True)
+    with run.locked(wait=True):
+        require_same_data(run, table)
+        _, recipe, _ = _learn(run, config, table, device, bar, watcher)
+        described = is_described(run, as_json(described_from(recipe, table)), len(table))
+    return None if described else len(table)
+
+
 def _learn(
     run: Run,
     config: SystemConfig,

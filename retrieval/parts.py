@@ -82,6 +82,19 @@ def has_parts(run: Run) -> bool:
     return run.parts.is_dir() and any(one.is_dir() for one in run.parts.iterdir())
 
 
+def parts_of(run: Run) -> int:
+    """How many parts a run that has some is divided into.
+
+    Raises:
+        RunError: they are of two divisions.
+    """
+    divisions = sorted({one.of for one in _begun(run)})
+    if len(divisions) > 1:
+        told = " and ".join(f"of {of}" for of in divisions)
+        raise RunError(f"{run.parts} holds parts {told}: delete those of all but one division")
+    return divisions[0]
+
+
 def require_same_data(run: Run, table: pd.DataFrame) -> None:
     """Refuse photographs that are not those of a run's parts; note them where there is none yet.
 
@@ -169,16 +182,7 @@ def _all_parts(run: Run) -> Sequence[Part]:
     Raises:
         RunError: some are missing, or they are of two divisions.
     """
-    names = [one.name for one in run.parts.iterdir() if one.is_dir()]
-    try:
-        found = sorted(map(Part.parse, names))
-    except ConfigError:
-        raise RunError(f"{run.parts} holds a folder that is no part: take it away") from None
-    divisions = sorted({one.of for one in found})
-    if len(divisions) > 1:
-        told = " and ".join(f"of {of}" for of in divisions)
-        raise RunError(f"{run.parts} holds parts {told}: delete those of all but one division")
-    (of,) = divisions
+    of, found = parts_of(run), _begun(run)
     missing = [one for one in (Part(of, number + 1) for number in range(of)) if one not in found]
     if missing:
         told = ", ".join(map(str, missing[:10])) + (" and more" if len(missing) > 10 else "")
@@ -188,6 +192,14 @@ def _all_parts(run: Run) -> Sequence[Part]:
             f" or copy {first.folder} here from the machine that described it"
         )
     return found
+
+
+def _begun(run: Run) -> list[Part]:
+    names = [one.name for one in run.parts.iterdir() if one.is_dir()]
+    try:
+        return sorted(map(Part.parse, names))
+    except ConfigError:
+        raise RunError(f"{run.parts} holds a folder that is no part: take it away") from None
 
 
 def _whole(own: Run, part: Part, shards: Sequence[int], made_from: Mapping[str, Any]) -> ShardStore:

@@ -102,6 +102,13 @@ def index(
     max_false_accepts: MaxFalseAccepts = None,
     settings: Settings = None,
     subset: Subset = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Have a Ray cluster describe: its address (ray://HOST:10001), or ray for this"
+            " machine."
+        ),
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
@@ -125,7 +132,7 @@ def index(
     system = named or settle_system(photographs, folder, overrides, weights, on)
     photographs = subset_of(photographs, subset, system.seed)
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
-    record = build_run(system, photographs, folder, on)
+    record = build_run(system, photographs, folder, on, workers)
     _say_built(folder, record)
     each = photographs_each(photographs.gallery)
     say(promise_of(record["bank"], bank_origins(photographs), each))
