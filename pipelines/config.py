@@ -9,6 +9,7 @@ and whatever is too large or too deep.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,16 @@ from retrieval.errors import ConfigError
 if TYPE_CHECKING:
     from retrieval.config import SystemConfig
 
+log = logging.getLogger(__name__)
+
 CONFIGS: Final = Path(__file__).parent / "configs"
+RENAMED: Final = {
+    "best": "resnet50-mobilenet-delf-aliked",
+    "best-one": "resnet50-rmac-delf-aliked",
+    "deep-one": "resnet50-rmac-delf",
+    "deep-many": "resnet50-mobilenet-delf",
+}
+"""Names that shipped configs had before, and what they are called now."""
 MOST_BYTES: Final = 1 << 16
 """Of a config; the longest that is shipped has 3,000."""
 MOST_DEEP: Final = 32
@@ -137,16 +147,25 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
+def current_name(name: str) -> str:
+    """What a shipped config is called now, by that name or one that it had before."""
+    now = RENAMED.get(name, name)
+    if now != name:
+        log.info("%s is now called %s", name, now)
+    return now
+
+
 def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
     """Read a shipped config by name, or a YAML file by path.
 
     Args:
-        name: of a shipped config, or a path ending in .yaml.
+        name: of a shipped config, now or before; or a path ending in .yaml.
         overrides: ``dotted.key=value`` each, the value as YAML; a list's entries by their place.
 
     Raises:
         ConfigError: no such config, a wrong key (with the nearest right one), a value out of range.
     """
+    name = current_name(name)
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else CONFIGS / f"{name}.yaml"
     if not (_is_file(path) if own else name in config_names()):

@@ -19,6 +19,7 @@ from typing import Any, Final
 import pandas as pd
 from pydantic import ValidationError
 
+from pipelines.config import RENAMED
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import check_limits
@@ -147,7 +148,8 @@ def _held(run: Run) -> dict[str, Any] | None:
 
 def _difference(held: dict[str, Any], asked: dict[str, Any], run: Run, data: DataSet) -> str | None:
     """In what way a run is another's; ``None`` where it is not."""
-    if held["system"] != asked["system"] and _unnamed(held) != _unnamed(asked):
+    names = {RENAMED.get(one["system"], one["system"]) for one in (held, asked)}
+    if len(names) > 1 and _unnamed(held) != _unnamed(asked):
         return f"another system, {held['system']}"
     before, now = (_without_weights(one["config"].get("extractor", {})) for one in (held, asked))
     changed = first_difference(before, now, "extractor")

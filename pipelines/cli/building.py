@@ -103,7 +103,7 @@ def index(
     from pipelines.building.index import build_run
     from pipelines.building.replacing import begin_build
     from pipelines.building.shipped import settle_system
-    from pipelines.config import load_config
+    from pipelines.config import RENAMED, load_config
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
@@ -114,6 +114,8 @@ def index(
     named = None if config is None else load_config(config, overrides).with_weights(weights)
     # A run whose system is not named has its data's name, so that the next call finds it.
     name = Path(os.path.abspath(data)).name if named is None else named.name
+    if config in RENAMED:  # and one whose system was renamed keeps its folder
+        name = config
     folder = run or Path("data/runs") / name
     photographs, on = load_data_set(data, gallery), choose_device(device)
     system = named or settle_system(photographs, folder, overrides, weights, on)

@@ -20,7 +20,7 @@ import yaml
 from pipelines import cli, config
 from pipelines.building import shipped
 from pipelines.building.proposal import Proposal
-from pipelines.config import config_names
+from pipelines.config import RENAMED, config_names
 from retrieval.errors import LandmarksError
 from retrieval.predictions import ANSWER, prediction_columns
 from tests.photographs import view, write_csv, write_photograph
@@ -231,6 +231,12 @@ def test_index_without_a_config_says_what_it_takes_and_keeps_it(
     code, _, err = landmarks(*index, "--run", run, "--config", "rootsift-vlad")
     assert code == 2
     assert "holds another system, hog" in err
+    # By the name that it had before, in the folder of that name.
+    monkeypatch.setitem(RENAMED, data.name, "hog")
+    code, _, err = landmarks(*index, "--config", data.name, *SMALL, "--set", "classifiers.knn.k=3")
+    assert code == 0, err
+    assert err.startswith(f"{data.name} is now called hog\n")
+    assert f"{run}: nothing changed, nothing to do" in err
 
 
 def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.config import CONFIGS, config_names, dump_config, load_config
+from pipelines.config import CONFIGS, RENAMED, config_names, dump_config, load_config
 from pipelines.studies.methods import Budget
 from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
@@ -39,6 +39,15 @@ def test_every_shipped_config_is_read_and_named_after_its_file(path: Path) -> No
 def test_the_names_are_those_of_the_files() -> None:
     assert config_names() == sorted(path.stem for path in PATHS)
     assert "rootsift-vlad" in config_names()
+
+
+@pytest.mark.parametrize(("old", "now"), RENAMED.items())
+def test_a_name_of_before_is_taken_and_says_the_one_of_now(
+    old: str, now: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert load_config(old).name == now
+    assert caplog.messages == [f"{old} is now called {now}"]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
