@@ -36,8 +36,9 @@ from retrieval.frontend import Frontend
 from retrieval.networks.runtime import cannot_quantise
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, QUANTISED, Run, as_json
+from retrieval.run import CODE, DESCRIBER, QUANTISED, Run
 from retrieval.storage.fingerprint import fingerprint, first_difference
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import OK, ShardStore
 from retrieval.vectors.whitening import AugmentedRows
 

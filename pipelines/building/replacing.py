@@ -24,9 +24,10 @@ from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.index.faiss_index import check_limits
 from retrieval.photographs.table import DataSet
-from retrieval.run import FIRST, Run, as_json
+from retrieval.run import FIRST, Run
 from retrieval.storage.files import read_sealed, write_sealed, writing
 from retrieval.storage.fingerprint import first_difference
+from retrieval.storage.journal import as_json
 
 log = logging.getLogger(__name__)
 

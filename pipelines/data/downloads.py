@@ -28,6 +28,7 @@ from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.fetching import Fetcher, fetch_all
 from retrieval.photographs.table import fetched_name, nested_path
 from retrieval.storage.files import read_json, write_json, writing
+from retrieval.storage.journal import remove_litter
 from retrieval.storage.shards import OK
 from retrieval.streams import ahead
 
@@ -344,8 +345,7 @@ class _Gldv2:
 
     def known(self) -> dict[int, int]:
         """Finished archives, and how many photographs each holds."""
-        for leftover in self.out.glob(f".{self.notes.name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
+        remove_litter(self.out, self.notes.name)
         if not self.notes.exists():
             return {}
         try:

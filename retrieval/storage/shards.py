@@ -22,7 +22,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import PhotographError, RunError, without_remedy
+from retrieval.errors import PhotographError
 from retrieval.storage.files import (
     Arrays,
     atomic_write,
@@ -32,7 +32,8 @@ from retrieval.storage.files import (
     write_sealed,
     writing,
 )
-from retrieval.storage.fingerprint import checksum, checksums, fingerprint, first_difference
+from retrieval.storage.fingerprint import checksum, checksums, fingerprint
+from retrieval.storage.journal import as_json, take_up
 from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
@@ -76,21 +77,10 @@ class ShardStore:
     def __init__(self, folder: Path, made_from: Mapping[str, Any], clock: Path | None = None):
         self.folder = folder
         self.clock = clock
-        wanted = json.loads(json.dumps(made_from))
-        path = folder / MANIFEST
-        found = None
-        if path.exists():
-            try:
-                found = _read_manifest(folder)
-            except RunError as error:
-                log.warning("%s, so what it names is made anew", without_remedy(error))
-        changed = first_difference(found["made_from"], wanted) if found else None
-        if changed is not None:
-            log.info("%s: %s changed, so it is made anew", folder, changed)
-        self._manifest: dict[str, Any] = {"made_from": wanted, "shards": {}}
-        if found is not None and changed is None:
-            self._manifest = found
-        else:
+        wanted, path = as_json(made_from), folder / MANIFEST
+        found = take_up(folder, path, wanted, lambda: _recipe_and_manifest(folder))
+        self._manifest: dict[str, Any] = found or {"made_from": wanted, "shards": {}}
+        if found is None:
             # The manifest goes first: one that names shards which are gone would be damage.
             with writing(path):
                 path.unlink(missing_ok=True)
@@ -209,6 +199,11 @@ class ShardStore:
 
     def _write_manifest(self) -> None:
         write_sealed(self.folder / MANIFEST, self._manifest)
+
+
+def _recipe_and_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = _read_manifest(folder)
+    return found["made_from"], found
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
