@@ -159,29 +159,9 @@ class ClassifySummary:
         return lines
 
 
-def classify_csv(
+def classify_list(
     system: Answers,
-    csv: Path,
-    out: Path,
-    *,
-    fetch: FetchConfig | None = None,
-    retry_failed: bool = False,
-    restart: bool = False,
-    chunk_rows: int = CHUNK_ROWS,
-    max_pixels: int = MAX_PIXELS,
-    memory: int = MEMORY,
-    progress: Callable[[int, int], None] = lambda done, failed: None,
-) -> ClassifySummary:
-    """:func:`classify_input` of a list in a file."""
-    return classify_input(
-        system, listed(csv), out, fetch=fetch, retry_failed=retry_failed, restart=restart,
-        chunk_rows=chunk_rows, max_pixels=max_pixels, memory=memory, progress=progress,
-    )  # fmt: skip
-
-
-def classify_input(
-    system: Answers,
-    given: Input,
+    given: Path | Input,
     out: Path,
     *,
     form: Form | None = None,
@@ -194,7 +174,7 @@ def classify_input(
     memory: int = MEMORY,
     progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> ClassifySummary:
-    """Classify every row of an input.
+    """Classify every row of a list.
 
     The output has one row for each of the input's, in its order, with the columns of
     :func:`retrieval.predictions.prediction_columns`. Killed at any moment and called again alike,
@@ -202,7 +182,7 @@ def classify_input(
 
     Args:
         system: a built run.
-        given: the rows.
+        given: the list in a file, or what :mod:`pipelines.lists.inputs` made of anything.
         out: the predictions; ``out.state.json`` beside it says how far they are.
         form: how they are written.
         fetch: limits of the downloads.
@@ -218,6 +198,7 @@ def classify_input(
         TableError: the list cannot be read.
         RunError: ``out`` belongs to another list, system or setting, or is the list itself.
     """
+    given = listed(given) if isinstance(given, Path) else given
     _refuse_own(given, out)
     fetch, form = fetch or FetchConfig(), form or Form()
     made_from = {"input": given.digest, "system": system.fingerprint, **form.made_from}

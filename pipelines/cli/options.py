@@ -63,12 +63,20 @@ ProtocolOut = Annotated[
 FETCH = FetchConfig()
 
 
-def fetch_config(**values: Any) -> FetchConfig:
+def fetch_config(
+    header: list[str] | None = None, seconds: float = FETCH.total_seconds, **values: Any
+) -> FetchConfig:
     """The limits of downloads that the command line gave, checked.
+
+    Args:
+        header: each ``Name: value``.
+        seconds: of one try of a download.
+        values: the others, by the names of :class:`FetchConfig`.
 
     Raises:
         ConfigError: naming the option.
     """
+    values |= {"headers": parse_headers(header or []), "total_seconds": seconds}
     from pydantic import ValidationError
 
     # A photograph as large as is allowed has to fit into what may be in flight.
