@@ -20,7 +20,8 @@ from retrieval.descriptors.describer import Describer
 from retrieval.errors import LandmarksError, RunError, WriteError
 from retrieval.run import Run
 from retrieval.storage.files import read_sealed, write_sealed
-from retrieval.storage.fingerprint import fingerprint
+from retrieval.storage.fingerprint import fingerprint, first_difference
+from retrieval.storage.journal import as_json
 from retrieval.types import Vectors
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,11 @@ def require_agreement(
     Raises:
         RunError: they do; it says how the run was built.
     """
-    before, now = _running(recipe["extractor"]), _running(describer.extractor.identity())
-    if before == now:
+    before, now = recipe["extractor"], describer.extractor.identity()
+    if _running(before) == _running(now):
         return
-    agreed = _agreed(run)
-    if fingerprint(now) in agreed:
+    agreed, mark = _agreed(run), fingerprint(_running(now))
+    if mark in agreed:
         return
     chosen = np.random.default_rng(0).permutation(len(rows))
     # No more files are looked for than are needed: a gallery may have millions.
@@ -71,7 +72,27 @@ def require_agreement(
             f" photographs otherwise (mean cosine {cosines.mean():.3f} of {len(here)}): build it"
             " anew here, or answer by it where it was built"
         )
-    _note(run, [*agreed, fingerprint(now)])
+    _note(run, [*agreed, mark])
+
+
+def require_same_extractor(run: Run, recipe: Mapping[str, Any], describer: Describer) -> None:
+    """Refuse to add to a run what another extractor or detector describes."""
+    now = as_json(describer.extractor.identity())
+    before = {key: recipe["extractor"].get(key) for key in now}
+    then, here = [recipe["extractor"]], [now]
+    if describer.local_branch is not None:
+        here.append(as_json(describer.local_branch.detector.identity()))
+        then.append(recipe["local"]["detector"])
+        now, before = {**now, "detector": here[1]}, {**before, "detector": then[1]}
+    changed = first_difference(before, now)
+    if changed is None:
+        return
+    if _told(*then) != _told(*here):
+        raise RunError(
+            f"{run} was built with {_told(*then)}, and networks run with"
+            f" {_told(*here)} here: add to it where it was built, or build it anew here"
+        )
+    raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
 
 
 def _running(identity: Mapping[str, Any]) -> list[Any]:
@@ -80,8 +101,9 @@ def _running(identity: Mapping[str, Any]) -> list[Any]:
     return [[identity.get(key) for key in RUNNING], *inner]
 
 
-def _told(running: list[Any]) -> str:
+def _told(*identities: Mapping[str, Any]) -> str:
     """Each network's precision and runtime."""
+    running = [one for identity in identities for one in _running(identity)]
     named = [f"{one[0]} by {one[1] or 'torch'}" for one in running if one[0]]
     return ", ".join(dict.fromkeys(named)) or "no network"
 

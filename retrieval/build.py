@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
+from retrieval.agreement import require_same_extractor
 from retrieval.classifiers.base import HeldOut
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
@@ -28,7 +29,6 @@ from retrieval.describing import (
     local_branch_of,
     no_bar,
     quantise_stage,
-    require_same_extractor,
 )
 from retrieval.descriptors.cache import describe_table, table_digest
 from retrieval.descriptors.describer import Describer

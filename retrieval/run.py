@@ -54,6 +54,8 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
 network needs is in ``training``, which has checksums of its own, as it can be another run's too."""
 ANSWERING: Final = [folder for folders in STAGES.values() for folder in folders]
 ROWS: Final = "rows.parquet"
+COLUMNS: Final = ("id", "source", "landmark", "row")
+"""Of those."""
 STAGED: Final = "stages"
 """Where the times of stages stand in timings.json, beside those of shards."""
 FIRST: Final = "000"
@@ -367,11 +369,11 @@ class Run:
     def read_rows(self, addition: str) -> pd.DataFrame:
         """The photographs that came in together."""
         path = self.descriptors / addition / ROWS
-        return read_table(path, ("id", "source", "landmark", "row"), _lost(path))
+        return read_table(path, COLUMNS, _lost(path))
 
     def write_rows(self, addition: str, table: pd.DataFrame) -> pd.DataFrame:
         """Note the photographs that come in together, and return them as they are noted."""
-        rows = table[["id", "source", "landmark", "row"]].reset_index(drop=True)
+        rows = table[list(COLUMNS)].reset_index(drop=True)
         path = self.descriptors / addition / ROWS
         atomic_write(path, lambda file: rows.to_parquet(file, index=False))
         return rows

@@ -23,14 +23,14 @@ from retrieval.descriptors.describer import Describer, Errors, failures
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
-from retrieval.errors import RunError
+from retrieval.errors import RunError, TableError
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
 from retrieval.photographs.given import Given, source_windows
 from retrieval.photographs.table import DataSet
 from retrieval.predictions import blank_predictions
-from retrieval.run import Run
+from retrieval.run import COLUMNS, Run
 from retrieval.storage.shards import OK
 from retrieval.types import STRING, Integers, Vectors
 
@@ -93,7 +93,10 @@ class System:
         Raises:
             TableError, RunError, WeightsError: as :func:`retrieval.build.build`.
             DeviceError: as its name says.
+            TypeError: something else was given.
         """
+        _require(config, SystemConfig, "the config")
+        _require(data, DataSet, "the data")
         settled = choose_device(device)
         build.build(config, data, Run(run), settled, bar)
         return cls.load(run, settled)
@@ -101,6 +104,13 @@ class System:
     def add(self, table: pd.DataFrame, bar: Bar = no_bar) -> System:
         """The system with further photographs, as :func:`retrieval.build.add`; this one's run
         is written anew."""
+        _require(table, pd.DataFrame, "the table")
+        lacking = [name for name in COLUMNS if name not in table]
+        if lacking:
+            raise TableError(
+                f"the table has no column {lacking[0]}: read_table of"
+                " retrieval.photographs.table makes one that has"
+            )
         build.add(self.run, table, self.device, self.weights, bar)
         return self.load(self.run.folder, self.device, self.weights)
 
@@ -319,6 +329,11 @@ class System:
 def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Values in which what is not there (-inf) is missing."""
     return np.where(np.isfinite(values), values.astype(np.float64), np.nan)
+
+
+def _require(value: object, kind: type, what: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} has to be a {kind.__name__}, not {type(value).__name__}")
 
 
 def _require_weights(run: Run, built: Mapping[str, Any], describer: Describer) -> None:

@@ -237,15 +237,23 @@ def add(
 
     What was taken out before may come back. A folder's photographs are named by
     their paths in it; where the run holds such ids already, for other
-    photographs, the folder's name goes before them.
+    photographs, the folder's name goes before them. With --bank its folders mean
+    nothing.
     """
     from pipelines.building.gallery_changes import known_origins, known_photographs
     from pipelines.building.index import add_photographs
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
-    from retrieval.photographs.table import BANK, photographs_each, read_table, table_in
+    from retrieval.photographs.table import (
+        BANK,
+        photographs_each,
+        read_bank,
+        read_table,
+        table_in,
+    )
 
-    photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
+    photographs = read_bank(table) if bank else read_table(table)
+    folder = table if table.is_dir() else None
     record = add_photographs(run, photographs, choose_device(device), weights, folder)
     _say_built(run, record)
     known = known_photographs(run)
@@ -318,7 +326,7 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
-        ("seconds", _seconds(record["timings"])),
+        ("stages took", f"{_seconds(record['timings'])} seconds, when last made"),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)

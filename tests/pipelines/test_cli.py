@@ -18,6 +18,7 @@ import typer
 import yaml
 
 from pipelines import cli, config
+from pipelines import main as entrance
 from pipelines.building import shipped
 from pipelines.building.proposal import Proposal
 from pipelines.config import RENAMED, config_names
@@ -128,7 +129,7 @@ def test_without_arguments_there_is_help(landmarks: Run) -> None:
     [
         (["index", "--config", "rootsift"], "no config 'rootsift'; did you mean rootsift-vlad?"),
         (["index", "--config", "hog", "--set", "whitening.dimesion=8"],
-         "hog.yaml: whitening.dimesion: no such key; did you mean dimension?"),
+         "--set: whitening.dimesion: no such key; did you mean dimension?"),
         (["index", "--config", "hog", "--data", "absent"], "absent is not a folder"),
         (["index", "--data", "absent", "--weights", "absent"], "absent is not a folder"),
         (["index", "--config", "mobilenet_v2-gem", "--weights", "absent.safetensors"],
@@ -192,6 +193,16 @@ def test_stopping_says_how_to_go_on(landmarks: Run, monkeypatch: pytest.MonkeyPa
     code, _, err = landmarks("config", "hog")
     assert code == 130
     assert "the same command goes on where it was" in err
+
+
+def test_stopping_while_libraries_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", stopped)
+    with pytest.raises(SystemExit) as leaving:
+        entrance.main()
+    assert leaving.value.code == 130
 
 
 def test_an_option_that_is_none(landmarks: Run) -> None:

@@ -111,7 +111,20 @@ def test_overrides_are_yaml_by_dotted_keys() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
-    assert refused(override).startswith(f"{CONFIGS / 'rootsift-vlad.yaml'}: {message}")
+    whole = override.startswith(("answer", "classifiers={}"))
+    where = CONFIGS / "rootsift-vlad.yaml" if whole else "--set"
+    assert refused(override).startswith(f"{where}: {message}")
+
+
+def test_a_wrong_key_is_compared_with_those_of_its_place(tmp_path: Path) -> None:
+    # Words stand in a config, though not here.
+    assert refused("whitening.word=3").endswith("whitening.word: no such key")
+    own = tmp_path / "own.yaml"
+    own.write_text((CONFIGS / "hog.yaml").read_text() + "sed: 3\n")
+    assert (
+        refused("index.factory=Flat", name=str(own))
+        == f"{own}: sed: no such key; did you mean seed?"
+    )
 
 
 def test_several_faults_are_counted() -> None:
