@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval import build
-from retrieval.agreement import require_agreement
+from retrieval.agreement import require_agreement, require_same_weights
 from retrieval.classifiers.base import Classifier, Judgement
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
@@ -23,7 +23,7 @@ from retrieval.descriptors.describer import Describer, Errors, failures
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
-from retrieval.errors import RunError, TableError
+from retrieval.errors import TableError
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
@@ -139,7 +139,7 @@ class System:
         settled, place = choose_device(device), Path(weights) if weights else None
         config = config.with_weights(place)
         describer = load_describer(files, config, settled, calibrated=False)
-        _require_weights(files, record["describer"], describer)
+        require_same_weights(files, record["describer"], describer)
         gallery, rows = load_gallery(
             files, config, settled, describer.local_branch, record["index"].get("descriptors")
         )
@@ -334,21 +334,3 @@ def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def _require(value: object, kind: type, what: str) -> None:
     if not isinstance(value, kind):
         raise TypeError(f"{what} has to be a {kind.__name__}, not {type(value).__name__}")
-
-
-def _require_weights(run: Run, built: Mapping[str, Any], describer: Describer) -> None:
-    """Refuse to answer with other networks than the run was built with."""
-    pairs = [(built["extractor"], describer.extractor.identity())]
-    if describer.local_branch is not None:
-        pairs.append((built["local"]["detector"], describer.local_branch.detector.identity()))
-    if any(_weights(before) != _weights(now) for before, now in pairs):
-        raise RunError(
-            f"{run} was built with other weights: give those (--weights), or build the run"
-            " anew with these"
-        )
-
-
-def _weights(identity: Mapping[str, Any]) -> list[Any]:
-    """The checksums of an extractor's networks, those of its parts among them."""
-    inner = [one for part in identity.get("several", []) for one in _weights(part)]
-    return [identity.get("weights"), identity.get("attention"), *inner]
