@@ -9,7 +9,7 @@ bytes. How far ahead that goes hangs on a budget of memory, not on the number of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from pipelines.lists.formats import CSV, frame_records, read_records
 from pipelines.lists.inputs import Input, is_photograph, limits, listed
 from pipelines.lists.journal import Item, Journal, chunks
 from pipelines.lists.rows import Row
-from retrieval.descriptors.describer import Errors
+from retrieval.descriptors.describer import Describer, Errors
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import FetchError, RunError
 from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
@@ -50,19 +50,6 @@ MISSING: Final = "no such file"
 ALLOW: Final = "--allow-private fetches from private addresses too"
 
 
-class Describes(Protocol):
-    """What classify asks of a describer; :class:`retrieval.descriptors.describer.Describer`."""
-
-    @property
-    def longest_side(self) -> int: ...
-
-    def stream(
-        self, windows: Iterable[Sequence[Source]], windows_ahead: int = 1
-    ) -> Generator[tuple[Representation, Errors], None, None]:
-        """Each window of photographs described, and why any of them could not be."""
-        ...
-
-
 class Answers(Protocol):
     """What classify asks of a system; :class:`retrieval.system.System` is one."""
 
@@ -70,7 +57,7 @@ class Answers(Protocol):
     def fingerprint(self) -> str: ...
 
     @property
-    def describer(self) -> Describes: ...
+    def describer(self) -> Describer: ...
 
     def predictions(
         self,

@@ -16,6 +16,7 @@ from rich.table import Table
 from pipelines.cli.options import (
     DEMO_RUN,
     Device,
+    GalleryTable,
     MaxFalseAccepts,
     Replace,
     Run,
@@ -80,9 +81,7 @@ def index(
         Path,
         typer.Option(help="A data folder (index.csv, none.csv), or a folder per landmark."),
     ] = Path("data/demo"),
-    gallery: Annotated[
-        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
-    ] = None,
+    gallery: GalleryTable = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -132,9 +131,7 @@ def train(
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
         "data/demo"
     ),
-    gallery: Annotated[
-        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
-    ] = None,
+    gallery: GalleryTable = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default data/runs/NAME.")
     ] = None,
@@ -192,9 +189,7 @@ def attention(
     data: Annotated[Path, typer.Option(help="A data folder: its gallery teaches.")] = Path(
         "data/demo"
     ),
-    gallery: Annotated[
-        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
-    ] = None,
+    gallery: GalleryTable = None,
     device: Device = "auto",
     weights: Weights = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often each photograph teaches.")] = 20,

@@ -19,6 +19,9 @@ MaxFalseAccepts = Annotated[
     float | None,
     typer.Option(help="Share of photographs without a landmark that may be answered."),
 ]
+GalleryTable = Annotated[
+    Path | None, typer.Option("--gallery", help="Another gallery CSV in place of index.csv.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[
     Path | None,
