@@ -38,8 +38,10 @@ from retrieval.devices import machine, versions
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.index.expansion import DatabaseAugmentation
-from retrieval.index.faiss_index import check_limits
+from retrieval.index.milvus_index import MilvusConfig, holds
+from retrieval.index.registry import check_limits
 from retrieval.indexing import (
+    SERVER,
     calibration_galleries,
     collect_rows,
     index_gallery,
@@ -235,6 +237,10 @@ def finish(
         return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
 
     recipe = index_recipe(run, config, begun["describer"], additions)
+    if isinstance(config.index, MilvusConfig) and not holds(
+        run.index / SERVER / "gallery", config.index
+    ):
+        run.forget(INDEX)  # the server has lost what the run says that it holds
     told = run.stage(INDEX, recipe, index)
     fitted = classifiers_recipe(config, recipe)
     answer = run.stage(CLASSIFIERS, fitted, classifiers)

@@ -334,6 +334,11 @@ class Run:
         write_sealed(path, {"recipe": recipe, "told": told, "files": files})
         return told
 
+    def forget(self, name: str) -> None:
+        """Have a stage made anew, whatever its recipe."""
+        with writing(self.stages):
+            (self.stages / f"{name}.json").unlink(missing_ok=True)
+
     def _noted(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The recipe of a stage, and what is told of it.
 

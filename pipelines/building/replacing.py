@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from pipelines.config import RENAMED
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import check_limits
+from retrieval.index.registry import check_limits
 from retrieval.networks.runtime import cannot_run_eight_bits
 from retrieval.photographs.table import DataSet
 from retrieval.run import FIRST, Run
