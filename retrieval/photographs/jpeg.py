@@ -149,7 +149,7 @@ def read_layout(data: bytes) -> Layout:
                 raise DecodeError(
                     f"JPEG of {len(scans) + 1} or more scans takes too long to decode"
                 )
-            _check_pieces(data, frame, scan, interval)
+            _check_pieces(frame, scan, interval)
             if not _zeros_are_plain(scan, codes):
                 scan = _without_zeros(data, scan)
             scans.append(scan)
@@ -308,7 +308,7 @@ def _without_fill(data: bytes, start: int, stop: int) -> int:
     return start + len(data[start:stop].rstrip(b"\xff")) if data[stop - 1] == 0xFF else stop
 
 
-def _check_pieces(data: bytes, frame: Frame, scan: Scan, interval: int) -> None:
+def _check_pieces(frame: Frame, scan: Scan, interval: int) -> None:
     if not interval:
         return
     wanted = ceil(frame.units(scan.components) / interval)
