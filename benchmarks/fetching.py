@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from classify import served
 from PIL import Image
 
-from classify import served
 from retrieval.devices import cores, machine
 from retrieval.storage.files import atomic_write
 

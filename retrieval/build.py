@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
+from retrieval.agreement import require_same_extractor
 from retrieval.classifiers.base import HeldOut
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
@@ -28,7 +29,6 @@ from retrieval.describing import (
     local_branch_of,
     no_bar,
     quantise_stage,
-    require_same_extractor,
 )
 from retrieval.descriptors.cache import describe_table, described_from, table_digest
 from retrieval.descriptors.describer import Describer
@@ -56,8 +56,9 @@ from retrieval.parts import (
     take_parts,
 )
 from retrieval.photographs.table import DataSet, labels_of
-from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run, as_json
+from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
 from retrieval.storage.fingerprint import fingerprint
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher

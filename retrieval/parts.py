@@ -25,9 +25,10 @@ from retrieval.descriptors.cache import describe_table, described_from, table_di
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.errors import ConfigError, RunError
-from retrieval.run import FIRST, Run, as_json
+from retrieval.run import FIRST, Run
 from retrieval.storage.files import read_sealed, write_sealed, writing
 from retrieval.storage.fingerprint import first_difference
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore, is_store
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.config import SystemConfig
-from retrieval.errors import RunError
+from retrieval.errors import RunError, TableError
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 from tests.milvus import LITE, free_port, lite_server
@@ -50,6 +50,18 @@ def test_a_notebook_builds_adds_and_removes(tmp_path: Path) -> None:
     again = more.remove(ids[0]).remove(ids[1:])
     assert again.landmarks == system.landmarks
     assert again.rows.equals(system.rows)
+
+
+def test_what_is_none_of_it_is_told_in_a_line(tmp_path: Path) -> None:
+    data = load_data_set(write_data_set(tmp_path / "data"))
+    for config, given in (("hog", data), (CONFIG, tmp_path / "data")):
+        with pytest.raises(TypeError, match=r"^the (config|data) has to be a \w+, not \w+$"):
+            System.build(config, given, tmp_path / "run", "cpu")  # type: ignore[arg-type]
+    system = System.build(CONFIG, data, tmp_path / "run", "cpu")
+    with pytest.raises(TypeError, match=r"^the table has to be a DataFrame, not str$"):
+        system.add("more.csv")  # type: ignore[arg-type]
+    with pytest.raises(TableError, match="no column row: read_table"):
+        system.add(data.gallery.drop(columns="row"))
 
 
 @pytest.mark.skipif(LITE is None, reason="milvus-lite is not installed")
