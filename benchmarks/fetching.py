@@ -4,8 +4,8 @@ Both fetch the same URLs from a loopback server in a process of its own, which w
 answer as a distant server would, with as many requests at a time; both decode every photograph
 whole and keep its bytes as they came. Photographs of a data folder as they are, and enlarged to
 12 megapixels as cameras make them. The two take turns, so that a drifting machine drifts for both;
-each time is that of the whole command, from nothing. Where img2dataset is not installed (it needs
-an environment of its own: --img2dataset VENV/bin/img2dataset), that is said and nothing is measured.
+each time is that of the whole command, from nothing. img2dataset wants an environment of its own;
+where it is not found, that is said and nothing is measured.
 
     python benchmarks/fetching.py --data DATA --img2dataset VENV/bin/img2dataset
 """
@@ -13,6 +13,7 @@ an environment of its own: --img2dataset VENV/bin/img2dataset), that is said and
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import shutil
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from classify import served
+from classify import served  # type: ignore[import-not-found]
 from PIL import Image
 
 from retrieval.devices import cores, machine
@@ -103,15 +104,16 @@ def compare(
     rows = [f"{i:07d},{address}/{i:07d}.jpg" for i in range(count)]
     table.write_text("id,url\n" + "\n".join(rows) + "\n")
     out = work / "out"
+    shard = min(256, math.ceil(count / cores() / 2))  # so that each of its processes has some
     ways: dict[str, Callable[[], Sequence[str]]] = {
         "landmarks": lambda: (
-            sys.executable, "-c", MAIN, "data", "fetch", str(table), "--out", str(out), "--allow-private",
-            "--per-host", str(requests), "--concurrency", str(requests),
+            sys.executable, "-c", MAIN, "data", "fetch", str(table), "--out", str(out),
+            "--allow-private", "--per-host", str(requests), "--concurrency", str(requests),
         ),
         "img2dataset": lambda: (
             theirs, "--url_list", str(table), "--input_format", "csv", "--url_col", "url",
             "--output_folder", str(out), "--output_format", "files", "--resize_mode", "no",
-            "--skip_reencode", "True", "--number_sample_per_shard", "256",
+            "--skip_reencode", "True", "--number_sample_per_shard", str(shard),
             "--processes_count", str(cores()), "--thread_count", str(max(1, requests // cores())),
         ),
     }  # fmt: skip

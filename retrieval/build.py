@@ -48,7 +48,7 @@ from retrieval.indexing import (
     load_gallery,
 )
 from retrieval.parts import (
-    Part,
+    BuildPart,
     describe_part,
     has_parts,
     is_described,
@@ -121,7 +121,7 @@ def build_part(
     config: SystemConfig,
     data: DataSet,
     run: Run,
-    part: Part,
+    part: BuildPart,
     device: str,
     bar: Bar = no_bar,
     watcher: Watcher | None = None,

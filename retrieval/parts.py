@@ -43,7 +43,7 @@ OTHERS: Final = (
 
 
 @dataclass(frozen=True, order=True)
-class Part:
+class BuildPart:
     """One of ``of`` parts, from 1."""
 
     of: int
@@ -112,7 +112,7 @@ def require_same_data(run: Run, table: pd.DataFrame) -> None:
 
 def describe_part(
     run: Run,
-    part: Part,
+    part: BuildPart,
     table: pd.DataFrame,
     describer: Describer,
     recipe: Mapping[str, Any],
@@ -177,14 +177,16 @@ def is_described(run: Run, made_from: Mapping[str, Any], rows: int) -> bool:
     return store.made_from == made_from and store.rows == rows
 
 
-def _all_parts(run: Run) -> Sequence[Part]:
+def _all_parts(run: Run) -> Sequence[BuildPart]:
     """The parts of a run.
 
     Raises:
         RunError: some are missing, or they are of two divisions.
     """
     of, found = parts_of(run), _begun(run)
-    missing = [one for one in (Part(of, number + 1) for number in range(of)) if one not in found]
+    missing = [
+        one for one in (BuildPart(of, number + 1) for number in range(of)) if one not in found
+    ]
     if missing:
         told = ", ".join(map(str, missing[:10])) + (" and more" if len(missing) > 10 else "")
         first = missing[0]
@@ -195,15 +197,17 @@ def _all_parts(run: Run) -> Sequence[Part]:
     return found
 
 
-def _begun(run: Run) -> list[Part]:
+def _begun(run: Run) -> list[BuildPart]:
     names = [one.name for one in run.parts.iterdir() if one.is_dir()]
     try:
-        return sorted(map(Part.parse, names))
+        return sorted(map(BuildPart.parse, names))
     except ConfigError:
         raise RunError(f"{run.parts} holds a folder that is no part: take it away") from None
 
 
-def _whole(own: Run, part: Part, shards: Sequence[int], made_from: Mapping[str, Any]) -> ShardStore:
+def _whole(
+    own: Run, part: BuildPart, shards: Sequence[int], made_from: Mapping[str, Any]
+) -> ShardStore:
     """A part's shards.
 
     Raises:

@@ -27,7 +27,7 @@ from retrieval.describing import Bar, no_bar
 from retrieval.descriptors.cache import Progress, windows_of
 from retrieval.devices import CUDA, limit_cores
 from retrieval.errors import ConfigError, LandmarksError, RunError
-from retrieval.parts import MOST, Part, has_parts, parts_of
+from retrieval.parts import MOST, BuildPart, has_parts, parts_of
 from retrieval.photographs.table import DataSet
 from retrieval.run import Run
 from retrieval.training.watching import Watcher
@@ -148,11 +148,11 @@ def _places(ray: Any, device: str) -> list[_Place]:
     return found
 
 
-def _division(run: Run, rows: int, actors: int) -> list[Part]:
+def _division(run: Run, rows: int, actors: int) -> list[BuildPart]:
     """The parts to describe: those that were begun, or a few for each actor."""
     few = min(len(windows_of(rows)), EACH * actors, MOST)
     of = parts_of(run) if has_parts(run) else few
-    parts = [Part(of, number + 1) for number in range(of)]
+    parts = [BuildPart(of, number + 1) for number in range(of)]
     for part in parts:
         part.within(run).create()
     return parts
@@ -166,7 +166,7 @@ class _Describer:
         self._config, self._data, self._run, self._device = shared
         self._done = (0, 0)
 
-    def describe(self, part: Part) -> tuple[int, int]:
+    def describe(self, part: BuildPart) -> tuple[int, int]:
         """Describe a part; the photographs that it has, and how many of them failed."""
         run = Run(self._run)
         store = build_part(self._config, self._data, run, part, self._device, self._bar)
@@ -192,10 +192,10 @@ class _Actors:
     ray: Any
     places: list[_Place]
     shared: Any
-    parts: list[Part]
-    _waiting: deque[Part] = field(init=False)
+    parts: list[BuildPart]
+    _waiting: deque[BuildPart] = field(init=False)
     _idle: list[tuple[Any, _Place]] = field(init=False)
-    _given: dict[Any, tuple[Any, Part, _Place]] = field(default_factory=dict, init=False)
+    _given: dict[Any, tuple[Any, BuildPart, _Place]] = field(default_factory=dict, init=False)
     _done: Integers = field(default_factory=lambda: np.zeros(2, np.int64), init=False)
 
     def work(self) -> Iterator[Integers]:

@@ -18,7 +18,7 @@ ROOMS = {
     "retrieval": (
         "errors types streams frontend devices storage photographs vectors networks local"
         " aggregation descriptors index classifiers evaluation training predictions config run"
-        " additions describing agreement indexing parts build ray_workers system"
+        " additions describing parts agreement indexing build ray_workers system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"

@@ -17,7 +17,7 @@ from retrieval import build
 from retrieval.classifiers.rejection import Rejection
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
-from retrieval.parts import Part
+from retrieval.parts import BuildPart
 from retrieval.photographs.table import DataSet
 from retrieval.ray_workers import describe_by_ray
 from retrieval.run import Run
@@ -38,7 +38,7 @@ def build_run(
 
 
 def describe_part(
-    config: SystemConfig, data: DataSet, run: Path, part: Part, device: str
+    config: SystemConfig, data: DataSet, run: Path, part: BuildPart, device: str
 ) -> ShardStore | None:
     """As :func:`retrieval.build.build_part`."""
     files = Run(run)

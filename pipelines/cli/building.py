@@ -166,10 +166,10 @@ def describe(
     from pipelines.building.subset import subset_of
     from pipelines.config import load_config
     from retrieval.devices import choose_device
-    from retrieval.parts import Part
+    from retrieval.parts import BuildPart
     from retrieval.photographs.table import load_data_set
 
-    one, overrides = Part.parse(part), settings or []
+    one, overrides = BuildPart.parse(part), settings or []
     photographs, on = load_data_set(data, gallery), choose_device(device)
     named = None if config is None else load_config(config, overrides).with_weights(weights)
     system = named or settle_system(photographs, run, overrides, weights, on)

@@ -22,7 +22,7 @@ from retrieval.vectors.whitening import WhiteningConfig
 
 
 @dataclass(frozen=True)
-class WeightedPart:
+class Part:
     """One of the extractors; the describer has its whitening once it is fitted."""
 
     weight: float
@@ -40,14 +40,12 @@ class WeightedPart:
             return self.describer.dimension
         return min(self.whitening.dimension, self.describer.dimension)
 
-    def fit(
-        self, features: Sequence[Features], seed: int, labels: Labels | None = None
-    ) -> WeightedPart:
+    def fit(self, features: Sequence[Features], seed: int, labels: Labels | None = None) -> Part:
         extractor = self.describer.extractor
         learnt = Describer.fit(extractor, Sample(features, labels), self.whitening, seed)
         return replace(self, describer=learnt)
 
-    def restored(self, folder: Path) -> WeightedPart:
+    def restored(self, folder: Path) -> Part:
         extractor, whitened = self.describer.extractor, self.whitening is not None
         return replace(self, describer=Describer.load(folder, extractor, whitened))
 
@@ -60,10 +58,10 @@ class JointExtractor(JointFrontend):
         parts: an extractor each.
     """
 
-    parts: tuple[WeightedPart, ...]
+    parts: tuple[Part, ...]
 
     @classmethod
-    def of(cls, parts: Iterable[WeightedPart]) -> JointExtractor:
+    def of(cls, parts: Iterable[Part]) -> JointExtractor:
         """The extractors of some parts, fitted or not."""
         parts = tuple(parts)
         return cls(tuple(part.describer.extractor for part in parts), parts)
@@ -114,6 +112,6 @@ class JointExtractor(JointFrontend):
 def build(parts: Iterable[tuple[float, WhiteningConfig | None, Extractor]]) -> JointExtractor:
     """Extractors side by side, not yet fitted: each one's weight, whitening and extractor."""
     return JointExtractor.of(
-        WeightedPart(weight, whitening, Describer(extractor, None))
+        Part(weight, whitening, Describer(extractor, None))
         for weight, whitening, extractor in parts
     )

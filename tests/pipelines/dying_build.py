@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.building.index import build_run, describe_part
 from pipelines.config import load_config
 from retrieval.descriptors import cache
-from retrieval.parts import Part
+from retrieval.parts import BuildPart
 from retrieval.photographs.table import load_data_set
 from retrieval.storage.shards import Shard, ShardStore
 
@@ -40,7 +40,7 @@ def main(config: str, data: Path, run: Path, last: int, part: str, *overrides: s
     ShardStore.write = counted  # type: ignore[method-assign]
     system, photographs = load_config(config, overrides), load_data_set(data)
     if part:
-        describe_part(system, photographs, run, Part.parse(part), "cpu")
+        describe_part(system, photographs, run, BuildPart.parse(part), "cpu")
     else:
         build_run(system, photographs, run, "cpu")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from pipelines.building.subset import subset_of
 from pipelines.config import load_config
 from retrieval.descriptors import cache
 from retrieval.errors import ConfigError, RunError
-from retrieval.parts import Part
+from retrieval.parts import BuildPart
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.run import Run
 from retrieval.training.split import split
@@ -48,7 +47,7 @@ def index(data: Path, run: Path, name: str = "hog", *more: str) -> None:
 
 def describe(data: Path, run: Path, part: str, name: str = "hog", *more: str) -> None:
     config = load_config(name, [*CONFIGS[name], *more])
-    describe_part(config, load_data_set(data), run, Part.parse(part), "cpu")
+    describe_part(config, load_data_set(data), run, BuildPart.parse(part), "cpu")
 
 
 def refused(data: Path, run: Path, match: str, *more: str) -> None:
@@ -205,7 +204,7 @@ def test_locks_of_a_run_leave_what_parts_are_writing(run: Path) -> None:
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "1/0", "a/b", "-1/3"])
 def test_a_part_is_one_of_how_many(text: str) -> None:
     with pytest.raises(ConfigError, match="give a part of how many, such as 3/16"):
-        Part.parse(text)
+        BuildPart.parse(text)
 
 
 @pytest.mark.slow
@@ -250,25 +249,12 @@ def same(one: DataSet, other: DataSet) -> bool:
 
 
 @pytest.mark.slow
-def test_a_run_of_a_subset_grows_to_all(
-    landmarks: Landmarks, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO)
+def test_a_run_of_a_subset_grows_to_all(landmarks: Landmarks, data: Path, tmp_path: Path) -> None:
     small = [one for key in CONFIGS["hog"] for one in ("--set", key)]
-    command = (
-        "index",
-        "--data",
-        data,
-        "--run",
-        tmp_path / "run",
-        "--config",
-        "hog",
-        "--device",
-        "cpu",
-    )
-    code, _, err = landmarks(*command, *small, "--subset", 0.5)
+    command = ("index", "--data", data, "--run", tmp_path / "run", "--device", "cpu")
+    code, _, err = landmarks(*command, "--config", "hog", *small, "--subset", 0.5)
     assert code == 0, err
     assert "12 photographs of 6 landmarks" in err
-    code, _, err = landmarks(*command, *small)
+    code, _, err = landmarks(*command)
     assert code == 0, err
     assert "24 photographs of 6 landmarks" in err
