@@ -20,6 +20,8 @@ from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.joint_frontend import FeatureColumn, JointFrontend
 from retrieval.descriptors.sample import Sample
+from retrieval.descriptors.sharing import sharing
+from retrieval.frontend import Shared
 from retrieval.types import Features, Labels, Photograph, Vectors, unit_rows
 from retrieval.vectors.whitening import WhiteningConfig
 
@@ -101,11 +103,11 @@ class JointExtractor:
     def features(self, photographs: Sequence[Photograph]) -> list[Features]:
         return self.frontend.features(photographs)
 
-    def prepare(self, photographs: Sequence[Photograph]) -> Any:
-        return self.frontend.prepare(photographs)
+    def prepare(self, photographs: Sequence[Photograph], shared: Shared | None = None) -> Any:
+        return self.frontend.prepare(photographs, shared)
 
-    def start(self, prepared: Any) -> Callable[[], list[Features]]:
-        return self.frontend.start(prepared)
+    def start(self, prepared: Any, shared: Shared | None = None) -> Callable[[], list[Features]]:
+        return self.frontend.start(prepared, shared)
 
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
         return self.frontend.pack(features)
@@ -148,9 +150,8 @@ class JointExtractor:
 
 def build(parts: Iterable[tuple[float, WhiteningConfig | None, Extractor]]) -> JointExtractor:
     """Extractors side by side, not yet fitted: each one's weight, whitening and extractor."""
+    weights, whitenings, extractors = zip(*parts, strict=True)
+    each = zip(weights, whitenings, sharing(extractors), strict=True)
     return JointExtractor(
-        tuple(
-            Part(weight, whitening, Describer(extractor, None))
-            for weight, whitening, extractor in parts
-        )
+        tuple(Part(weight, whitening, Describer(one, None)) for weight, whitening, one in each)
     )
