@@ -164,7 +164,7 @@ def build(config: AlikedConfig, device: str) -> AlikedDetector:
     try:
         from kornia.feature import ALIKED
 
-        from retrieval.local.aliked_network import LAYERS, STEP, Maps
+        from retrieval.local.aliked_network import LAYERS, STEP, AlikedMaps
     except ModuleNotFoundError:
         raise ConfigError(
             "the detector aliked needs kornia, which is not installed: pip install '.[learned]'"
@@ -181,7 +181,7 @@ def build(config: AlikedConfig, device: str) -> AlikedDetector:
     where = torch.device(device)
     head, keypoints = network.eval().desc_head.to(where), network.dkd.to(where)
     identity = {"network": NETWORK, "layers": list(LAYERS), "weights": _digest(state)}
-    trunk = Trunk(Maps(network).eval(), LAYERS, BLACK, WHITE, "bilinear", identity, step=STEP)
+    trunk = Trunk(AlikedMaps(network).eval(), LAYERS, BLACK, WHITE, "bilinear", identity, step=STEP)
     trunk = settled(trunk, where, config.precision, config.runtime)
     return AlikedDetector(config, trunk, keypoints, head, where)
 
