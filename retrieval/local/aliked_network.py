@@ -21,7 +21,7 @@ from torchvision.ops import deform_conv2d
 STEP: Final = 32
 """Both sides of what the network sees are multiples of this."""
 LAYERS: Final = ("full", "half", "eighth", "thirty-second", "scores")
-"""AlikedMaps by their size, beside the photograph's."""
+"""Maps by their size, beside the photograph's."""
 PATCH: Final = 3
 """Pixels across that a keypoint's places are chosen from."""
 SELU: Final = (1.6732632423543772, 1.0507009873554805)
