@@ -53,7 +53,8 @@ class Deformable(nn.Module):
         found = deform_conv2d(
             values.float(), offsets, weight, None if bias is None else bias.float(), padding=1
         )
-        return found.to(values.dtype)
+        moved: Tensor = found.to(values.dtype)
+        return moved
 
 
 class AlikedMaps(nn.Module):

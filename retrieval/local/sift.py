@@ -132,7 +132,7 @@ def detect_both(photograph: Photograph, config: SiftConfig) -> dict[bool, LocalF
 
 def _octave(keypoint: Any) -> int:
     """Of the pyramid, -1 for the enlarged photograph; OpenCV packs it into a byte."""
-    byte = keypoint.octave & 255
+    byte = int(keypoint.octave) & 255
     return byte - 256 if byte > 127 else byte
 
 
