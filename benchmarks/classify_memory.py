@@ -57,7 +57,7 @@ class Brightest:
     """A system whose landmark is the strongest colour."""
 
     fingerprint = "brightest"
-    describer = Describer(MeanColours(), None)
+    query_describer = Describer(MeanColours(), None)
 
     def predictions(
         self,

@@ -31,6 +31,7 @@ from retrieval.descriptors.local_branch import LocalBranch, build_local_branch
 from retrieval.descriptors.registry import build_extractor, quantise_network, unsettled
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.sample import Sample
+from retrieval.devices import CPU
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.frontend import Frontend
 from retrieval.networks.runtime import cannot_quantise
@@ -103,7 +104,7 @@ def quantise_stage(
     """
     wanted = config.quantised
     refused = cannot_quantise(torch.device(device)) if wanted else None
-    if refused is not None:
+    if refused is not None and device == CPU:
         log.warning("precision: int8: %s; the networks run about half as fast", refused)
     if not wanted or refused is not None:
         return

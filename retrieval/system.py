@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -190,6 +190,15 @@ class System:
         }
 
     @property
+    def query_describer(self) -> Describer:
+        """What describes photographs that are answered: without local features where the classifier
+        whose answer counts looks at no neighbours, whom they would find or verify."""
+        looks = self.classifiers[self.answer].neighbours
+        if looks or self.rejections[self.answer].needs_signals:
+            return self.describer
+        return replace(self.describer, local_branch=None)
+
+    @property
     def notes(self) -> Sequence[str]:
         """What to expect of the answers, what cannot be promised, and why there are no odds."""
         return self.rejections[self.answer].notes
@@ -306,11 +315,11 @@ class System:
         """
         ids: list[str] = []
         frames, windows = [], source_windows(photographs, WINDOW, ids)
-        for described, errors in self.describer.stream(windows):
+        for described, errors in self.query_describer.stream(windows):
             # The ids of the windows that are read ahead are there already.
             own, ids[:] = ids[: len(described)], ids[len(described) :]
             frames.append(self.predictions(own, described, top, errors=errors))
-        frames = frames or [self.predictions([], self.describer.from_features([]), top)]
+        frames = frames or [self.predictions([], self.query_describer.from_features([]), top)]
         return pd.concat(frames, ignore_index=True)
 
     def name(self, landmark: str) -> str:

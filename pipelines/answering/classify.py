@@ -57,7 +57,7 @@ class Answers(Protocol):
     def fingerprint(self) -> str: ...
 
     @property
-    def describer(self) -> Describer: ...
+    def query_describer(self) -> Describer: ...
 
     def predictions(
         self,
@@ -200,7 +200,7 @@ def classify_list(
         progress(resumed, resumed - (journal.state.counts or {}).get(OK, 0))
         if not journal.done_before:
             todo = chunks(journal.pending(given.rows()), chunk_rows)
-            many = chunks_ahead(memory, chunk_rows, system.describer.longest_side)
+            many = chunks_ahead(memory, chunk_rows, system.query_describer.longest_side)
             for records in answers(system, todo, form, fetch, many, max_pixels, urls_only):
                 counts = count(records)
                 journal.append(records, counts)
@@ -228,7 +228,7 @@ def answers(
     with Fetcher(fetch) as fetcher:
         source = partial(_source, fetcher, max_pixels, urls_only)
         windows = ([source(one.row) for one in chunk if one.kept is None] for chunk in first)
-        with closing(system.describer.stream(windows, many)) as stream:
+        with closing(system.query_describer.stream(windows, many)) as stream:
             for (described, errors), chunk in zip(stream, second, strict=True):
                 ids = [one.row.id for one in chunk if one.kept is None]
                 frame = system.predictions(ids, described, form.top, form.near, errors)

@@ -17,6 +17,7 @@ from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.joint_frontend import FeatureColumn, JointFrontend
 from retrieval.descriptors.sample import Sample
+from retrieval.descriptors.sharing import sharing
 from retrieval.types import Features, Labels, Vectors, unit_rows
 from retrieval.vectors.whitening import WhiteningConfig
 
@@ -111,7 +112,8 @@ class JointExtractor(JointFrontend):
 
 def build(parts: Iterable[tuple[float, WhiteningConfig | None, Extractor]]) -> JointExtractor:
     """Extractors side by side, not yet fitted: each one's weight, whitening and extractor."""
+    weights, whitenings, extractors = zip(*parts, strict=True)
+    each = zip(weights, whitenings, sharing(extractors), strict=True)
     return JointExtractor.of(
-        Part(weight, whitening, Describer(extractor, None))
-        for weight, whitening, extractor in parts
+        Part(weight, whitening, Describer(one, None)) for weight, whitening, one in each
     )

@@ -51,7 +51,7 @@ class FakeSystem:
 
     def __init__(self, fingerprint: str = "fake") -> None:
         self.fingerprint = fingerprint
-        self.describer = Describer(FakeExtractor(), None)
+        self.query_describer = Describer(FakeExtractor(), None)
 
     def predictions(
         self,

@@ -82,7 +82,7 @@ def test_answers_are_those_of_the_system(server: BadServer, tmp_path: Path) -> N
     classify(listed, tmp_path / "out.csv", chunk_rows=20)
     system = FakeSystem()
     decoded = [decode(PHOTOGRAPHS[f"{i}.jpg"], 32) for i in range(20)]
-    expected = system.predictions([""] * 20, system.describer.describe(decoded))
+    expected = system.predictions([""] * 20, system.query_describer.describe(decoded))
     rows = read(tmp_path / "out.csv")
     assert [row["landmark"] for row in rows] == expected["landmark"].tolist()
     assert np.float32([row["probability"] for row in rows]).tolist() == pytest.approx(

@@ -101,6 +101,23 @@ def test_a_run_answers(built: Path, data: Path) -> None:
     assert json.loads((built / "run.json").read_text())["index"]["bytes_per_image"] > least - 100
 
 
+def test_what_nobody_looks_at_is_not_looked_for(
+    built: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SVM looks at no neighbours: queries need no words, and no features to be verified by."""
+    sources = read_table(data / "test.csv")["source"].tolist()[:6]
+    by_all = replace(System.load(built, "cpu"), answer="svm")
+    expected = by_all.predictions(sources, by_all.describer.describe(sources))
+    looked: list[int] = []
+    found = sift.detect
+    monkeypatch.setattr(sift, "detect", lambda *given: (looked.append(1), found(*given))[1])
+    told = by_all.classify(sources)
+    assert not looked
+    pd.testing.assert_frame_equal(told, expected)
+    replace(by_all, answer="knn").classify(sources)
+    assert len(looked) == len(sources)
+
+
 def test_every_part_has_its_say(built: Path, data: Path) -> None:
     system = System.load(built, "cpu")
     queries = asked(system, data)[:12]
