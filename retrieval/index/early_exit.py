@@ -15,8 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from retrieval.index.faiss_index import FaissIndex
-from retrieval.index.neighbours import Neighbours
+from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import Flags, Integers, StrictModel, Vectors
 
@@ -67,7 +66,7 @@ class EarlyExit:
 
     least: float
     codes: Integers
-    bank: FaissIndex | None
+    bank: VectorIndex | None
 
     def plain(self, queries: Vectors, near: Neighbours) -> Flags:
         """(q,) which of the queries with such neighbours need not be verified."""

@@ -25,9 +25,8 @@ from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.index.early_exit import PLENTY, EarlyExit
 from retrieval.index.expansion import DatabaseAugmentation, ExpansionConfig, expand, without_self
-from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.inverted_file import InvertedFile
-from retrieval.index.neighbours import Neighbours
+from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.index.verification import VerificationConfig, count_inliers, rerank
 from retrieval.local.features import LocalFeatures
 from retrieval.types import Integers, StrictModel, Vectors
@@ -83,7 +82,7 @@ class Searcher:
         early_exit: which queries are not verified; ``None``: all are.
     """
 
-    index: FaissIndex
+    index: VectorIndex
     vectors: Vectors
     inverted: InvertedFile | None = None
     kept: KeptSource | None = None
@@ -92,7 +91,7 @@ class Searcher:
     early_exit: EarlyExit | None = None
 
     @classmethod
-    def of(cls, index: Searcher | FaissIndex, vectors: Vectors) -> Searcher:
+    def of(cls, index: Searcher | VectorIndex, vectors: Vectors) -> Searcher:
         """A bare index of vectors as a searcher; a searcher as it is."""
         return index if isinstance(index, Searcher) else cls(index, vectors)
 

@@ -18,11 +18,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
-from retrieval.describing import load_describer
 from retrieval.descriptors import cache as describing
 from retrieval.descriptors.deferred import DeferredFeatures
 from retrieval.descriptors.representation import Representation
@@ -103,6 +102,23 @@ def test_a_run_answers(built: Path, data: Path) -> None:
     assert json.loads((built / "run.json").read_text())["index"]["bytes_per_image"] > least - 100
 
 
+def test_what_nobody_looks_at_is_not_looked_for(
+    built: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SVM looks at no neighbours: queries need no words, and no features to be verified by."""
+    sources = read_table(data / "test.csv")["source"].tolist()[:6]
+    by_all = replace(System.load(built, "cpu"), answer="svm")
+    expected = by_all.predictions(sources, by_all.describer.describe(sources))
+    looked: list[int] = []
+    found = sift.detect
+    monkeypatch.setattr(sift, "detect", lambda *given: (looked.append(1), found(*given))[1])
+    told = by_all.classify(sources)
+    assert not looked
+    pd.testing.assert_frame_equal(told, expected)
+    replace(by_all, answer="knn").classify(sources)
+    assert len(looked) == len(sources)
+
+
 def test_every_part_has_its_say(built: Path, data: Path) -> None:
     system = System.load(built, "cpu")
     queries = asked(system, data)[:12]
@@ -136,7 +152,7 @@ def test_a_build_killed_in_describing_goes_on_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, config, str(data), str(run), "9"],
+        [*command, config, str(data), str(run), "9", ""],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
@@ -239,7 +255,7 @@ def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
 ) -> None:
     local = {"kept": CONFIG["local"]["kept"], "detector": {"kind": "sift", "keypoints": 150}}
     verification = {"top": 5, "early_exit": 0.5}
-    fields = {**CONFIG, "local": local}
+    fields = {**CONFIG, "local": local, "answer": "knn"}
     fields["search"] = {"verification": verification}
     path = tmp_path / "verified.yaml"
     path.write_text(yaml.safe_dump(fields))
@@ -248,7 +264,7 @@ def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
     early = system.gallery.searcher.early_exit
     assert early is not None
     sources = read_table(data / "test.csv")["source"].tolist()
-    queries = asked(system, data)
+    queries = system.query_describer.describe(sources)
     near = system.gallery.searcher.index.search(queries.vectors, 5)
     plain = early.plain(queries.vectors, near)
     assert 0 < plain.sum() < len(plain)
@@ -256,12 +272,9 @@ def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
     found = system.neighbours(queries)
     assert queries.kept.described == (~plain).sum()
     # Those that are verified are as they would be without early exits.
-    eager = replace(
-        system,
-        describer=load_describer(system.run, system.config, "cpu", calibrated=False),
-        gallery=replace(system.gallery, searcher=replace(system.gallery.searcher, early_exit=None)),
-    )
-    expected = eager.neighbours(eager.describer.describe(sources))
+    searcher = replace(system.gallery.searcher, early_exit=None)
+    eager = replace(system, gallery=replace(system.gallery, searcher=searcher))
+    expected = eager.neighbours(eager.query_describer.describe(sources))
     np.testing.assert_array_equal(found.rows[~plain], expected.rows[~plain])
     np.testing.assert_array_equal(found.similarities[~plain], expected.similarities[~plain])
     # The others keep their nearest neighbour, which counts as if it were confirmed.
@@ -327,7 +340,7 @@ def test_photographs_without_keypoints_and_none_at_all(run: Path, tmp_path: Path
     assert found["landmark"].tolist() == ["", "", "", "L3"]
     listed = write_csv(tmp_path / "list.csv", [(i, one) for i, one in enumerate(sources)],
                        ("id", "path"))  # fmt: skip
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=3)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=3)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["status"] for row in written] == found["status"].tolist()
