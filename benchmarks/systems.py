@@ -52,7 +52,10 @@ from retrieval.system import System
 from retrieval.types import Photograph
 
 RESULTS = Path(__file__).parent / "results"
-SYSTEMS = ("deep-one", "deep-many", "best", "classical-global")
+SYSTEMS = (
+    "resnet50-rmac-delf", "resnet50-mobilenet-delf", "resnet50-mobilenet-delf-aliked",
+    "classical-global",
+)  # fmt: skip
 MEASURED = 16
 """Photographs that the ranges of eight bits are measured on: more change no time."""
 
