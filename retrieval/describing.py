@@ -37,8 +37,9 @@ from retrieval.frontend import Frontend
 from retrieval.networks.runtime import cannot_quantise
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, QUANTISED, Run, as_json
+from retrieval.run import CODE, DESCRIBER, QUANTISED, Run
 from retrieval.storage.fingerprint import fingerprint, first_difference
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import OK, ShardStore
 from retrieval.vectors.whitening import AugmentedRows
 
@@ -76,8 +77,26 @@ def features_store(run: Run, frontend: Frontend, sample: pd.DataFrame) -> ShardS
     return ShardStore(run.features, made_from, run.timings)
 
 
+def _require_kept(run: Run, stage: str, recipe: Mapping[str, Any]) -> None:
+    """Refuse where a stage would be made anew that parts of the run were described by."""
+    noted = run.recipe_of(stage)
+    before = recipe if noted is None else {key: noted.get(key) for key in recipe}
+    changed = first_difference(as_json(before), as_json(recipe))
+    if changed is not None:
+        raise RunError(
+            f"{run} has learnt what its parts are described by otherwise than it would be here"
+            f" ({stage}: {changed} differs): give the same config, on a machine of the same kind;"
+            f" or begin anew, without {run.parts}"
+        )
+
+
 def quantise_stage(
-    run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
+    run: Run,
+    config: SystemConfig,
+    table: pd.DataFrame,
+    device: str,
+    bar: Bar,
+    keep: bool = False,
 ) -> None:
     """The networks that are to be of eight bits, whose ranges are measured on some of the table.
 
@@ -97,6 +116,9 @@ def quantise_stage(
         "photographs": table_digest(sample),
     }
 
+    if keep:
+        _require_kept(run, QUANTISED, recipe)
+
     def make() -> Mapping[str, Any]:
         sources = sample["source"].tolist()
         with bar("quantising", len(sources) * len(networks)) as progress:
@@ -109,12 +131,28 @@ def quantise_stage(
 
 
 def describer_stage(
-    run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
+    run: Run,
+    config: SystemConfig,
+    table: pd.DataFrame,
+    device: str,
+    bar: Bar,
+    keep: bool = False,
 ) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
     """The describer, learnt from a sample of the table.
 
+    Args:
+        run: of the describer.
+        config: of the system.
+        table: gallery and bank.
+        device: ``cpu`` or ``cuda``.
+        bar: told of photographs that are extracted.
+        keep: refuse to learn another than the run has, which parts of it were described by.
+
     Returns:
         the describer, its recipe, and the sample's features by position.
+
+    Raises:
+        RunError: another would be learnt, and that of the run is to be kept.
     """
     config = config.within(run.training, run.quantised)
     extractor = build_extractor(config.extractor, device, config.seed)
@@ -122,6 +160,8 @@ def describer_stage(
     recipe = _describer_fields(config, extractor, local_branch)
     if extractor.fitted and config.whitening is None and local_branch is None:
         return Describer(extractor, None), recipe, {}
+    if keep:
+        _require_kept(run, DESCRIBER, recipe)
     known, digest = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
     recipe["taught_by"] = digest
     recipe["left_out"] = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
@@ -170,18 +210,6 @@ def load_describer(
     local_branch = local_branch_of(config, device)
     whitened = config.whitening is not None
     return Describer.load(run.folder, extractor, whitened, local_branch, calibrated)
-
-
-def require_same_extractor(run: Run, recipe: Mapping[str, Any], describer: Describer) -> None:
-    """Refuse to add to a run what another extractor or detector describes."""
-    now = as_json(describer.extractor.identity())
-    before = {key: recipe["extractor"].get(key) for key in now}
-    if describer.local_branch is not None:
-        now["detector"] = as_json(describer.local_branch.detector.identity())
-        before["detector"] = recipe["local"]["detector"]
-    changed = first_difference(before, now)
-    if changed is not None:
-        raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
 
 
 def _describe_views(

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelines.progress import console, say
+from pipelines.progress import console
 
 PANEL: Final = "Machine and systems"
 
@@ -71,14 +71,3 @@ def layers(
         return
     for line in table_lines(table):
         typer.echo(line)
-
-
-@command(hidden=True, epilog="Example: landmarks describe vgg16 --size 224")
-def describe(
-    network: Network,
-    size: Side = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print a network layer by layer: the old name of `landmarks layers`."""
-    say("landmarks describe is called landmarks layers now; the next version has that alone")
-    layers(network, size, as_json)

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
@@ -35,7 +35,8 @@ from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.predictions import prediction_columns
 from retrieval.run import Run
-from retrieval.storage.files import read_sealed, write_sealed
+from retrieval.storage.files import read_sealed
+from retrieval.storage.shards import ShardStore
 from retrieval.system import System
 from retrieval.vectors.whitening import Whitening
 from tests.photographs import blank, view, write_csv, write_photograph
@@ -245,9 +246,9 @@ def test_views_of_all_photographs_teach_the_whitening(
         assert one.bank_eligible is not None
         assert one.bank_eligible.tolist() == (part_of(bank["id"]) == part).tolist()
     described = len(system.rows) + len(bank)
-    manifest = json.loads((tmp_path / "run/views/manifest.json").read_text())
-    assert manifest["made_from"]["views"]["count"] == 2
-    assert sum(shard["rows"] for shard in manifest["shards"].values()) == 2 * described
+    views = ShardStore.open(tmp_path / "run/views")
+    assert views.made_from["views"]["count"] == 2
+    assert views.rows == 2 * described
     learnt, without = (
         (tmp_path / run / "whitening/whitening.safetensors").read_bytes()
         for run in ("run", "plain")
@@ -284,14 +285,14 @@ def test_a_killed_build_goes_on_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, "rootsift-vlad", str(data), str(run), str(last), *SMALL["rootsift-vlad"]],
+        [*command, "rootsift-vlad", str(data), str(run), str(last), "", *SMALL["rootsift-vlad"]],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
     folder = run / ("features" if last == 2 else "descriptors/000")
     # 32 photographs are six shards; the one that was just written is not in the manifest.
     assert len(list(folder.glob("shard-*"))) == (last - 1) % 6 + 1
-    assert len(json.loads((folder / "manifest.json").read_text())["shards"]) == (last - 1) % 6
+    assert len(ShardStore.open(folder)) == (last - 1) % 6
     with pytest.raises(RunError, match=r"run\.json is missing"):
         System.load(run, "cpu")
     build("rootsift-vlad", data, run)
@@ -605,10 +606,8 @@ def test_an_addition_cut_short_is_finished_first(
         with pytest.raises(KeyboardInterrupt):
             add_photographs(run, more.iloc[:7], "cpu")
     if left == "shards":  # one of two is there
-        note = run / "descriptors" / "001" / "manifest.json"
-        manifest = read_sealed(note)
-        del manifest["shards"]["shard-00001.safetensors"]
-        write_sealed(note, manifest)
+        note = run / "descriptors" / "001" / "manifest.jsonl"
+        note.write_bytes(b"".join(note.read_bytes().splitlines(keepends=True)[:-1]))
     for change in (
         lambda: add_photographs(run, more.iloc[7:], "cpu"),
         lambda: remove_photographs(run, ["m1v0"], "cpu"),
@@ -731,7 +730,7 @@ def test_classify_of_a_list_answers_as_the_system_does(
     sources = [*read_table(data / "test.csv")["source"], str(tmp_path / "gone.jpg")]
     rows = [(f"q{i}", source) for i, source in enumerate(sources)]
     listed = write_csv(tmp_path / "list.csv", rows, ("id", "path"))
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=7)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=7)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     expected = system.classify(sources)

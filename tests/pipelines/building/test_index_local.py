@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
@@ -151,7 +151,7 @@ def test_a_build_killed_in_describing_goes_on_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, config, str(data), str(run), "9"],
+        [*command, config, str(data), str(run), "9", ""],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
@@ -281,7 +281,7 @@ def test_photographs_without_keypoints_and_none_at_all(run: Path, tmp_path: Path
     assert found["landmark"].tolist() == ["", "", "", "L3"]
     listed = write_csv(tmp_path / "list.csv", [(i, one) for i, one in enumerate(sources)],
                        ("id", "path"))  # fmt: skip
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=3)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=3)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["status"] for row in written] == found["status"].tolist()
