@@ -52,7 +52,12 @@ from retrieval.system import System
 from retrieval.types import Photograph
 
 RESULTS = Path(__file__).parent / "results"
-SYSTEMS = ("deep-one", "deep-many", "best", "classical-global")
+SYSTEMS = (
+    "resnet50-rmac-delf",
+    "resnet50-mobilenet-delf",
+    "resnet50-mobilenet-delf-aliked",
+    "classical-global",
+)
 MEASURED = 16
 """Photographs that the ranges of eight bits are measured on: more change no time."""
 
@@ -81,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS))
     parser.add_argument("--run", type=Path, nargs="*", default=[])
     parser.add_argument("--photographs", type=int, default=24)
     parser.add_argument("--turns", type=int, default=2)
