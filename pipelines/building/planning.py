@@ -25,7 +25,7 @@ from pipelines.building.costs import (
     stored_bytes,
 )
 from pipelines.building.listing import measured_figures
-from pipelines.building.probing import Probe, probe_pace, probe_system
+from pipelines.building.probing import ProbedSystem, probe_pace, probe_system
 from pipelines.building.proposal import (
     GPU_TIMES,
     REFERENCE_CORES,
@@ -173,7 +173,7 @@ def plan_of(data: Path | None, wishes: Wishes, gallery: Path | None = None) -> P
         seconds=wishes.seconds,
     )
     sources = [] if photographs is None else [str(one) for one in photographs.gallery["source"]]
-    probed: dict[str, Probe | None] = {}
+    probed: dict[str, ProbedSystem | None] = {}
     while True:
         plan = choose(options, limits, wishes.gap)
         name = plan.option.name
@@ -319,7 +319,7 @@ def _stored_beside(config: SystemConfig) -> float:
     return max(0.0, found.bytes - FLOAT * (config.whitening.dimension if config.whitening else 0))
 
 
-def _probed(option: Option, sources: Sequence[str], device: str) -> Probe | None:
+def _probed(option: Option, sources: Sequence[str], device: str) -> ProbedSystem | None:
     try:
         return probe_system(option.config, sources, device)
     except LandmarksError as error:
@@ -327,7 +327,7 @@ def _probed(option: Option, sources: Sequence[str], device: str) -> Probe | None
         return None
 
 
-def _with(option: Option, found: Probe, wishes: Wishes) -> Option:
+def _with(option: Option, found: ProbedSystem, wishes: Wishes) -> Option:
     """An option by what was found of it here, for the cores and GPU that the build will have."""
     milliseconds = found.milliseconds
     many = wishes.cores or cores()
@@ -342,7 +342,7 @@ def _with(option: Option, found: Probe, wishes: Wishes) -> Option:
     return replace(option, work=work)
 
 
-def _told(plan: Plan, probed: dict[str, Probe | None], name: str) -> Plan:
+def _told(plan: Plan, probed: dict[str, ProbedSystem | None], name: str) -> Plan:
     notes = plan.notes
     if probed.get(name) is None:
         notes += ("the time of describing is the table's: the system was not probed here",)

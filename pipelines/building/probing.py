@@ -32,7 +32,7 @@ MADE_UP: Final = 16
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbedSystem:
     """What was found of a system.
 
     Attributes:
@@ -62,7 +62,7 @@ def probe_pace() -> float:
     return float(np.median(taken)) / (measured_costs().seconds.product * rows * depth * columns)
 
 
-def probe_system(config: SystemConfig, sources: Sequence[str], device: str) -> Probe:
+def probe_system(config: SystemConfig, sources: Sequence[str], device: str) -> ProbedSystem:
     """Describe photographs for a few seconds.
 
     Args:
@@ -96,7 +96,7 @@ def probe_system(config: SystemConfig, sources: Sequence[str], device: str) -> P
         assert failed is not None
         raise failed
     packed = sum(array.nbytes for array in frontend.pack(good).values())
-    return Probe(
+    return ProbedSystem(
         1000 * (now - begun) / done, extractor.dimension, packed / len(good), frontend.longest_side
     )
 

@@ -173,9 +173,9 @@ def test_what_was_probed_slower_than_the_table_says_is_chosen_anew(
 ) -> None:
     probed: list[str] = []
 
-    def probe(config: SystemConfig, *_: object) -> probing.Probe:
+    def probe(config: SystemConfig, *_: object) -> probing.ProbedSystem:
         probed.append(config.name)
-        return probing.Probe(1e5 if config.name == "rootsift-vlad" else 1.0, 100, 400.0, 64)
+        return probing.ProbedSystem(1e5 if config.name == "rootsift-vlad" else 1.0, 100, 400.0, 64)
 
     monkeypatch.setattr(planning, "probe_system", probe)
     monkeypatch.setattr(planning, "propose", lambda facts: _ranked(facts, "rootsift-vlad", "hog"))
