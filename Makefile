@@ -108,4 +108,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt --no-build-isolation --editable ".[dev]"
+# A server for the tests of Milvus, alone: of what it asks for, faiss-cpu would lie over faiss-gpu,
+# which does, and the rest is there.
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps -c constraints.txt milvus-lite
 	@touch $@

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from retrieval.descriptors.cnn import CnnExtractor, build
 from retrieval.descriptors.describer import Describer
 from retrieval.devices import machine
@@ -75,7 +75,7 @@ def plain_loop(system: System, describer: Describer, urls: Sequence[str]) -> Non
 
 def ours(system: System, table: Path, fetch: FetchConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        summary = classify_csv(system, table, Path(folder) / "predictions.csv", fetch=fetch)
+        summary = classify_list(system, table, Path(folder) / "predictions.csv", fetch=fetch)
     if summary.failed:
         raise RuntimeError(f"{summary.failed} rows failed: nothing to compare")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
+from retrieval.agreement import require_same_extractor
 from retrieval.classifiers.base import HeldOut
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
@@ -28,7 +29,6 @@ from retrieval.describing import (
     local_branch_of,
     no_bar,
     quantise_stage,
-    require_same_extractor,
 )
 from retrieval.descriptors.cache import describe_table, described_from, table_digest
 from retrieval.descriptors.describer import Describer
@@ -38,8 +38,10 @@ from retrieval.devices import machine, versions
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.index.expansion import DatabaseAugmentation
-from retrieval.index.faiss_index import check_limits
+from retrieval.index.milvus_index import MilvusConfig, holds
+from retrieval.index.registry import check_limits
 from retrieval.indexing import (
+    SERVER,
     calibration_galleries,
     collect_rows,
     index_gallery,
@@ -54,8 +56,9 @@ from retrieval.parts import (
     take_parts,
 )
 from retrieval.photographs.table import DataSet, labels_of
-from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run, as_json
+from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
 from retrieval.storage.fingerprint import fingerprint
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
@@ -146,6 +149,34 @@ def build_part(
             return None
         part.within(run).create()  # from here on, nothing else is learnt in the run
     return describe_part(run, part, table, describer, recipe, bar, known)
+
+
+def learn_run(
+    config: SystemConfig,
+    data: DataSet,
+    run: Run,
+    device: str,
+    bar: Bar = no_bar,
+    watcher: Watcher | None = None,
+) -> int | None:
+    """Learn what the parts of a run are described by.
+
+    Args:
+        config, data, run, device, bar, watcher: as of :func:`build`.
+
+    Returns:
+        how many photographs there are to describe; ``None`` where all of them are described.
+
+    Raises:
+        RunError: as of :func:`build_part`.
+    """
+    run.create()
+    table = pd.concat([data.gallery, data.bank], ignore_index=True)
+    with run.locked(wait=True):
+        require_same_data(run, table)
+        _, recipe, _ = _learn(run, config, table, device, bar, watcher)
+        described = is_described(run, as_json(described_from(recipe, table)), len(table))
+    return None if described else len(table)
 
 
 def _learn(
@@ -294,6 +325,10 @@ def finish(
         return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
 
     recipe = index_recipe(run, config, begun["describer"], additions)
+    if isinstance(config.index, MilvusConfig) and not holds(
+        run.index / SERVER / "gallery", config.index
+    ):
+        run.forget(INDEX)  # the server has lost what the run says that it holds
     told = run.stage(INDEX, recipe, index)
     fitted = classifiers_recipe(config, recipe)
     answer = run.stage(CLASSIFIERS, fitted, classifiers)

@@ -31,13 +31,15 @@ from retrieval.descriptors.local_branch import LocalBranch, build_local_branch
 from retrieval.descriptors.registry import build_extractor, quantise_network, unsettled
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.sample import Sample
+from retrieval.devices import CPU
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.frontend import Frontend
 from retrieval.networks.runtime import cannot_quantise
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, QUANTISED, Run, as_json
+from retrieval.run import CODE, DESCRIBER, QUANTISED, Run
 from retrieval.storage.fingerprint import fingerprint, first_difference
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import OK, ShardStore
 from retrieval.vectors.whitening import AugmentedRows
 
@@ -102,7 +104,7 @@ def quantise_stage(
     """
     wanted = config.quantised
     refused = cannot_quantise(torch.device(device)) if wanted else None
-    if refused is not None:
+    if refused is not None and device == CPU:
         log.warning("precision: int8: %s; the networks run about half as fast", refused)
     if not wanted or refused is not None:
         return
@@ -208,18 +210,6 @@ def load_describer(
     local_branch = local_branch_of(config, device)
     whitened = config.whitening is not None
     return Describer.load(run.folder, extractor, whitened, local_branch, calibrated)
-
-
-def require_same_extractor(run: Run, recipe: Mapping[str, Any], describer: Describer) -> None:
-    """Refuse to add to a run what another extractor or detector describes."""
-    now = as_json(describer.extractor.identity())
-    before = {key: recipe["extractor"].get(key) for key in now}
-    if describer.local_branch is not None:
-        now["detector"] = as_json(describer.local_branch.detector.identity())
-        before["detector"] = recipe["local"]["detector"]
-    changed = first_difference(before, now)
-    if changed is not None:
-        raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
 
 
 def _describe_views(

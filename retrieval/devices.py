@@ -26,9 +26,21 @@ PACKAGES: Final = ("torch", "torchvision", "opencv-python", "numpy", "scikit-lea
 MODULES: Final = {"opencv-python": "cv2", "scikit-learn": "sklearn", "scikit-image": "skimage"}
 
 
+_limit: int | None = None
+
+
 def cores() -> int:
     """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    there = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return there if _limit is None else min(there, _limit)
+
+
+def limit_cores(many: int) -> None:
+    """Have this process use so many cores at most, where it shares the machine with others."""
+    global _limit
+    _limit = many
 
 
 def choose_device(wanted: str) -> str:

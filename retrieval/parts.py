@@ -25,9 +25,10 @@ from retrieval.descriptors.cache import describe_table, described_from, table_di
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.errors import ConfigError, RunError
-from retrieval.run import FIRST, Run, as_json
+from retrieval.run import FIRST, Run
 from retrieval.storage.files import read_sealed, write_sealed, writing
 from retrieval.storage.fingerprint import first_difference
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore, is_store
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,19 @@ class BuildPart:
 def has_parts(run: Run) -> bool:
     """Whether parts of a run are described, or being described."""
     return run.parts.is_dir() and any(one.is_dir() for one in run.parts.iterdir())
+
+
+def parts_of(run: Run) -> int:
+    """How many parts a run that has some is divided into.
+
+    Raises:
+        RunError: they are of two divisions.
+    """
+    divisions = sorted({one.of for one in _begun(run)})
+    if len(divisions) > 1:
+        told = " and ".join(f"of {of}" for of in divisions)
+        raise RunError(f"{run.parts} holds parts {told}: delete those of all but one division")
+    return divisions[0]
 
 
 def require_same_data(run: Run, table: pd.DataFrame) -> None:
@@ -169,16 +183,7 @@ def _all_parts(run: Run) -> Sequence[BuildPart]:
     Raises:
         RunError: some are missing, or they are of two divisions.
     """
-    names = [one.name for one in run.parts.iterdir() if one.is_dir()]
-    try:
-        found = sorted(map(BuildPart.parse, names))
-    except ConfigError:
-        raise RunError(f"{run.parts} holds a folder that is no part: take it away") from None
-    divisions = sorted({one.of for one in found})
-    if len(divisions) > 1:
-        told = " and ".join(f"of {of}" for of in divisions)
-        raise RunError(f"{run.parts} holds parts {told}: delete those of all but one division")
-    (of,) = divisions
+    of, found = parts_of(run), _begun(run)
     missing = [
         one for one in (BuildPart(of, number + 1) for number in range(of)) if one not in found
     ]
@@ -190,6 +195,14 @@ def _all_parts(run: Run) -> Sequence[BuildPart]:
             f" or copy {first.folder} here from the machine that described it"
         )
     return found
+
+
+def _begun(run: Run) -> list[BuildPart]:
+    names = [one.name for one in run.parts.iterdir() if one.is_dir()]
+    try:
+        return sorted(map(BuildPart.parse, names))
+    except ConfigError:
+        raise RunError(f"{run.parts} holds a folder that is no part: take it away") from None
 
 
 def _whole(

@@ -16,6 +16,7 @@ from rich.table import Table
 from pipelines.cli.options import (
     DEMO_RUN,
     Device,
+    GalleryTable,
     MaxFalseAccepts,
     Replace,
     Run,
@@ -41,7 +42,6 @@ STAGES: Final = {
 Data = Annotated[
     Path, typer.Option(help="A data folder (index.csv, none.csv), or a folder per landmark.")
 ]
-Gallery = Annotated[Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
@@ -89,7 +89,7 @@ def index(
         ),
     ] = None,
     data: Data = Path("data/demo"),
-    gallery: Gallery = None,
+    gallery: GalleryTable = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -102,6 +102,13 @@ def index(
     max_false_accepts: MaxFalseAccepts = None,
     settings: Settings = None,
     subset: Subset = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Have a Ray cluster describe: its address (ray://HOST:10001), or ray for this"
+            " machine."
+        ),
+    ] = None,
     replace: Replace = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
@@ -110,7 +117,7 @@ def index(
     from pipelines.building.replacing import begin_build
     from pipelines.building.shipped import settle_system
     from pipelines.building.subset import subset_of
-    from pipelines.config import load_config
+    from pipelines.config import RENAMED, load_config
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
@@ -121,13 +128,15 @@ def index(
     named = None if config is None else load_config(config, overrides).with_weights(weights)
     # A run whose system is not named has its data's name, so that the next call finds it.
     name = Path(os.path.abspath(data)).name if named is None else named.name
+    if config in RENAMED:  # and one whose system was renamed keeps its folder
+        name = config
     folder = run or Path("data/runs") / name
     photographs, on = load_data_set(data, gallery), choose_device(device)
     system = named or settle_system(photographs, folder, overrides, weights, on)
     photographs = subset_of(photographs, subset, system.seed)
     check_room(system, photographs, folder)
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
-    record = build_run(system, photographs, folder, on)
+    record = build_run(system, photographs, folder, on, workers)
     _say_built(folder, record)
     each = photographs_each(photographs.gallery)
     say(promise_of(record["bank"], bank_origins(photographs), each))
@@ -141,7 +150,7 @@ def describe(
     config: Annotated[
         str | None, typer.Option(help="A system, or a YAML file; as of `landmarks index`.")
     ] = None,
-    gallery: Gallery = None,
+    gallery: GalleryTable = None,
     device: Device = "auto",
     weights: Weights = None,
     settings: Settings = None,
@@ -183,7 +192,7 @@ def train(
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
         "data/demo"
     ),
-    gallery: Gallery = None,
+    gallery: GalleryTable = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default data/runs/NAME.")
     ] = None,
@@ -239,7 +248,7 @@ def attention(
     data: Annotated[Path, typer.Option(help="A data folder: its gallery teaches.")] = Path(
         "data/demo"
     ),
-    gallery: Gallery = None,
+    gallery: GalleryTable = None,
     device: Device = "auto",
     weights: Weights = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often each photograph teaches.")] = 20,
@@ -282,15 +291,23 @@ def add(
 
     What was taken out before may come back. A folder's photographs are named by
     their paths in it; where the run holds such ids already, for other
-    photographs, the folder's name goes before them.
+    photographs, the folder's name goes before them. With --bank its folders mean
+    nothing.
     """
     from pipelines.building.gallery_changes import known_origins, known_photographs
     from pipelines.building.index import add_photographs
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
-    from retrieval.photographs.table import BANK, photographs_each, read_table, table_in
+    from retrieval.photographs.table import (
+        BANK,
+        photographs_each,
+        read_bank,
+        read_table,
+        table_in,
+    )
 
-    photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
+    photographs = read_bank(table) if bank else read_table(table)
+    folder = table if table.is_dir() else None
     record = add_photographs(run, photographs, choose_device(device), weights, folder)
     _say_built(run, record)
     known = known_photographs(run)
@@ -363,7 +380,7 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
-        ("seconds", _seconds(record["timings"])),
+        ("stages took", f"{_seconds(record['timings'])} seconds, when last made"),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)

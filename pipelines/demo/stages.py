@@ -10,7 +10,7 @@ from typing import Any, Final
 import pandas as pd
 from rich.console import Console
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import build_run
 from pipelines.building.replacing import begin_build
 from pipelines.building.train import train_run
@@ -132,7 +132,7 @@ def _classify_urls(system: System, tests: pd.DataFrame, folder: Path, run: Path)
         atomic_write(run / "urls.csv", urls.to_csv(index=False).encode())
         with progress_bar("classifying", len(urls)) as progress:
             # The server's port is another each time, so earlier answers are no use.
-            classify_csv(
+            classify_list(
                 system, run / "urls.csv", out, fetch=FetchConfig(allow_private=True),
                 restart=True, progress=progress,
             )  # fmt: skip

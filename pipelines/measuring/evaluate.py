@@ -172,22 +172,26 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
     if table["landmark"].isna().all():
         log.warning("%s: no photograph shows a landmark (nothing in a column landmark_id): what is"
                     " measured is false accepts alone", csv)  # fmt: skip
-    made_from = {"describer": system.record["describer"]}
-    with progress_bar("describing", len(table)) as progress:
-        store = describe_table(
-            table, system.describer, out / "descriptors", made_from, progress,
-            clock=out / "timings.json",
-        )  # fmt: skip
     return measure(
         system,
         table,
-        read_described(table, store, system.describer),
+        describe_into(system, table, out),
         config=system.config.name,
         bytes_per_image=system.record["index"]["bytes_per_image"],
         conditions=conditions_of(system),
         origins=read_origins(csv, table["id"]),
         share=share,
     )
+
+
+def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
+    """A table's photographs, described into ``out/descriptors``; a killed call goes on."""
+    with progress_bar("describing", len(table)) as progress:
+        store = describe_table(
+            table, system.describer, out / "descriptors",
+            {"describer": system.record["describer"]}, progress, clock=out / "timings.json",
+        )  # fmt: skip
+    return read_described(table, store, system.describer)
 
 
 def conditions_of(system: System) -> dict[str, str | int | float]:

@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate, normalize
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.devices import CPU, CUDA, gpu_mistake
 from retrieval.errors import ConfigError
+from retrieval.frontend import Shared
 from retrieval.networks.pooling import GemConfig, PoolingConfig, pool
 from retrieval.networks.running import GPU_BATCHES, MIN_SIDE, on_the_way
 from retrieval.networks.runtime import Precision, Runtime, settled
@@ -117,7 +118,7 @@ class CnnExtractor(VectorExtractor):
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
         return self.start(self.prepare(photographs))()
 
-    def prepare(self, photographs: Sequence[Photograph]) -> Tensor:
+    def prepare(self, photographs: Sequence[Photograph], shared: Shared | None = None) -> Tensor:
         """Photographs of one shape as (n, h, w, 3) uint8, at the largest scale.
 
         For a GPU in pinned memory, which it reads while the processor goes on.
@@ -130,16 +131,25 @@ class CnnExtractor(VectorExtractor):
             place[...] = _at_size(one, shape, self.trunk.interpolation)
         return stack
 
-    def start(self, prepared: Tensor) -> Callable[[], list[Vectors]]:
-        """Only the pooled vectors come back from the device."""
-        with torch.inference_mode():
-            return on_the_way(self.pooled(prepared))
+    def start(self, prepared: Tensor, shared: Shared | None = None) -> Callable[[], list[Vectors]]:
+        """Only the pooled vectors come back from the device.
 
-    def pooled(self, photographs: Tensor) -> Tensor:
+        Where ``shared`` has a place for this network, the outputs of its passes are left there, by
+        the (height, width) that it saw.
+        """
+        with torch.inference_mode():
+            return on_the_way(self.pooled(prepared, shared))
+
+    def pooled(self, photographs: Tensor, shared: Shared | None = None) -> Tensor:
         """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
         sums: list[Tensor | float] = [0.0] * len(self.config.layers)
-        for view in self.views(photographs.to(self.device, non_blocking=True)):
-            for i, (feature_map, token) in enumerate(self.trunk.outputs(view)):
+        asked = None if shared is None else shared.get(self.trunk.network)
+        for place, view in enumerate(self.views(photographs.to(self.device, non_blocking=True))):
+            outputs = self.trunk.outputs(view)
+            mirrored = self.config.flip and place % 2
+            if asked is not None and not mirrored:
+                asked[tuple(view.shape[-2:])] = outputs
+            for i, (feature_map, token) in enumerate(outputs):
                 pooled = pool(self.config.layers[i].pooling, feature_map, token)
                 sums[i] += normalize(pooled, dim=1)
         return torch.cat(

@@ -23,9 +23,8 @@ from pydantic import Field
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.index.expansion import DatabaseAugmentation, ExpansionConfig, expand, without_self
-from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.inverted_file import InvertedFile
-from retrieval.index.neighbours import Neighbours
+from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.index.verification import VerificationConfig, count_inliers, rerank
 from retrieval.local.features import LocalFeatures
 from retrieval.types import Integers, StrictModel, Vectors
@@ -80,7 +79,7 @@ class Searcher:
             out again (held-out scoring); ``None`` elsewhere.
     """
 
-    index: FaissIndex
+    index: VectorIndex
     vectors: Vectors
     inverted: InvertedFile | None = None
     kept: KeptSource | None = None
@@ -88,7 +87,7 @@ class Searcher:
     augmentation: DatabaseAugmentation | None = None
 
     @classmethod
-    def of(cls, index: Searcher | FaissIndex, vectors: Vectors) -> Searcher:
+    def of(cls, index: Searcher | VectorIndex, vectors: Vectors) -> Searcher:
         """A bare index of vectors as a searcher; a searcher as it is."""
         return index if isinstance(index, Searcher) else cls(index, vectors)
 

@@ -25,7 +25,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import PhotographError, RunError, without_remedy
+from retrieval.errors import PhotographError
 from retrieval.storage.files import (
     Arrays,
     append,
@@ -37,7 +37,8 @@ from retrieval.storage.files import (
     write_json,
     writing,
 )
-from retrieval.storage.fingerprint import checksum, checksums, fingerprint, first_difference
+from retrieval.storage.fingerprint import checksum, checksums, fingerprint
+from retrieval.storage.journal import as_json, take_up
 from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
@@ -86,24 +87,15 @@ class ShardStore:
     def __init__(self, folder: Path, made_from: Mapping[str, Any], clock: Path | None = None):
         self.folder = folder
         self.clock = clock
-        wanted = json.loads(json.dumps(made_from))
-        found = None
-        if is_store(folder):
-            try:
-                found = _read_manifest(folder)
-            except RunError as error:
-                log.warning("%s, so what it names is made anew", without_remedy(error))
-        changed = first_difference(found.made_from, wanted) if found else None
-        if changed is not None:
-            log.info("%s: %s changed, so it is made anew", folder, changed)
-        self._manifest = _Manifest(wanted, {})
-        if found is not None and changed is None:
-            self._manifest = found
-        else:
+        wanted = as_json(made_from)
+        path = next((one for one in _manifests(folder) if one.exists()), folder / MANIFEST)
+        found = take_up(folder, path, wanted, lambda: _recipe_and_manifest(folder))
+        self._manifest = found or _Manifest(wanted, {})
+        if found is None:
             # The manifest goes first: one that names shards which are gone would be damage.
             with writing(folder / MANIFEST):
-                for name in (MANIFEST, REWRITTEN):
-                    (folder / name).unlink(missing_ok=True)
+                for one in _manifests(folder):
+                    one.unlink(missing_ok=True)
                 _remove_shards(folder)
             self._note_seconds(0.0)
             self._write_manifest()
@@ -281,7 +273,11 @@ def _line(name: str, entry: Mapping[str, Any]) -> bytes:
 
 def is_store(folder: Path) -> bool:
     """Whether a folder has a manifest."""
-    return any((folder / name).exists() for name in (MANIFEST, REWRITTEN))
+    return any(path.exists() for path in _manifests(folder))
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return [folder / name for name in (MANIFEST, REWRITTEN)]
 
 
 def _read_manifest(folder: Path) -> _Manifest:
@@ -324,6 +320,11 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         atomic_write(target, source.read_bytes())
+
+
+def _recipe_and_manifest(folder: Path) -> tuple[dict[str, Any], _Manifest]:
+    found = _read_manifest(folder)
+    return found.made_from, found
 
 
 def read_times(path: Path | None) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
@@ -730,7 +730,7 @@ def test_classify_of_a_list_answers_as_the_system_does(
     sources = [*read_table(data / "test.csv")["source"], str(tmp_path / "gone.jpg")]
     rows = [(f"q{i}", source) for i, source in enumerate(sources)]
     listed = write_csv(tmp_path / "list.csv", rows, ("id", "path"))
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=7)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=7)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     expected = system.classify(sources)

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
@@ -99,6 +99,23 @@ def test_a_run_answers(built: Path, data: Path) -> None:
     parts = built / "index" / "gallery"
     least = sum(path.stat().st_size for path in parts.glob("kept.*.npy")) / 24 + 4 * 16
     assert json.loads((built / "run.json").read_text())["index"]["bytes_per_image"] > least - 100
+
+
+def test_what_nobody_looks_at_is_not_looked_for(
+    built: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SVM looks at no neighbours: queries need no words, and no features to be verified by."""
+    sources = read_table(data / "test.csv")["source"].tolist()[:6]
+    by_all = replace(System.load(built, "cpu"), answer="svm")
+    expected = by_all.predictions(sources, by_all.describer.describe(sources))
+    looked: list[int] = []
+    found = sift.detect
+    monkeypatch.setattr(sift, "detect", lambda *given: (looked.append(1), found(*given))[1])
+    told = by_all.classify(sources)
+    assert not looked
+    pd.testing.assert_frame_equal(told, expected)
+    replace(by_all, answer="knn").classify(sources)
+    assert len(looked) == len(sources)
 
 
 def test_every_part_has_its_say(built: Path, data: Path) -> None:
@@ -264,7 +281,7 @@ def test_photographs_without_keypoints_and_none_at_all(run: Path, tmp_path: Path
     assert found["landmark"].tolist() == ["", "", "", "L3"]
     listed = write_csv(tmp_path / "list.csv", [(i, one) for i, one in enumerate(sources)],
                        ("id", "path"))  # fmt: skip
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=3)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=3)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["status"] for row in written] == found["status"].tolist()
