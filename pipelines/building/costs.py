@@ -25,7 +25,7 @@ from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.cross_fit import PARTS, parts_left_out
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.registry import JointConfig
-from retrieval.index.faiss_index import resolve_factory
+from retrieval.index.faiss_index import IndexConfig, resolve_factory
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import EXACT_LIMIT
 
@@ -167,7 +167,9 @@ def left_out(config: SystemConfig, work: Work) -> int:
 
 
 def row_bytes(factory: str, numbers: int) -> float:
-    """Bytes of a photograph in an index of FAISS."""
+    """Bytes of a photograph in an index of FAISS; none in one that a server holds."""
+    if not factory:
+        return 0.0
     ids = 8.0 if "IVF" in factory else 0.0
     codes = re.search(r"(?<!O)PQ(\d+)", factory)
     if codes:
@@ -179,8 +181,14 @@ def row_bytes(factory: str, numbers: int) -> float:
 
 def stored_bytes(config: SystemConfig, work: Work) -> float:
     """Bytes of a photograph in the index and beside it."""
-    factory = resolve_factory(config.index.factory, work.gallery)
-    return row_bytes(factory, dimension(config, work)) + work.stored_bytes
+    return row_bytes(factory_of(config, work), dimension(config, work)) + work.stored_bytes
+
+
+def factory_of(config: SystemConfig, work: Work) -> str:
+    """FAISS's key of the index; empty where a server holds the gallery."""
+    if not isinstance(config.index, IndexConfig):
+        return ""
+    return resolve_factory(config.index.factory, work.gallery)
 
 
 def lists_of(rows: int) -> int:
@@ -215,7 +223,7 @@ def _learn(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
 
 
 def _index(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
-    factory = resolve_factory(config.index.factory, work.gallery)
+    factory = factory_of(config, work)
     numbers, rows = dimension(config, work), work.gallery
     seconds = 0.0
     lists = re.search(r"IVF(\d+)", factory)
@@ -265,8 +273,8 @@ def _classifier(
 
 def searched(config: SystemConfig, work: Work) -> float:
     """How many rows a query is compared with."""
-    lists = re.search(r"IVF(\d+)", resolve_factory(config.index.factory, work.gallery))
-    if not lists:
+    lists = re.search(r"IVF(\d+)", factory_of(config, work))
+    if not lists or not isinstance(config.index, IndexConfig):
         return work.gallery
     many = int(lists[1])
     return many + work.gallery * min(1.0, config.index.nprobe / many)

@@ -19,6 +19,7 @@ from pipelines.building.costs import (
     FLOAT,
     StageCost,
     Work,
+    factory_of,
     lists_of,
     stage_costs,
     start_seconds,
@@ -186,7 +187,7 @@ def plan_of(data: Path | None, wishes: Wishes, gallery: Path | None = None) -> P
 
 
 def choose(options: Sequence[Option], limits: Limits, gap: float | None) -> Plan:
-    """The first of the systems, best first, that fits with the least given up.
+    """The first of the systems, best first, that fits, with the least given up.
 
     Args:
         options: best first; at least one.
@@ -204,8 +205,8 @@ def choose(options: Sequence[Option], limits: Limits, gap: float | None) -> Plan
     plans = (
         _planned(one, share, given_up)
         for share in SHARES
-        for given_up in _ways()
         for one in wanted
+        for given_up in _ways()
         if all(_can(each, one) for each in given_up)
     )
     least: Plan | None = None
@@ -344,6 +345,8 @@ def _with(option: Option, found: ProbedSystem, wishes: Wishes) -> Option:
 
 def _told(plan: Plan, probed: dict[str, ProbedSystem | None], name: str) -> Plan:
     notes = plan.notes
+    if not factory_of(plan.option.config, plan.option.work):
+        notes += ("what the server that holds the gallery takes is not counted",)
     if probed.get(name) is None:
         notes += ("the time of describing is the table's: the system was not probed here",)
     return replace(plan, notes=notes)

@@ -144,24 +144,24 @@ def plan(
 
 def _tell_plan(found: Plan) -> None:
     """Tables of the system and of what its stages take, and what is given up or lacks."""
-    from pipelines.building.costs import measured_costs
+    from pipelines.building.costs import factory_of, measured_costs
     from pipelines.building.planning import size
     from pipelines.building.proposal import spoken
     from pipelines.cli.building import STAGES
-    from retrieval.index.faiss_index import resolve_factory
+    from retrieval.index.faiss_index import IndexConfig
 
     system, work = found.option.config, found.option.work
-    factory = resolve_factory(system.index.factory, work.gallery)
-    recall = measured_costs().recall.get(str(system.index.nprobe))
-    probes = f", nprobe {system.index.nprobe}" if "IVF" in factory else ""
-    if probes and recall and factory.endswith("SQ8"):
-        probes += f": finds {recall:.3f} of the ten nearest"
+    told = factory_of(system, work) or "a Milvus server"
+    if isinstance(system.index, IndexConfig) and "IVF" in told:
+        recall = measured_costs().recall.get(str(system.index.nprobe))
+        finds = f": finds {recall:.3f} of the ten nearest" if recall and "SQ8" in told else ""
+        told += f", nprobe {system.index.nprobe}{finds}"
     gap = "not measured" if found.option.gap is None else f"{found.option.gap:.3f}"
     grid = Table.grid(padding=(0, 2))
     for what, value in (
         ("system", f"{system.name}, GAP {gap} on landmarks52"),
         ("photographs", f"{work.gallery:,} of {work.landmarks:,} landmarks, {work.bank:,} of none"),
-        ("index", f"{factory}{probes}"),
+        ("index", told),
         ("a photograph", f"{size(found.stored)} stored, {work.milliseconds:.1f} ms"),
         ("classifiers", ", ".join(one.kind for one in system.classifiers.values())),
     ):

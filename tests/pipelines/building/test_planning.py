@@ -68,6 +68,13 @@ def test_the_best_that_fits_is_taken(limits: Limits, gap: float | None, taken: s
     assert (plan.option.name, plan.given_up, plan.lacks) == (taken, (), ())
 
 
+def test_a_good_system_with_less_goes_before_a_poor_one() -> None:
+    good, poor = (replace(one, work=replace(one.work, landmarks=900)) for one in (QUICK, POOR))
+    whole, less = (choose([good], replace(AMPLE, seconds=most), None) for most in (None, 60.0))
+    assert (whole.given_up, less.given_up, less.lacks) == ((), (STAND_IN,), ())
+    assert choose([good, poor], replace(AMPLE, seconds=60.0), None) == less
+
+
 def test_a_gap_that_nothing_reaches_is_said() -> None:
     plan = choose(ALL, AMPLE, 0.99)
     assert plan.option.name == "good"
@@ -136,6 +143,7 @@ def test_many_photographs_have_an_inverted_file(gallery: int, factory: str) -> N
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "SECONDS", 0.2)
+    monkeypatch.setattr(probing, "MULTIPLIED", 0.1)
 
 
 def test_a_probe_describes(data: Path) -> None:
