@@ -113,6 +113,7 @@ def index(
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
     from pipelines.building.index import build_run
+    from pipelines.building.planning import check_room
     from pipelines.building.replacing import begin_build
     from pipelines.building.shipped import settle_system
     from pipelines.building.subset import subset_of
@@ -133,6 +134,7 @@ def index(
     photographs, on = load_data_set(data, gallery), choose_device(device)
     system = named or settle_system(photographs, folder, overrides, weights, on)
     photographs = subset_of(photographs, subset, system.seed)
+    check_room(system, photographs, folder)
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
     record = build_run(system, photographs, folder, on, workers)
     _say_built(folder, record)

@@ -86,7 +86,7 @@ def test_help_shows_the_groups(landmarks: Run) -> None:
     assert {"index", "add", "remove", "list", "train"} <= told["Build a run"]
     assert {"classify", "vote", "rethreshold", "score"} == told["Answer photographs"]
     assert {"evaluate", "compare", "ablate", "protocol"} == told["Measure"]
-    assert {"doctor", "config", "layers"} == told["Machine and systems"]
+    assert {"doctor", "config", "layers", "plan"} == told["Machine and systems"]
 
 
 def test_the_version_is_the_packages(landmarks: Run) -> None:
