@@ -17,8 +17,8 @@ PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / r
 ROOMS = {
     "retrieval": (
         "errors types streams frontend devices storage photographs vectors networks local"
-        " aggregation descriptors index classifiers evaluation training predictions config run"
-        " additions describing agreement indexing build system"
+        " aggregation descriptors index classifiers explain evaluation training predictions config"
+        " run additions describing agreement indexing build system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -137,9 +137,14 @@ class CnnExtractor(VectorExtractor):
 
     def pooled(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
+        views = self.views(photographs.to(self.device, non_blocking=True))
+        return self.pooled_maps(self.trunk.outputs(view) for view in views)
+
+    def pooled_maps(self, views: Iterable[Sequence[tuple[Tensor, Tensor | None]]]) -> Tensor:
+        """The trunk's outputs of every view to (n, dimension) float32."""
         sums: list[Tensor | float] = [0.0] * len(self.config.layers)
-        for view in self.views(photographs.to(self.device, non_blocking=True)):
-            for i, (feature_map, token) in enumerate(self.trunk.outputs(view)):
+        for outputs in views:
+            for i, (feature_map, token) in enumerate(outputs):
                 pooled = pool(self.config.layers[i].pooling, feature_map, token)
                 sums[i] += normalize(pooled, dim=1)
         return torch.cat(
@@ -156,7 +161,10 @@ class CnnExtractor(VectorExtractor):
 
     def views(self, photographs: Tensor) -> Iterator[Tensor]:
         """What the network sees: (n, 3, h, w), at each scale, and mirrored."""
-        values = self.trunk.normalised(photographs)
+        return self.views_of(self.trunk.normalised(photographs))
+
+    def views_of(self, values: Tensor) -> Iterator[Tensor]:
+        """The same of (n, 3, h, w) normalised photographs at the largest scale."""
         height, width = values.shape[-2:]
         for scale in self.config.scales:
             shape = self._shape_at(height, width, scale / max(self.config.scales))
