@@ -106,6 +106,7 @@ class Explainer:
             verdicts=verdicts,
             names={one: self.name(self.gallery.landmarks[one]) for one in sorted(spoken)},
             ids={one: self.ids[one] for one in sorted(rows)},
+            sources={one: self.sources[one] for one in sorted(rows)},
             shares=found,
             matches=verified_matches(self.in_float32, query, both, self.gallery, row),
             attribution=made,

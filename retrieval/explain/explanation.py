@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN: Final = 640
-"""PhotographPair are shown at most this large, in pixels."""
+"""Photographs are shown at most this large, in pixels."""
 LINKS: Final = 6
 """Pairs of places that are linked, those with the largest shares."""
 LINES: Final = 40
@@ -67,7 +67,7 @@ class Explanation:
         against: the gallery photograph that it is held against.
         verdicts: the classifiers', the one that answers first.
         names: readable names of the landmarks that are spoken of, by code.
-        ids: of the gallery photographs that are spoken of, by row.
+        ids, sources: of the gallery photographs that are spoken of, by row.
         shares: the similarity of the two photographs by pairs of places; ``None`` where no place
             can be told.
         matches: the local features that they have in common; ``None`` where the system has none.
@@ -81,6 +81,7 @@ class Explanation:
     verdicts: tuple[Verdict, ...]
     names: dict[int, str]
     ids: dict[int, str]
+    sources: dict[int, str]
     shares: Shares | None
     matches: Matches | None
     attribution: Attribution | None
@@ -151,12 +152,13 @@ def sentence(verdict: Verdict, names: dict[int, str]) -> str:
     """What a classifier says."""
     if not verdict.cases:
         return "none, and no landmark comes near"
-    best = names[verdict.cases[0].code]
-    sure = verdict.probability
-    odds = "" if np.isnan(sure) else f", {best} with a probability of {sure:.2f}"
+    best, sure = names[verdict.cases[0].code], verdict.probability
+    # Never 1, which would promise too much.
+    odds = "above 0.99" if sure >= 0.995 else f"of {sure:.2f}"
     if verdict.accepted:
-        return best if np.isnan(sure) else f"{best}, with a probability of {sure:.2f}"
-    return f"none; the best candidate is {best}" if np.isnan(sure) else f"none{odds}"
+        return best if np.isnan(sure) else f"{best}, with a probability {odds}"
+    told = f"none; the best candidate is {best}"
+    return told if np.isnan(sure) else f"{told}, with a probability {odds}"
 
 
 def best_row(gallery: Gallery, query: Representation, code: int) -> int:
@@ -184,8 +186,10 @@ class PhotographPair:
 def similarity_shares(
     describer: Describer, both: PhotographPair, gallery: Gallery
 ) -> Shares | None:
-    """What the two photographs share by all that the gallery is searched by, before expansion and
-    verification."""
+    """What the two photographs share by all that the gallery is searched by.
+
+    Expansion and verification come after it.
+    """
     searcher, branch = gallery.searcher, describer.local_branch
     by_vectors = None if both.splits is None else shares(*both.splits)
     if searcher.inverted is None or branch is None:
