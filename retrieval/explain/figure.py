@@ -55,8 +55,8 @@ def figure(
                 for place, panel in zip((one, other), pair, strict=True)
             ]
             link = ConnectionPatch(
-                *ends, "data", "data", axesA=axes[0, 0], axesB=axes[0, 1], color=ACCENT,
-                linewidth=1.0, alpha=0.7,
+                ends[0], ends[1], "data", "data", axesA=axes[0, 0], axesB=axes[0, 1],
+                color=ACCENT, linewidth=1.0, alpha=0.7,
             )  # fmt: skip
             made.add_artist(link)
     return made

@@ -6,8 +6,6 @@ localization" (ICCV 2017), equations 1 and 2, for any number made of the descrip
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -16,8 +14,8 @@ from retrieval.explain.derivable import Derivable
 from retrieval.explain.targets import Function
 
 
-def grad_cam(by: Derivable, function: Function) -> list[tuple[Tensor, float]]:
-    """Each network's (1, 1, h, w) map, at its largest view, and the target's value.
+def grad_cam(by: Derivable, function: Function) -> list[Tensor]:
+    """Each network's (1, 1, h, w) map, at its largest view.
 
     Maps of all layers are leaves; the map of the last layer named is taken.
 
@@ -46,7 +44,7 @@ def grad_cam(by: Derivable, function: Function) -> list[tuple[Tensor, float]]:
                 "Grad-CAM: the descriptor is not made of the last map's places (a class token, or"
                 " a layer behind the network's own pooling): take gradient or occlusion"
             )
-        found.append((cam(last.detach(), slope), float(value.detach()[0])))
+        found.append(cam(last.detach(), slope))
     return found
 
 
@@ -54,8 +52,3 @@ def cam(maps: Tensor, slopes: Tensor) -> Tensor:
     """(n, 1, h, w) of (n, c, h, w) maps and derivatives, what speaks against left out."""
     weights = slopes.mean(dim=(2, 3), keepdim=True)
     return (weights * maps).sum(dim=1, keepdim=True).relu()
-
-
-def networks_of(found: Sequence[tuple[Tensor, float]]) -> list[Tensor]:
-    """The maps alone."""
-    return [one for one, _ in found]

@@ -88,7 +88,7 @@ def _overlap(parts: int, cells: int) -> NDArray[np.float64]:
     return _shares(edges[:-1], edges[1:], cells)
 
 
-def _shares(low: NDArray[np.float64], high: NDArray[np.float64], cells: int) -> NDArray[np.float64]:
+def _shares(low: Reals, high: Reals, cells: int) -> NDArray[np.float64]:
     """(cells, n) how much of each interval within 0 to 1 lies in each of equal cells."""
     edges = np.arange(cells + 1)[:, None] / cells
     inside = np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1])

@@ -17,10 +17,10 @@ from retrieval.errors import ExplainError
 from retrieval.explain import gradients
 from retrieval.explain.attribution import Attribution
 from retrieval.explain.derivable import Derivable, derivable
-from retrieval.explain.grad_cam import grad_cam, networks_of
+from retrieval.explain.grad_cam import grad_cam
 from retrieval.explain.guided import guided
 from retrieval.explain.occlusion import occlusion
-from retrieval.explain.targets import Asked, Target, target_of
+from retrieval.explain.targets import Asked, Function, Target, target_of
 
 Map = NDArray[np.float32]
 
@@ -104,7 +104,7 @@ def _occlusion(asked: Asked, target: Target) -> Found:
 
 def _grad_cam(asked: Asked, target: Target) -> Found:
     by = _network(asked)
-    return Found(_smoothly(networks_of(grad_cam(by, target.function)), _size(by)))
+    return Found(_smoothly(grad_cam(by, target.function), _size(by)))
 
 
 def _smoothly(maps: Sequence[Tensor], size: tuple[int, int]) -> Map:
@@ -113,23 +113,28 @@ def _smoothly(maps: Sequence[Tensor], size: tuple[int, int]) -> Map:
     return np.asarray(torch.stack(laid).sum(dim=0)[0, 0].cpu().numpy(), np.float32)
 
 
-def _guided_slopes(by: Derivable, target: Target) -> list[Tensor]:
+def guided_slopes(by: Derivable, function: Function) -> list[Tensor]:
+    """Each network's (1, 3, h, w) derivatives by guided backpropagation.
+
+    Raises:
+        ExplainError: a network calls what no rule is known for.
+    """
     with guided():
         values = [one.values.detach().clone().requires_grad_() for one in by.seen]
         maps = [one.maps(its) for one, its in zip(by.seen, values, strict=True)]
-    found = target.function(by.of_maps(maps))
+    found = function(by.of_maps(maps))
     return list(torch.autograd.grad(found.sum(), values))
 
 
 def _guided(asked: Asked, target: Target) -> Found:
     by = _network(asked)
-    return Found(_flat(_guided_slopes(by, target), _size(by), absolute=True))
+    return Found(_flat(guided_slopes(by, target.function), _size(by), absolute=True))
 
 
 def _guided_grad_cam(asked: Asked, target: Target) -> Found:
     by = _network(asked)
-    cams = networks_of(grad_cam(by, target.function))
-    slopes = _guided_slopes(by, target)
+    cams = grad_cam(by, target.function)
+    slopes = guided_slopes(by, target.function)
     # As captum has it: the map laid over the pixels without smoothing.
     both = [
         slope * interpolate(cam, slope.shape[-2:], mode="nearest")
