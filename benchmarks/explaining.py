@@ -14,6 +14,7 @@ FOLDER holds the test.csv that the queries are taken from.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +23,20 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from retrieval.devices import machine
 from retrieval.errors import ExplainError
+from retrieval.explain.derivable import derivable
 from retrieval.explain.explainer import SHARES
+from retrieval.explain.grad_cam import grad_cam
 from retrieval.explain.grid import Grid
 from retrieval.explain.methods import METHODS
+from retrieval.explain.occlusion import occlusion
 from retrieval.explain.shares import shares
 from retrieval.explain.splitting import grid_of, split
+from retrieval.explain.targets import SIMILARITY, Asked, target_of
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
 from retrieval.storage.files import atomic_write
@@ -164,17 +170,29 @@ def processor(work: Callable[[], object], times: int = 3) -> float:
 
 def costs(name: str, system: System, source: str) -> list[str]:
     """Lines on what an explanation costs beside describing, by the same networks."""
-    explainer = system.explainer
-    by = explainer.in_float32
-    side = by.longest_side
+    by = system.explainer.in_float32
     told = system.explain(source)
-    other = read_photograph(told.sources[told.against.row], side)
-    photograph = read_photograph(source, side)
+    photograph, other = (
+        read_photograph(one, by.longest_side) for one in (source, told.sources[told.against.row])
+    )
+    asked = Asked(by, photograph, other, told.against.code, system.classifiers, system.answer)
+    target = target_of(SIMILARITY, asked)
     described = processor(lambda: by.describe([photograph, other]))
     apart = processor(lambda: shares(split(by, photograph), split(by, other)))
-    return [
-        f"| {name} | match map | {apart:.3f} | {apart / described:.2f} descriptions of the two |"
+    patches = processor(lambda: occlusion(by, photograph, target, Grid(14, 14)), times=1)
+    many = processor(lambda: by.describe([photograph] * 60), times=1)
+    lines = [
+        f"| {name} | match map | {apart:.3f} | {apart / described:.2f} descriptions of the two |",
+        f"| {name} | occlusion, 14 × 14 | {patches:.2f} | {60 * patches / many:.0f} descriptions |",
     ]
+    with contextlib.suppress(ExplainError):
+        function = derivable(by, photograph)
+        values = [one.values for one in function.seen]
+        with torch.inference_mode():
+            passed = processor(lambda: function(values))
+        map_of = processor(lambda: grad_cam(function, target.function))
+        lines.append(f"| {name} | Grad-CAM | {map_of:.3f} | {map_of / passed:.2f} forward passes |")
+    return lines
 
 
 def main() -> None:
@@ -212,7 +230,7 @@ def main() -> None:
             lines.append(row_of(name, method, found, each))
             print(lines[-1], flush=True)
         times += costs(name, system, asked[0][0])
-        print(times[-1], flush=True)
+        print(*times[-3:], sep="\n", flush=True)
     lines += ["", "| system | what | s | ratio |", "|---|---|---|---|", *times]
     atomic_write(options.out, ("\n".join(lines) + "\n").encode())
 

@@ -18,7 +18,7 @@ command = partial(app.command, rich_help_panel=PANEL)
 
 @command(epilog="Example: landmarks explain photo.jpg --run mine --out why.html")
 def explain(
-    photograph: Annotated[Path, typer.Argument(help="A photograph.")],
+    photograph: Annotated[str, typer.Argument(help="A photograph's file.")],
     run: Run = DEMO_RUN,
     against: Annotated[
         str | None,

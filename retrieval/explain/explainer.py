@@ -12,7 +12,7 @@ from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.representation import Representation
-from retrieval.errors import ExplainError, PhotographError
+from retrieval.errors import ExplainError, FetchError, PhotographError
 from retrieval.explain.explanation import (
     SHOWN,
     Explanation,
@@ -70,8 +70,16 @@ class Explainer:
         if method not in (SHARES, *METHODS):
             known = ", ".join((SHARES, *METHODS))
             raise ExplainError(f"--method {method}: there is none; there are {known}")
-        # At the size at which the run sees it, lest it be another descriptor that is explained.
-        opened = open_given(photograph, self.describer.longest_side)
+        own_id = "the photograph"
+        if isinstance(photograph, str | os.PathLike):
+            own_id = os.fspath(photograph)
+        try:
+            # At the size at which the run sees it, lest another descriptor be explained.
+            opened = open_given(photograph, self.describer.longest_side)
+        except FetchError:
+            raise ExplainError(f"{own_id}: a URL: save the photograph to a file") from None
+        except PhotographError as error:
+            raise ExplainError(f"{own_id}: {error}") from None
         query = self._described(opened)
         splits = self._split(opened)
         verdicts = self._verdicts(query, splits)
@@ -100,7 +108,7 @@ class Explainer:
         spoken = {code} | {case.code for one in verdicts for case in one.cases}
         rows = {row} | {v.row for one in verdicts for case in one.cases for v in case.voters}
         return Explanation(
-            id=os.fspath(photograph) if isinstance(photograph, str | os.PathLike) else "photograph",
+            id=own_id,
             photograph=open_given(photograph, SHOWN),
             against=held,
             verdicts=verdicts,
