@@ -24,7 +24,8 @@ def of_cnn(extractor: CnnExtractor, photograph: Photograph, grid: Grid) -> Split
         for place, view in enumerate(extractor.shown(photograph)):
             mirrored = extractor.config.flip and place % 2 == 1
             for i, (feature_map, token) in enumerate(extractor.trunk.outputs(view)):
-                one = pooled(layers[i].pooling, feature_map.cpu(), token, grid, mirrored).unit()
+                own = None if token is None else token.cpu()
+                one = pooled(layers[i].pooling, feature_map.cpu(), own, grid, mirrored).unit()
                 before = sums[i]
                 sums[i] = one if before is None else _added([before, one])
     return joined(

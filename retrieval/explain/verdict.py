@@ -28,6 +28,8 @@ from retrieval.index.neighbours import Neighbours
 
 CASES: Final = 2
 """Candidates that are looked at: the first, and the runner-up."""
+ABSENT: Final = 100
+"""Neighbours that are left out at most, to see what would be answered."""
 RANGES: Final = {
     "margin": (0.0, np.inf), "agreement": (0.0, 1.0), "bank": (-1.0, 1.0), "nearest": (-1.0, 1.0)
 }  # fmt: skip
@@ -353,7 +355,7 @@ def _without_voters(
 ) -> list[str]:
     """How many of its nearest neighbours would have to be absent, none coming in their place."""
     places = [voter.rank - 1 for voter in first.voters]
-    for count in range(1, len(places) + 1):
+    for count in range(1, min(len(places), ABSENT) + 1):
         kept = np.delete(np.arange(neighbours.rows.shape[1]), places[:count])
         bonus = None if neighbours.bonus is None else neighbours.bonus[:, kept]
         fewer = Neighbours(neighbours.rows[:, kept], neighbours.similarities[:, kept], bonus)
