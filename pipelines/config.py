@@ -234,8 +234,9 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
         place.append(str(first["loc"][-1]) if first["type"] == "missing" else "kind")
     where = _short(".".join(place))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], _keys_beside(model, place, values), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        known = _keys_beside(model, place, values)
+        near = difflib.get_close_matches(place[-1], known, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
         return f"{where}: no such key{hint}"
     if first["type"] == "union_tag_invalid":
         return f"{where}: {_shown(first['ctx']['tag'])} is none of {first['ctx']['expected_tags']}"

@@ -19,18 +19,22 @@ import pandas as pd
 from retrieval.additions import Addition, open_addition, present, same_rows
 from retrieval.agreement import require_same_extractor
 from retrieval.classifiers.base import HeldOut
+from retrieval.classifiers.exits import fit_early_exit
+from retrieval.classifiers.members import Fitting
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import AUTO, SystemConfig
 from retrieval.describing import (
     Bar,
+    aggregate_table,
+    at_hand,
     describer_stage,
     load_describer,
     local_branch_of,
     no_bar,
     quantise_stage,
 )
-from retrieval.descriptors.cache import describe_table, described_from, table_digest
+from retrieval.descriptors.cache import describe_table, described_from, table_digest, whiten_table
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
@@ -46,6 +50,7 @@ from retrieval.indexing import (
     collect_rows,
     index_gallery,
     load_gallery,
+    with_kept,
 )
 from retrieval.parts import (
     BuildPart,
@@ -144,7 +149,7 @@ def build_part(
     table = pd.concat([data.gallery, data.bank], ignore_index=True)
     with run.locked(wait=True):
         require_same_data(run, table)
-        describer, recipe, known = _learn(run, config, table, device, bar, watcher)
+        describer, recipe, known = _learn(run, config, table, device, bar, watcher, apart=True)
         if is_described(run, as_json(described_from(recipe, table)), len(table)):
             return None
         part.within(run).create()  # from here on, nothing else is learnt in the run
@@ -174,7 +179,7 @@ def learn_run(
     table = pd.concat([data.gallery, data.bank], ignore_index=True)
     with run.locked(wait=True):
         require_same_data(run, table)
-        _, recipe, _ = _learn(run, config, table, device, bar, watcher)
+        _, recipe, _ = _learn(run, config, table, device, bar, watcher, apart=True)
         described = is_described(run, as_json(described_from(recipe, table)), len(table))
     return None if described else len(table)
 
@@ -186,6 +191,7 @@ def _learn(
     device: str,
     bar: Bar,
     watcher: Watcher | None,
+    apart: bool = False,
 ) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
     """Networks and the describer of a run; as :func:`retrieval.describing.describer_stage`."""
     keep = has_parts(run)
@@ -195,7 +201,7 @@ def _learn(
             watcher or Watcher(),
         )  # fmt: skip
     quantise_stage(run, config, table, device, bar, keep)
-    return describer_stage(run, config, table, device, bar, keep)
+    return describer_stage(run, config, table, device, bar, keep, apart or keep)
 
 
 def add(
@@ -282,11 +288,17 @@ def describe(
 ) -> Addition:
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
-    stored = recipe.get("local", {}).get("stored", True)
-    with bar("describing", len(table)) as progress:
-        store = describe_table(
-            rows, describer, run.descriptors / name, recipe, progress, known, run.timings, stored
-        )
+    stored, folder = recipe.get("local", {}).get("stored", True), run.descriptors / name
+    there = is_described(run, as_json(described_from(recipe, rows)), len(rows), name)
+    if there or describer.whitening is None or not at_hand(len(table), describer):
+        with bar("describing", len(table)) as progress:
+            store = describe_table(
+                rows, describer, folder, recipe, progress, known, run.timings, stored
+            )
+        return Addition.of(run, name, rows, store)
+    plain = aggregate_table(run, name, rows, describer.plain, recipe, bar, known)
+    with bar("whitening", len(table)) as progress:
+        store = whiten_table(rows, describer, plain, folder, recipe, progress, run.timings, stored)
     return Addition.of(run, name, rows, store)
 
 
@@ -382,18 +394,29 @@ def fit_classifiers(
     augmentation: DatabaseAugmentation | None = None,
 ) -> str:
     """Fit every classifier and its rejection; return the name of the one that answers."""
-    gallery, _ = load_gallery(run, config, device, local_branch)
+    gallery = with_kept(run, load_gallery(run, config, device, local_branch)[0])
     calibration = calibration_galleries(run, config, gallery, device, augmentation)
+    fitting = Fitting(gallery, calibration, config.seed)
     held: dict[str, HeldOut] = {}
+    thresholds: dict[str, float] = {}
     for name, one in config.classifiers.items():
         folder = run.classifiers / name
-        fitted, scores = fit_and_hold_out(one, gallery, calibration, config.seed)
+        fitted, scores = fit_and_hold_out(one, fitting)
         fitted.save(folder)
         rejection, held[name] = fit_rejection(
             scores, calibration, config.rejection, config.calibration, config.seed
         )
         rejection.save(folder)
-    return choose_answer(held) if config.answer == AUTO else config.answer
+        thresholds[name] = rejection.threshold
+    answer = choose_answer(held) if config.answer == AUTO else config.answer
+    verification = config.search.verification
+    if verification is not None and verification.early_exit is not None:
+        found = fit_early_exit(
+            held[answer], thresholds[answer], calibration, verification.early_exit
+        )
+        log.info("of %d photographs held out, %d need no verification", found.held_out, found.exits)
+        found.save(run.classifiers)
+    return answer
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from retrieval.descriptors.cache import (
     KnownFeatures,
     Progress,
     describe_sources,
+    describe_table,
     extract_table,
     no_progress,
     table_digest,
@@ -35,25 +37,30 @@ from retrieval.devices import CPU
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.frontend import Frontend
 from retrieval.networks.runtime import cannot_quantise
+from retrieval.passes import watched
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, QUANTISED, Run
+from retrieval.run import CODE, DESCRIBER, EXTRACTOR, FIRST, QUANTISED, Run
 from retrieval.storage.fingerprint import fingerprint, first_difference
 from retrieval.storage.journal import as_json
 from retrieval.storage.shards import OK, ShardStore
+from retrieval.types import Vectors
 from retrieval.vectors.whitening import AugmentedRows
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES: Final = 4 << 30
+"""Of all photographs before whitening, up to which they are kept for another whitening."""
 MEASURED: Final = 100
 """Photographs that a network of eight bits is measured on: more change it little."""
 
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
-"""Takes what is done to how many photographs, and gives what is told of those that are done."""
+Bar = Callable[[str, int | None], AbstractContextManager[Progress]]
+"""Takes what is done to how many photographs, where that is known, and gives what is told of those
+that are done."""
 
 
 @contextlib.contextmanager
-def no_bar(what: str, total: int) -> Iterator[Progress]:
+def no_bar(what: str, total: int | None) -> Iterator[Progress]:
     """For callers who do not watch."""
     yield no_progress
 
@@ -137,6 +144,7 @@ def describer_stage(
     device: str,
     bar: Bar,
     keep: bool = False,
+    apart: bool = False,
 ) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
     """The describer, learnt from a sample of the table.
 
@@ -147,6 +155,7 @@ def describer_stage(
         device: ``cpu`` or ``cuda``.
         bar: told of photographs that are extracted.
         keep: refuse to learn another than the run has, which parts of it were described by.
+        apart: whether the photographs are described in parts, and hence not here.
 
     Returns:
         the describer, its recipe, and the sample's features by position.
@@ -161,39 +170,144 @@ def describer_stage(
     if extractor.fitted and config.whitening is None and local_branch is None:
         return Describer(extractor, None), recipe, {}
     if keep:
+        _require_kept(run, EXTRACTOR, plain_recipe(recipe, extractor.whitened))
         _require_kept(run, DESCRIBER, recipe)
     known, digest = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
     recipe["taught_by"] = digest
     recipe["left_out"] = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
-    taught = table.iloc[known.good_positions]
     if config.labels_teach:
-        of_all = table["landmark"].iloc[list(known)]
-        recipe["landmarks"] = fingerprint(of_all.tolist())
+        recipe["landmarks"] = fingerprint(table["landmark"].iloc[list(known)].tolist())
+    taught = table.iloc[known.good_positions]
+    sample = Sample(known.good, labels_of(taught), part_of(taught["id"]))
+    bare = Describer(extractor, None, local_branch)
+    plain = _plain_describer(run, bare, sample, known, recipe, bar)
 
     def make() -> Mapping[str, Any]:
-        if len(taught) < 2:
-            failed = (one for one in known.values() if isinstance(one, PhotographError))
-            raise TableError(
-                f"fewer than two photographs could be read ({next(map(str, failed), '')})"
-            )
-        log.info("learning codebook and whitening from %d photographs", len(taught))
+        _require_enough(known)
         count = config.whitening.views if config.whitening is not None else 0
-        described = functools.partial(_describe_views, run, count, taught, recipe, bar)
-        sample = Sample(
-            known.good, labels_of(taught), part_of(taught["id"]), described if count else None
-        )
-        fitted = Describer.fit(
-            extractor, sample, config.whitening, config.seed, local_branch, recipe["left_out"]
-        )
-        # From here the run's index is another describer's.
-        if run.record.exists():
-            run.begin({})
+        lesson = sample
+        if store is not None:
+            rows = _rows_of(store, known.good_positions, plain.dimension)
+            lesson = replace(lesson, rows=rows)
+        if count:
+            views = _describe_views(run, count, taught, recipe, bar, plain.extractor)
+            lesson = replace(lesson, views=lambda _: views)
+        log.info("learning whitening from %d photographs", len(taught))
+        whitenings = None if extractor.whitened else 1 + recipe["left_out"]
+        with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
+            fitted = plain.fit_whitening(
+                lesson, config.whitening, config.seed, recipe["left_out"], extractor
+            )
+        _begin_again(run)
         fitted.save(run.folder)
         return {}
 
-    run.stage(DESCRIBER, recipe, make)
     whitened = config.whitening is not None
+    if not whitened and not extractor.whitened:
+        return plain, recipe, known
+    store = None
+    if not apart and at_hand(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
+        store = aggregate_table(run, FIRST, table, plain, recipe, bar, known)
+    run.stage(DESCRIBER, recipe, make)
     return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
+
+
+def _plain_describer(
+    run: Run,
+    bare: Describer,
+    sample: Sample,
+    known: KnownFeatures,
+    recipe: Mapping[str, Any],
+    bar: Bar,
+) -> Describer:
+    """The describer without its whitening: codebooks, and what is made of local features."""
+    if bare.extractor.fitted and bare.local_branch is None:
+        return bare
+
+    def make() -> Mapping[str, Any]:
+        _require_enough(known)
+        log.info("learning codebook from %d photographs", len(sample))
+        with bar("learning codebook", None) as progress, watched(lambda: progress(1, 0)):
+            fitted = Describer.fit(bare.extractor, sample, None, recipe["seed"], bare.local_branch)
+        _begin_again(run)
+        fitted.save(run.folder)
+        return {}
+
+    run.stage(EXTRACTOR, plain_recipe(recipe, bare.extractor.whitened), make)
+    return Describer.load(run.folder, bare.extractor, False, bare.local_branch)
+
+
+def plain_recipe(recipe: Mapping[str, Any], whitened: bool = False) -> dict[str, Any]:
+    """What of a describer's recipe decides its descriptors before they are whitened.
+
+    Args:
+        recipe: of the describer.
+        whitened: whether its extractor whitens within, which labels may teach.
+    """
+    after = {"whitening", "left_out"} | (set() if whitened else {"landmarks"})
+    kept = {key: one for key, one in recipe.items() if key not in after}
+    if "local" in kept:
+        kept["local"] = {key: one for key, one in kept["local"].items() if key != "stored"}
+    return kept
+
+
+def at_hand(photographs: int, describer: Describer) -> bool:
+    """Whether what so many photographs are described by before whitening is kept in the run, so
+    that another whitening costs little."""
+    branch = describer.local_branch
+    each = 4 * describer.extractor.dimension
+    if branch is not None and branch.compressor is not None:
+        config = branch.compressor.config
+        each += config.features * (config.dimension + 8)
+    return not describer.extractor.whitened and photographs * each <= MOST_BYTES
+
+
+def aggregate_table(
+    run: Run,
+    name: str,
+    table: pd.DataFrame,
+    plain: Describer,
+    recipe: Mapping[str, Any],
+    bar: Bar,
+    known: Mapping[int, Outcome] | None = None,
+) -> ShardStore:
+    """Describe a table's photographs without whitening, going on where a killed run was."""
+    with bar("describing", len(table)) as progress:
+        return describe_table(
+            table, plain, aggregated_folder(run, name), plain_recipe(recipe), progress, known,
+            run.timings,
+        )  # fmt: skip
+
+
+def aggregated_folder(run: Run, name: str) -> Path:
+    """Where photographs that came in together are described without whitening."""
+    return run.aggregated / f"rows-{name}"
+
+
+def _rows_of(store: ShardStore, positions: Sequence[int], dimension: int) -> Vectors:
+    """(n, dimension) of the rows at some positions; zeros for those that failed."""
+    places = np.full(store.rows, -1)
+    places[list(positions)] = np.arange(len(positions))
+    rows = np.zeros((len(positions), dimension), dtype=np.float32)
+    start = 0
+    for shard in store.shards():
+        ok = np.flatnonzero(np.array(shard.statuses, dtype=object) == OK) + start
+        here = places[ok]
+        rows[here[here >= 0]] = Representation.from_arrays(shard.arrays).vectors[here >= 0]
+        start += len(shard.statuses)
+    return rows
+
+
+def _require_enough(known: KnownFeatures) -> None:
+    if len(known.good_positions) < 2:
+        failed = (one for one in known.values() if isinstance(one, PhotographError))
+        raise TableError(f"fewer than two photographs could be read ({next(map(str, failed), '')})")
+
+
+def _begin_again(run: Run) -> None:
+    """From here the run's index is another describer's."""
+    if run.record.exists():
+        run.begin({})
 
 
 def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:

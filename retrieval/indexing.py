@@ -7,7 +7,7 @@ import contextlib
 import functools
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,16 @@ import pandas as pd
 
 from retrieval.additions import Addition
 from retrieval.config import SystemConfig
+from retrieval.describing import aggregated_folder, plain_recipe
 from retrieval.descriptors.cross_fit import part_of
 from retrieval.descriptors.local_branch import LocalBranch
-from retrieval.descriptors.representation import KEPT, VECTORS, Representation, write_descriptors
+from retrieval.descriptors.representation import (
+    KEPT,
+    VECTORS,
+    KeptFeatures,
+    Representation,
+    write_descriptors,
+)
 from retrieval.descriptors.trained import TrainedConfig, trained_networks
 from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.devices import CPU, CUDA, cores
@@ -46,7 +53,7 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksum
-from retrieval.storage.shards import OK
+from retrieval.storage.shards import OK, ShardStore
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.types import Flags, Vectors
 from retrieval.vectors.gpu import gpu_problem
@@ -82,11 +89,21 @@ def collect_rows(
         (run.bank_rows, bank[["id"]]),
     ):
         atomic_write(path, functools.partial(table.to_parquet, index=False))
-    _write_descriptors(run.gallery, [(one, one.gallery) for one in additions])
-    _write_descriptors(run.bank, [(one, one.bank) for one in additions])
+    stores = [one.store for one in additions]
+    in_gallery = [one.gallery.to_numpy(dtype=bool) for one in additions]
+    in_bank = [one.bank.to_numpy(dtype=bool) for one in additions]
+    _write(run.gallery, lambda: _chosen(stores, in_gallery))
+    _write(run.bank, lambda: _chosen(stores, in_bank))
+    _take_away(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
-        _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
+        at_hand = _at_hand(run, additions)
+        if at_hand is None:
+            _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
+        else:
+            _write(run.bank, lambda: _with_kept(stores, at_hand, in_bank))
+            chosen = functools.partial(_chosen, at_hand, in_gallery)
+            _write(run.kept, lambda: (one.kept for one in chosen() if one.kept is not None))
     wanted = {label for one in additions for label in one.table[one.left]["landmark"].dropna()}
     return {
         "lost": sorted(wanted - set(rows["landmark"])),
@@ -107,21 +124,55 @@ def _report_failures(additions: Sequence[Addition]) -> None:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 
 
-def _write_descriptors(folder: Path, chosen: Sequence[tuple[Addition, pd.Series]]) -> None:
-    """Copy what chosen rows are described by, shard by shard, into arrays that can be mapped."""
-
-    def blocks() -> Iterator[Representation]:
-        for addition, wanted in chosen:
-            # Shards hold the rows that went well, in order: so must the mask.
-            mask = wanted[addition.table["status"] == OK].to_numpy(dtype=bool)
-            start = 0
-            for shard in addition.store.shards():
-                block = Representation.from_arrays(shard.arrays)
-                yield block[np.flatnonzero(mask[start : start + len(block)])]
-                start += len(block)
-
+def _write(folder: Path, blocks: Callable[[], Iterable[Representation | KeptFeatures]]) -> None:
     _take_away(folder)  # what another config kept there
     write_descriptors(folder, blocks)
+
+
+def _chosen(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[Representation]:
+    """What chosen rows are described by, shard by shard; all of them went well."""
+    for store, flags in zip(stores, wanted, strict=True):
+        start = 0
+        for shard in store.shards():
+            ok = np.array(shard.statuses, dtype=object) == OK
+            here = flags[start : start + len(ok)]
+            yield Representation.from_arrays(shard.arrays)[np.flatnonzero(here[ok])]
+            start += len(ok)
+
+
+def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
+    """The stores of the same photographs that have their local features, or ``None``."""
+    stores = []
+    for one in additions:
+        try:
+            store = ShardStore.open(aggregated_folder(run, one.name))
+        except RunError:
+            return None
+        same = store.made_from == plain_recipe(one.store.made_from)
+        if not same or store.rows != len(one.table):
+            return None
+        stores.append(store)
+    return stores
+
+
+def _with_kept(
+    stores: Sequence[ShardStore], at_hand: Sequence[ShardStore], wanted: Sequence[Flags]
+) -> Iterator[Representation]:
+    """:func:`_chosen`, with the local features of other stores of the same photographs."""
+    for one, other in zip(_chosen(stores, wanted), _chosen(at_hand, wanted), strict=True):
+        yield replace(one, kept=other.kept)
+
+
+def with_kept(run: Run, gallery: Gallery) -> Gallery:
+    """The gallery with its local features as they were when it was described, if they are still
+    at hand: where they are not stored they would be described again."""
+    try:
+        kept = CompressedFeatures.from_arrays(read_arrays(run.kept))
+    except (RunError, KeyError):
+        return gallery
+    if len(kept) != len(gallery.descriptors):
+        return gallery
+    return replace(gallery, searcher=replace(gallery.searcher, kept=kept))
 
 
 def _take_away(folder: Path) -> None:

@@ -168,9 +168,10 @@ def take_parts(run: Run, table: pd.DataFrame, recipe: Mapping[str, Any]) -> None
         shutil.rmtree(run.parts)
 
 
-def is_described(run: Run, made_from: Mapping[str, Any], rows: int) -> bool:
-    """Whether a run's shards of the build are there whole, by this recipe."""
-    folder = run.descriptors / FIRST
+def is_described(run: Run, made_from: Mapping[str, Any], rows: int, addition: str = FIRST) -> bool:
+    """Whether a run's shards of photographs that came in together are there whole, by this
+    recipe."""
+    folder = run.descriptors / addition
     if not is_store(folder):
         return False
     store = ShardStore.open(folder)

@@ -178,7 +178,7 @@ class _Describer:
         return self._done
 
     @contextlib.contextmanager
-    def _bar(self, what: str, total: int) -> Iterator[Progress]:
+    def _bar(self, what: str, total: int | None) -> Iterator[Progress]:
         def progress(rows: int, failed: int) -> None:
             self._done = self._done[0] + rows, self._done[1] + failed
 

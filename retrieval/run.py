@@ -38,15 +38,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 6
+CODE: Final = 7
 """Version of the code that decides the bytes of a run: raised when they change."""
 QUANTISED: Final = "quantised"
+EXTRACTOR: Final = "extractor"
 DESCRIBER: Final = "describer"
 INDEX: Final = "index"
 CLASSIFIERS: Final = "classifiers"
 STAGES: Final[Mapping[str, Sequence[str]]] = {
     QUANTISED: ("quantised",),
-    DESCRIBER: ("extractor", "whitening", "calibration", "local"),
+    EXTRACTOR: ("extractor", "local"),
+    DESCRIBER: ("whitening", "calibration"),
     INDEX: ("index",),
     CLASSIFIERS: ("classifiers",),
 }
@@ -134,6 +136,8 @@ class Run:
         self.training = folder / "training"
         self.quantised = folder / "quantised"
         self.features = folder / "features"
+        self.aggregated = folder / "aggregated"
+        self.kept = self.aggregated / "kept"
         self.views = folder / "views"
         self.descriptors = folder / "descriptors"
         self.parts = folder / "parts"

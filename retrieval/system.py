@@ -14,16 +14,19 @@ from numpy.typing import NDArray
 from retrieval import build
 from retrieval.agreement import require_agreement, require_same_weights
 from retrieval.classifiers.base import Classifier, Judgement
+from retrieval.classifiers.exits import exit_of
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.config import SystemConfig
 from retrieval.describing import Bar, load_describer, no_bar
+from retrieval.descriptors.deferred import deferred
 from retrieval.descriptors.describer import Describer, Errors, failures
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import TableError
+from retrieval.index.early_exit import SavedExit
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
@@ -144,6 +147,12 @@ class System:
             files, config, settled, describer.local_branch, record["index"].get("descriptors")
         )
         require_agreement(files, record["describer"], describer, rows, gallery.vectors)
+        verification = config.search.verification
+        if verification is not None and verification.early_exit is not None:
+            least = SavedExit.load(files.classifiers).least
+            if least is not None:
+                searcher = replace(gallery.searcher, early_exit=exit_of(gallery, least))
+                gallery = replace(gallery, searcher=searcher)
         places = {name: files.classifiers / name for name in config.classifiers}
         return cls(
             run=files,
@@ -192,10 +201,12 @@ class System:
     @property
     def query_describer(self) -> Describer:
         """What describes photographs that are answered: without local features where the classifier
-        whose answer counts looks at no neighbours, whom they would find or verify."""
+        whose answer counts looks at no neighbours, whom they would find or verify; only as they
+        are asked for where some queries are not verified."""
         looks = self.classifiers[self.answer].neighbours
         if looks or self.rejections[self.answer].needs_signals:
-            return self.describer
+            early = self.gallery.searcher.early_exit is not None
+            return deferred(self.describer) if early else self.describer
         return replace(self.describer, local_branch=None)
 
     @property

@@ -16,9 +16,9 @@ PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / r
 # In the order in which a photograph flows: a room knows what stands above it, and nothing below.
 ROOMS = {
     "retrieval": (
-        "errors types streams frontend devices storage photographs vectors networks local"
-        " aggregation descriptors index classifiers evaluation training predictions config run"
-        " additions describing parts agreement indexing build ray_workers system"
+        "errors types streams passes frontend devices threads storage photographs vectors networks"
+        " local aggregation descriptors index classifiers evaluation training predictions config"
+        " run additions describing parts agreement indexing build ray_workers system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"

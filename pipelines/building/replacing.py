@@ -34,9 +34,9 @@ from retrieval.storage.journal import as_json
 log = logging.getLogger(__name__)
 
 MADE: Final = (
-    "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
-    "classifiers", "stages", "training", "evaluation", "protocols", "quantised", "timings.json",
-    "agreed.json", "parts",
+    "features", "views", "aggregated", "descriptors", "extractor", "whitening", "calibration",
+    "local", "index", "classifiers", "stages", "training", "evaluation", "protocols", "quantised",
+    "timings.json", "agreed.json", "parts",
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""

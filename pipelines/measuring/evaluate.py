@@ -27,7 +27,7 @@ from pipelines.report.measured import (
     side_by_side,
 )
 from retrieval.config import SystemConfig
-from retrieval.descriptors.cache import Described, describe_table, read_described
+from retrieval.descriptors.cache import Described, describe_table, read_described, table_digest
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.metrics import (
@@ -163,7 +163,7 @@ def evaluate_runs(
 
 
 def measure_run(system: System, csv: Path, out: Path, share: float | None = None) -> Measured:
-    """Describe a labelled CSV's photographs into ``out/descriptors``, and measure the run on them.
+    """Describe a labelled CSV's photographs below ``out/descriptors``, and measure the run on them.
 
     Raises:
         TableError: the CSV is bad.
@@ -185,10 +185,13 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
 
 
 def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
-    """A table's photographs, described into ``out/descriptors``; a killed call goes on."""
+    """A table's photographs, described below ``out/descriptors``; a killed call goes on.
+
+    Each table has a folder there: whoever asks one, and then another, describes each once.
+    """
     with progress_bar("describing", len(table)) as progress:
         store = describe_table(
-            table, system.describer, out / "descriptors",
+            table, system.describer, out / "descriptors" / table_digest(table),
             {"describer": system.record["describer"]}, progress, clock=out / "timings.json",
         )  # fmt: skip
     return read_described(table, store, system.describer)

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from retrieval.descriptors.describer import Describer
+from retrieval.descriptors.describer import Describer, failures
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract
 from retrieval.descriptors.representation import Representation, write_descriptors
 from retrieval.descriptors.sample import Chosen
@@ -121,6 +121,43 @@ def describe_table(
     """
     store = ShardStore(folder, described_from(made_from, table), clock)
     describe_sources(table["source"].array, describer, store, progress, known, stored, shards)
+    return store
+
+
+def whiten_table(
+    table: pd.DataFrame,
+    describer: Describer,
+    plain: ShardStore,
+    folder: Path,
+    made_from: Mapping[str, Any],
+    progress: Progress = no_progress,
+    clock: Path | None = None,
+    stored: bool = True,
+) -> ShardStore:
+    """As :func:`describe_table`, of photographs that are described but for the whitening.
+
+    Args:
+        plain: the table's photographs by :attr:`Describer.plain`.
+        table, describer, folder, made_from, progress, clock, stored: as of
+            :func:`describe_table`.
+    """
+    store = ShardStore(folder, described_from(made_from, table), clock)
+    store.mend()
+    for number in range(len(plain)):
+        if number not in store:
+            begun = time.perf_counter()
+            shard = plain.read(number)
+            found = describer.whiten(Representation.from_arrays(shard.arrays))
+            late = iter(failures(found))
+            errors = [
+                next(late) if status == OK else failure(status, reason)
+                for status, reason in zip(shard.statuses, shard.reasons, strict=True)
+            ]
+            usable = [error is None for error in failures(found)]
+            kept = found if stored else replace(found, kept=None)
+            arrays = kept[np.flatnonzero(usable)].arrays()
+            store.write(number, Shard.of(arrays, errors), time.perf_counter() - begun)
+        progress(*store.counts(number))
     return store
 
 

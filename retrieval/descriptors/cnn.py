@@ -257,4 +257,6 @@ def _resized(values: Tensor, shape: tuple[int, int], interpolation: str) -> Tens
     """(n, 3, h, w) at another size, smoothed where that is smaller."""
     if values.shape[-2:] == shape:
         return values
+    if values.is_floating_point():
+        values = values.contiguous()  # channel by channel is faster, to the same numbers
     return interpolate(values, shape, mode=interpolation, antialias=True)

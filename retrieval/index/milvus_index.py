@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -52,6 +52,7 @@ URI, TOKEN = "MILVUS_URI", "MILVUS_TOKEN"
 """Variables of the environment: another address than the config's, and what the server asks for."""
 NOTE: Final = "milvus.json"
 AGAIN: Final = "run landmarks index again"
+Setting = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class MilvusError(RunError):
@@ -75,10 +76,10 @@ class MilvusConfig(StrictModel):
     kind: Literal["milvus"]
     uri: str = "http://127.0.0.1:19530"
     type: Literal["FLAT", "IVF_FLAT", "IVF_SQ8", "IVF_PQ", "SCANN", "HNSW", "AUTOINDEX"] = "HNSW"
-    build: dict[str, int] = Field(default={"M": 16, "efConstruction": 200})
-    search: dict[str, int] = Field(default={"ef": 128})
+    build: dict[str, Setting] = Field(default={"M": 16, "efConstruction": 200})
+    search: dict[str, Setting] = Field(default={"ef": 128})
     batch: int = Field(256, ge=1, le=MOST_NEIGHBOURS)
-    timeout: float = Field(60.0, gt=0.0, le=3600.0)
+    timeout: float = Field(60.0, ge=1e-3, le=3600.0)
 
     @field_validator("uri")
     @classmethod

@@ -118,7 +118,7 @@ def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
 
 def test_a_wrong_key_is_compared_with_those_of_its_place(tmp_path: Path) -> None:
     # Words stand in a config, though not here.
-    assert refused("whitening.word=3").endswith("whitening.word: no such key")
+    assert "whitening.word: no such key; there are dimension, " in refused("whitening.word=3")
     own = tmp_path / "own.yaml"
     own.write_text((CONFIGS / "hog.yaml").read_text() + "sed: 3\n")
     assert (
