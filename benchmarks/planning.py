@@ -133,8 +133,8 @@ def as_markdown(told: Sequence[Mapping[str, Any]]) -> str:
         "",
         "By `benchmarks/planning.py`, whose head says how: what `landmarks plan` foretold, and what"
         f" `landmarks index` then took, on {under['cores']} cores of {under['processor']}. Pace:"
-        " how many times as long as on an idle machine the probe's matrices took; load: processes that"
-        " wanted a core when the build was done.",
+        " how many times as long as on an idle machine the probe's matrices took; load: processes"
+        " that wanted a core when the build was done.",
         "",
         "| system | photographs | s | then | | memory, MB | then | | disk, MB | then |"
         " | processor, s | pace | load |",
