@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from retrieval.descriptors.cnn import CnnExtractor
 from retrieval.descriptors.trained import TrainedExtractor
 from retrieval.explain.grid import Grid
 from retrieval.explain.pooling import gem_added, pooled
-from retrieval.explain.split import Split, joined, of_nowhere, of_places
+from retrieval.explain.split import Matrix, Split, joined, of_nowhere, of_places
 from retrieval.types import Photograph
 
 
@@ -70,9 +71,9 @@ def _embedded(split: Split, neck: nn.Module | None) -> Split:
     return split.unit()
 
 
-def _array(values: torch.Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _array(values: torch.Tensor | None) -> Matrix:
     assert values is not None
-    return values.detach().double().cpu().numpy()
+    return np.asarray(values.detach().double().cpu().numpy())
 
 
 def _added(splits: Sequence[Split]) -> Split:
@@ -83,5 +84,4 @@ def _added(splits: Sequence[Split]) -> Split:
         return Split(first.grid, (), constant)
     (pieces,) = first.pieces
     values = np.sum([one.pieces[0].values for one in splits], axis=0)
-    whole = type(pieces)(pieces.kind, values, pieces.start, pieces.spread, pieces.marks)
-    return Split(first.grid, (whole,), constant)
+    return Split(first.grid, (replace(pieces, values=values),), constant)
