@@ -42,13 +42,13 @@ from retrieval.devices import machine, versions
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.index.expansion import DatabaseAugmentation
-from retrieval.index.milvus_index import MilvusConfig, holds
+from retrieval.index.milvus_index import MilvusConfig
 from retrieval.index.registry import check_limits
 from retrieval.indexing import (
-    SERVER,
     calibration_galleries,
     collect_rows,
     index_gallery,
+    is_lost,
     load_gallery,
     with_kept,
 )
@@ -334,12 +334,11 @@ def finish(
 
     def classifiers() -> Mapping[str, Any]:
         run.begin(begun)
+        run.clear(CLASSIFIERS)
         return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
 
     recipe = index_recipe(run, config, begun["describer"], additions)
-    if isinstance(config.index, MilvusConfig) and not holds(
-        run.index / SERVER / "gallery", config.index
-    ):
+    if isinstance(config.index, MilvusConfig) and is_lost(run, config.index):
         run.forget(INDEX)  # the server has lost what the run says that it holds
     told = run.stage(INDEX, recipe, index)
     fitted = classifiers_recipe(config, recipe)

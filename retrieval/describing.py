@@ -40,7 +40,7 @@ from retrieval.networks.runtime import cannot_quantise
 from retrieval.passes import watched
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, EXTRACTOR, FIRST, QUANTISED, Run
+from retrieval.run import CODE, DESCRIBER, EXTRACTOR, FIRST, QUANTISED, STAGES, Run
 from retrieval.storage.fingerprint import fingerprint, first_difference
 from retrieval.storage.journal import as_json
 from retrieval.storage.shards import OK, ShardStore
@@ -168,6 +168,7 @@ def describer_stage(
     local_branch = local_branch_of(config, device)
     recipe = _describer_fields(config, extractor, local_branch)
     if extractor.fitted and config.whitening is None and local_branch is None:
+        _leave_out(run, EXTRACTOR, DESCRIBER)
         return Describer(extractor, None), recipe, {}
     if keep:
         _require_kept(run, EXTRACTOR, plain_recipe(recipe, extractor.whitened))
@@ -198,12 +199,13 @@ def describer_stage(
             fitted = plain.fit_whitening(
                 lesson, config.whitening, config.seed, recipe["left_out"], extractor
             )
-        _begin_again(run)
+        _clear(run, DESCRIBER)
         fitted.save(run.folder)
         return {}
 
     whitened = config.whitening is not None
     if not whitened and not extractor.whitened:
+        _leave_out(run, DESCRIBER)
         return plain, recipe, known
     store = None
     if not apart and at_hand(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
@@ -229,7 +231,7 @@ def _plain_describer(
         log.info("learning codebook from %d photographs", len(sample))
         with bar("learning codebook", None) as progress, watched(lambda: progress(1, 0)):
             fitted = Describer.fit(bare.extractor, sample, None, recipe["seed"], bare.local_branch)
-        _begin_again(run)
+        _clear(run, EXTRACTOR, DESCRIBER)
         fitted.save(run.folder)
         return {}
 
@@ -304,10 +306,18 @@ def _require_enough(known: KnownFeatures) -> None:
         raise TableError(f"fewer than two photographs could be read ({next(map(str, failed), '')})")
 
 
-def _begin_again(run: Run) -> None:
-    """From here the run's index is another describer's."""
+def _clear(run: Run, *stages: str) -> None:
+    """Take away what stages made before; from here the run's index is another describer's."""
     if run.record.exists():
         run.begin({})
+    for stage in stages:
+        run.clear(stage)
+
+
+def _leave_out(run: Run, *stages: str) -> None:
+    """Take away what stages made for a config that had them."""
+    if any((run.folder / folder).exists() for stage in stages for folder in STAGES[stage]):
+        _clear(run, *stages)
 
 
 def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:

@@ -36,7 +36,7 @@ from retrieval.index.expansion import DatabaseAugmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.index.gallery import Gallery
 from retrieval.index.inverted_file import InvertedFile
-from retrieval.index.milvus_index import MilvusConfig, MilvusIndex
+from retrieval.index.milvus_index import MilvusConfig, MilvusIndex, holds
 from retrieval.index.neighbours import VectorIndex
 from retrieval.index.registry import local_settings
 from retrieval.index.searcher import KeptSource, Recomputed, SearchConfig, Searcher
@@ -231,10 +231,9 @@ def _send(run: Run, config: MilvusConfig, vectors: Vectors, made_from: str) -> M
     """Have a server hold gallery and bank, each in a collection of its own."""
     FaissIndex.remove(run.index)  # if it was asked before
     rows, bank = read_table(run.rows, ("id", "landmark")), read_table(run.bank_rows, ("id",))
-    if len(bank):
-        none = read_arrays(run.bank)[VECTORS]
-        folder, ids = run.index / SERVER / "bank", bank["id"].tolist()
-        MilvusIndex.synchronise(folder, config, none, ids, [""] * len(bank), made_from)
+    none = read_arrays(run.bank)[VECTORS]
+    folder, ids = run.index / SERVER / "bank", bank["id"].tolist()
+    MilvusIndex.synchronise(folder, config, none, ids, [""] * len(bank), made_from)
     return MilvusIndex.synchronise(
         run.index / SERVER / "gallery",
         config,
@@ -243,6 +242,15 @@ def _send(run: Run, config: MilvusConfig, vectors: Vectors, made_from: str) -> M
         rows["landmark"].tolist(),
         made_from,
     )
+
+
+def is_lost(run: Run, config: MilvusConfig) -> bool:
+    """Whether a server does not hold what a finished build sent it of gallery and bank.
+
+    Raises:
+        MilvusError: the server is away.
+    """
+    return not all(holds(run.index / SERVER / one, config) for one in ("gallery", "bank"))
 
 
 def _open(run: Run, config: SystemConfig, device: str, made_from: str | None) -> VectorIndex:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -354,6 +355,13 @@ class Run:
         """Have a stage made anew, whatever its recipe."""
         with writing(self.stages):
             (self.stages / f"{name}.json").unlink(missing_ok=True)
+
+    def clear(self, name: str) -> None:
+        """Take away the files of a stage, so that none stay that are not made again."""
+        self.forget(name)
+        for folder in (self.folder / one for one in STAGES[name]):
+            with writing(folder), contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(folder)
 
     def _noted(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The recipe of a stage, and what is told of it.

@@ -9,7 +9,7 @@ however many photographs it has.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
 
@@ -62,7 +62,8 @@ class CentroidClassifier:
         means: (l, d) float32 unit rows; zeros for a landmark without photographs.
         corrections: (l,) float32 mean similarity of each to its nearest bank photographs; +inf
             for a landmark without photographs, which is never named.
-        bank_searcher: the bank's index, None where it is empty.
+        bank_searcher: the bank's index, by vectors alone, as means have no visual words; None where
+            the bank is empty.
     """
 
     kind: ClassVar[str] = "centroid"
@@ -78,9 +79,9 @@ class CentroidClassifier:
     @classmethod
     def fit(cls, config: CentroidConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Take the means. Nothing is random: no seed is used."""
-        means = _unit(_sums(gallery))
-        corrections = bank_similarity(means, gallery.bank_searcher, config.bank_neighbours)
-        return cls(config, means, _never_empty(corrections, means), gallery.bank_searcher)
+        means, bank = _unit(_sums(gallery)), _by_vectors(gallery.bank_searcher)
+        corrections = bank_similarity(means, bank, config.bank_neighbours)
+        return cls(config, means, _never_empty(corrections, means), bank)
 
     @classmethod
     def held_out(cls, config: CentroidConfig, gallery: Gallery, seed: int = 0) -> HeldOut:
@@ -93,9 +94,9 @@ class CentroidClassifier:
         queries = np.array(gallery.vectors[chosen.rows], np.float32)
         without = _unit(sums[truth] - queries)
         own = np.einsum("ij,ij->i", queries, without)
-        corrections = bank_similarity(without, gallery.bank_searcher, config.bank_neighbours)
+        corrections = bank_similarity(without, fitted.bank_searcher, config.bank_neighbours)
         own -= config.mean_correction * _never_empty(corrections, without)
-        asked = bank_similarity(queries, gallery.bank_searcher, config.bank_neighbours)
+        asked = bank_similarity(queries, fitted.bank_searcher, config.bank_neighbours)
         scores = fitted._rank(queries, asked, truth=truth, own=own)
         return chosen.held_out(gallery, scores, fitted._bank_held_out(gallery, chosen.bank_rows))
 
@@ -125,7 +126,9 @@ class CentroidClassifier:
                 f"{folder / FILE} is of {len(arrays['means'])} landmarks, the gallery has "
                 f"{len(gallery.landmarks)}: fit the classifiers again"
             )
-        return cls(config, arrays["means"], arrays["corrections"], gallery.bank_searcher)
+        return cls(
+            config, arrays["means"], arrays["corrections"], _by_vectors(gallery.bank_searcher)
+        )
 
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
         """Scores of bank photographs, each with itself left out of the bank."""
@@ -169,6 +172,10 @@ class CentroidClassifier:
             values -= self.config.query_correction * asked[here, None]
             parts.append(Scores.top(values, self.config.candidates))
         return Scores.joined(parts)
+
+
+def _by_vectors(searcher: Searcher | None) -> Searcher | None:
+    return None if searcher is None else replace(searcher, inverted=None)
 
 
 def _sums(gallery: Gallery) -> NDArray[np.float64]:

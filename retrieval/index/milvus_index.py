@@ -2,8 +2,8 @@
 
 For galleries that no single machine holds, or that several programs search. The server keeps the
 vectors of a run in a collection of its own, a row each: ``key``, ``vector``, ``id`` and
-``landmark``, so that other programs can filter by either. A row's key is a checksum of its id and
-vector. So a build sends the server what it lacks and takes from it what is no longer wanted, row by
+``landmark``, so that other programs can filter by either. A row's key is a checksum of these
+three. So a build sends the server what it lacks and takes from it what is no longer wanted, row by
 row, and one that was cut short goes on where it was.
 
 Answers are those of :mod:`retrieval.index.faiss_index` within what the server's index
@@ -138,13 +138,16 @@ class MilvusIndex:
             "collection": collection,
             "settings": {**config.model_dump(include={"type", "build"}), "of": vectors.shape[1]},
         }
-        # Before anything is sent: a build that is cut short goes on with the same collection.
-        write_sealed(folder / NOTE, {**note, "finished": False})
-        keys = _keys(vectors, ids)
-        write_arrays(folder, {"keys": (keys.dtype, keys.shape)}, [{"keys": keys}])
+        keys = _keys(vectors, ids, landmarks)
         index = cls(config, collection, keys, int(vectors.shape[1]))
         with index._asking() as client:
-            _prepare(client, index, anew=before.get("settings") != note["settings"])
+            # Before the settings are noted, by which a build that is cut short would keep it.
+            if before.get("settings") != note["settings"] and client.has_collection(collection):
+                client.drop_collection(collection)
+            # Before anything is sent: a build that is cut short goes on with the same collection.
+            write_sealed(folder / NOTE, {**note, "finished": False})
+            write_arrays(folder, {"keys": (keys.dtype, keys.shape)}, [{"keys": keys}])
+            _prepare(client, index)
             there = _keys_there(client, index)
             wrong = np.setdiff1d(there, keys)
             for start in range(0, len(wrong), ASKED):
@@ -378,20 +381,21 @@ def _noted(folder: Path, config: MilvusConfig) -> dict[str, Any]:
     return note if note.get("server") == _address(config) else {}
 
 
-def _keys(vectors: Vectors, ids: Sequence[str]) -> Integers:
-    """(n,) positive numbers: the first 63 bits of a checksum of each row's id and vector."""
+def _keys(vectors: Vectors, ids: Sequence[str], landmarks: Sequence[str]) -> Integers:
+    """(n,) positive numbers: 63 bits of a checksum of each row's id, landmark and vector."""
     keys = np.empty(len(ids), dtype=np.int64)
-    for row, name in enumerate(ids):
+    for row, texts in enumerate(zip(ids, landmarks, strict=True)):
         vector = checked_rows(np.asarray(vectors[row : row + 1]), vectors.shape[1], row)
-        digest = hashlib.blake2b(vector.tobytes(), digest_size=8, key=_short(name)).digest()
+        short = _short("\0".join(texts))
+        digest = hashlib.blake2b(vector.tobytes(), digest_size=8, key=short).digest()
         keys[row] = int.from_bytes(digest, "little") >> 1
     if len(np.unique(keys)) != len(keys):
         raise RunError("two photographs of one id: ids have to be unique")
     return keys
 
 
-def _short(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=32).digest()
+def _short(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=32).digest()
 
 
 def _fitting(text: str) -> str:
@@ -399,14 +403,12 @@ def _fitting(text: str) -> str:
     return text.encode()[:LONGEST].decode(errors="ignore")
 
 
-def _prepare(client: Any, index: MilvusIndex, anew: bool) -> None:
-    """Make the collection, where it is not there or ``anew``: of other vectors, another index."""
+def _prepare(client: Any, index: MilvusIndex) -> None:
+    """Load the collection, or make it where it is not there."""
     name, config = index.collection, index.config
     if client.has_collection(name):
-        if not anew:
-            client.load_collection(name)
-            return
-        client.drop_collection(name)
+        client.load_collection(name)
+        return
     kinds = _pymilvus().DataType
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("key", kinds.INT64, is_primary=True)

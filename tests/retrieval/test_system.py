@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_a_gallery_that_a_server_holds_answers_as_one_of_faiss(tmp_path: Path) -
     known = load_data_set(write_data_set(tmp_path / "data"))
     first = known.gallery["landmark"] == "L1"
     few = replace(known, gallery=known.gallery[~first])
+    from pymilvus import MilvusClient
+
     port, asked = free_port(), view(1, 9)
     server = {"kind": "milvus", "uri": f"http://127.0.0.1:{port}", "timeout": 5.0}
     held = SystemConfig.model_validate({**CONFIG.model_dump(), "index": server})
@@ -90,3 +93,10 @@ def test_a_gallery_that_a_server_holds_answers_as_one_of_faiss(tmp_path: Path) -
             System.load(tmp_path / "there")
         whole = System.build(held, few, tmp_path / "there", "cpu")
         assert whole.classify(asked).equals(there.classify(asked))
+        for one in ("gallery", "bank"):
+            note = json.loads((tmp_path / f"there/index/milvus/{one}/milvus.json").read_text())
+            MilvusClient(uri=server["uri"]).drop_collection(note["collection"])
+            with pytest.raises(RunError, match="does not hold the rows"):
+                System.load(tmp_path / "there")
+            whole = System.build(held, few, tmp_path / "there", "cpu")
+            assert whole.classify(asked).equals(there.classify(asked))

@@ -41,7 +41,7 @@ from retrieval.system import System
 from retrieval.vectors.whitening import Whitening
 from tests.photographs import blank, view, write_csv, write_photograph
 from tests.pipelines.dying_build import WINDOW
-from tests.pipelines.runs import contents, sealed_anew
+from tests.pipelines.runs import LOCAL, contents, sealed_anew
 
 ROOT = Path(__file__).parents[3]
 # By name of the shipped config: what makes it small.
@@ -164,6 +164,40 @@ def test_a_changed_config_says_which_field_and_is_built_anew(
     ]
     build("hog", data, tmp_path / "fresh", "whitening.dimension=8")
     assert contents(run) == contents(tmp_path / "fresh")
+
+
+@systems
+def test_a_run_without_the_whitening_it_had_takes_additions(
+    built: dict[str, Path], name: str, data: Path, more: pd.DataFrame, tmp_path: Path
+) -> None:
+    run, fresh = Path(shutil.copytree(built[name], tmp_path / "run")), tmp_path / "fresh"
+    for one in (run, fresh):
+        build(name, data, one, "whitening=null")
+        add_photographs(one, more, "cpu")
+    kept = ("aggregated", "features")
+    here, there = ({k: v for k, v in contents(one).items() if not k.startswith(kept)}
+                   for one in (run, fresh))  # fmt: skip
+    assert here == there
+
+
+def test_nothing_is_called_damaged_where_another_codebook_is_learnt(
+    built: dict[str, Path], data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Path(shutil.copytree(built["rootsift-vlad"], tmp_path / "run"))
+    build("rootsift-vlad", data, run, "extractor.aggregation.words=5")
+    assert not [one for one in caplog.messages if "damaged" in one]
+    build("rootsift-vlad", data, tmp_path / "fresh", "extractor.aggregation.words=5")
+    assert contents(run) == contents(tmp_path / "fresh")
+
+
+def test_nothing_stays_of_a_classifier_or_an_exit_left_out(data: Path, tmp_path: Path) -> None:
+    exits = {**LOCAL, "search": {"verification": {"top": 5, "early_exit": 0.5}},
+             "classifiers": {**LOCAL["classifiers"], "mean": {"kind": "centroid"}}}  # fmt: skip
+    for folder, systems in {"run": (exits, LOCAL), "fresh": (LOCAL,)}.items():
+        for one in systems:
+            config = SystemConfig.model_validate(one)
+            build_run(config, load_data_set(data), tmp_path / folder, "cpu")
+    assert contents(tmp_path / "run") == contents(tmp_path / "fresh")
 
 
 def test_whitenings_within_an_extractor_are_left_out_of_too(data: Path, tmp_path: Path) -> None:

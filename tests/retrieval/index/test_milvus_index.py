@@ -11,6 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from retrieval.errors import ConfigError, RunError
+from retrieval.index import milvus_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.index.milvus_index import MilvusConfig, MilvusError, MilvusIndex, holds
 from retrieval.index.registry import AnyIndexConfig
@@ -89,6 +90,9 @@ def test_only_what_changed_is_sent(
     index = MilvusIndex.synchronise(tmp_path, server, other, ids[5:], ["a"] * 45)
     assert "1 sent, 1 taken out" in caplog.messages[-1]
     assert index.search(other[7:8], 1).rows[0, 0] == 7
+    # And so is one that is found to show another landmark.
+    MilvusIndex.synchronise(tmp_path, server, other, ids[5:], ["a"] * 44 + ["b"])
+    assert "1 sent, 1 taken out" in caplog.messages[-1]
 
 
 @needs_server
@@ -160,17 +164,45 @@ def test_a_server_that_dies_and_comes_back(tmp_path: Path) -> None:
 
 @needs_server
 def test_a_build_cut_short_goes_on_with_its_collection(
-    server: MilvusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MilvusConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("retrieval.index.milvus_index.ASKED", 4)
-    gallery = rows_of(12)
-    gallery[9] = np.nan
-    with pytest.raises(RunError, match="descriptor 9 "):
-        MilvusIndex.synchronise(tmp_path, server, gallery, names(12), ["a"] * 12)
+    def killed(text: str) -> str:
+        if text == names(12)[9]:
+            raise KeyboardInterrupt
+        return text
+
+    monkeypatch.setattr(milvus_index, "ASKED", 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(milvus_index, "_fitting", killed)
+        with pytest.raises(KeyboardInterrupt):
+            MilvusIndex.synchronise(tmp_path, server, rows_of(12), names(12), ["a"] * 12)
     with pytest.raises(RunError, match="not all sent"):
         MilvusIndex.load(tmp_path, server)
+    caplog.set_level("INFO")
     index = MilvusIndex.synchronise(tmp_path, server, rows_of(12), names(12), ["a"] * 12)
+    assert "4 sent, 0 taken out" in caplog.messages[-1]
     assert (index.search(rows_of(12), 1).rows[:, 0] == np.arange(12)).all()
+
+
+@needs_server
+@pytest.mark.parametrize("name", ["write_sealed", "_prepare"])
+def test_a_build_of_other_settings_cut_short_goes_on(
+    server: MilvusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    MilvusIndex.synchronise(tmp_path, server, rows_of(9), names(9), ["a"] * 9)
+    other = rows_of(9, dimension=8)
+    with monkeypatch.context() as patch:
+        patch.setattr(milvus_index, name, killed)
+        with pytest.raises(KeyboardInterrupt):
+            MilvusIndex.synchronise(tmp_path, server, other, names(9), ["a"] * 9)
+    index = MilvusIndex.synchronise(tmp_path, server, other, names(9), ["a"] * 9)
+    assert (index.search(other, 1).rows[:, 0] == np.arange(9)).all()
 
 
 @needs_server
