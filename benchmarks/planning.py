@@ -115,6 +115,7 @@ def told_of(system: str, size: int, plan: Plan, found: Mapping[str, Any]) -> dic
     return {
         "system": system,
         "photographs": size,
+        "pace": plan.option.work.pace,
         "foretold": {
             "seconds": plan.seconds,
             "memory": plan.memory,
@@ -131,10 +132,13 @@ def as_markdown(told: Sequence[Mapping[str, Any]]) -> str:
         "# Planning",
         "",
         "By `benchmarks/planning.py`, whose head says how: what `landmarks plan` foretold, and what"
-        f" `landmarks index` then took, on {under['cores']} cores of {under['processor']}.",
+        f" `landmarks index` then took, on {under['cores']} cores of {under['processor']}. Pace:"
+        " how many times as long as on an idle machine the probe's matrices took; load: processes"
+        " that wanted a core when the build was done.",
         "",
-        "| system | photographs | s | then | | memory, MB | then | | disk, MB | then | | load |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| system | photographs | s | then | | memory, MB | then | | disk, MB | then |"
+        " | processor, s | pace | load |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     stages = [
         "",
@@ -147,7 +151,8 @@ def as_markdown(told: Sequence[Mapping[str, Any]]) -> str:
         for key, unit in (("seconds", 1), ("memory", 1e6), ("disk", 1e6)):
             before, then = foretold[key] / unit, found[key] / unit
             cells += [f"{before:,.0f}", f"{then:,.0f}", f"× {then / before:.2f}"]
-        lines.append("| " + " | ".join([*cells, f"{found['load']:.1f}"]) + " |")
+        cells += [f"{found['processor']:.0f}", f"{one['pace']:.1f}", f"{found['load']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
         each = [
             f"{foretold['stages'].get(name, 0.0):.1f} | {found['stages'].get(name, 0.0):.1f}"
             for name in STAGES

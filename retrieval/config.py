@@ -13,6 +13,7 @@ from retrieval.classifiers.network import NetworkClassifierConfig
 from retrieval.classifiers.registry import ClassifierConfig
 from retrieval.classifiers.rejection import RejectionConfig
 from retrieval.classifiers.signals import NEAR
+from retrieval.descriptors.base import with_parts
 from retrieval.descriptors.local_branch import LocalBranchConfig
 from retrieval.descriptors.registry import (
     ExtractorConfig,
@@ -120,6 +121,16 @@ class SystemConfig(StrictModel):
             detector = with_quantised(self.local.detector, quantised)
             changes["local"] = self.local.model_copy(update={"detector": detector})
         return self.model_copy(update=changes)
+
+    def in_float32(self) -> SystemConfig:
+        """The config whose extractor's networks run by torch, in float32, as derivatives need."""
+
+        def change(one: Any) -> Any:
+            fields = {"precision": "float32", "runtime": "torch", "quantised": None}
+            own = {name: value for name, value in fields.items() if hasattr(one, name)}
+            return one.model_copy(update=own)
+
+        return self.model_copy(update={"extractor": with_parts(self.extractor, change)})
 
     @property
     def quantised(self) -> list[Any]:

@@ -48,6 +48,10 @@ class TrainingError(LandmarksError):
     """A network that does not learn, or cannot from the photographs given."""
 
 
+class ExplainError(LandmarksError):
+    """An answer that cannot be explained, or not by the method that was asked for."""
+
+
 class PhotographError(LandmarksError):
     """One photograph failed; its row keeps :attr:`status` and the text as the reason."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import TableError
+from retrieval.explain.explainer import SHARES, Explainer
+from retrieval.explain.explanation import Explanation
+from retrieval.explain.targets import SIMILARITY
 from retrieval.index.early_exit import SavedExit
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
@@ -332,6 +336,48 @@ class System:
             frames.append(self.predictions(own, described, top, errors=errors))
         frames = frames or [self.predictions([], self.query_describer.from_features([]), top)]
         return pd.concat(frames, ignore_index=True)
+
+    def explain(
+        self,
+        photograph: Given,
+        against: str | None = None,
+        method: str = SHARES,
+        target: str = SIMILARITY,
+    ) -> Explanation:
+        """Why a photograph is answered as it is.
+
+        Networks run by torch in float32 for this, whatever the run has them run by.
+
+        Args:
+            photograph: as of :meth:`classify`.
+            against: id of a gallery photograph that it is held against; by default the one of the
+                best candidate that is most similar.
+            method: :data:`retrieval.explain.methods.METHODS`, by name.
+            target: what any method but ``shares`` explains:
+                :data:`retrieval.explain.targets.TARGETS`, by name.
+
+        Raises:
+            ExplainError: there is no candidate, the method does not apply, or the gallery
+                photograph is not there any more.
+            PhotographError: the photograph cannot be read or described.
+            TypeError: it is none.
+        """
+        return self.explainer.explain(photograph, against, method, target)
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """What explains this system's answers; it has the networks once more, in float32."""
+        config = self.config.in_float32()
+        return Explainer(
+            describer=self.describer,
+            in_float32=load_describer(self.run, config, self.device, calibrated=False),
+            gallery=self.gallery,
+            rows=self.rows,
+            classifiers=self.classifiers,
+            rejections=self.rejections,
+            answer=self.answer,
+            name=self.name,
+        )
 
     def name(self, landmark: str) -> str:
         """A landmark's readable name; its id where it has none."""

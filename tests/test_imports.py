@@ -17,8 +17,8 @@ PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / r
 ROOMS = {
     "retrieval": (
         "errors types streams passes frontend devices threads storage photographs vectors networks"
-        " local aggregation descriptors index classifiers evaluation training predictions config"
-        " run additions describing parts agreement indexing build ray_workers system"
+        " local aggregation descriptors index classifiers explain evaluation training predictions"
+        " config run additions describing parts agreement indexing build ray_workers system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"

@@ -30,7 +30,6 @@ from pipelines.building.probing import ProbedSystem, probe_pace, probe_system
 from pipelines.building.proposal import (
     GPU_TIMES,
     REFERENCE_CORES,
-    Candidate,
     MachineFacts,
     ShippedFigures,
     propose,
@@ -270,6 +269,8 @@ def _facts(data: DataSet | None, wishes: Wishes) -> MachineFacts:
         many = Counted(
             wishes.photographs, bank, wishes.landmarks, wishes.photographs > wishes.landmarks
         )
+    elif (wishes.photographs, wishes.landmarks, wishes.bank) != (None, None, None):
+        raise ConfigError("--photographs, --landmarks and --bank are for plans without a folder")
     else:
         many = counted(data)
     facts = gather(many, wishes.weights, wishes.device)
@@ -282,23 +283,20 @@ def _facts(data: DataSet | None, wishes: Wishes) -> MachineFacts:
 
 def _options(facts: MachineFacts, wishes: Wishes, pace: float) -> list[Option]:
     """The systems that are here, as `landmarks index` would take them; or the one asked for."""
+
+    def option(name: str) -> Option:
+        config = load_config(name, wishes.settings).with_weights(wishes.weights)
+        measured = measured_figures().get(config.name, ShippedFigures())
+        return _option(config, measured, facts, pace)
+
     if wishes.config is not None:
-        config = load_config(wishes.config, wishes.settings).with_weights(wishes.weights)
-        found = measured_figures().get(config.name)
-        one = Candidate(config.name, found, network=bool(pretrained(config))) if found else None
-        return [_option(config, one, facts, pace)]
-    return [
-        _option(
-            load_config(one.name, wishes.settings).with_weights(wishes.weights), one, facts, pace
-        )
-        for one in propose(facts).ranked
-    ]
+        return [option(wishes.config)]
+    return [option(one.name) for one in propose(facts).ranked]
 
 
 def _option(
-    config: SystemConfig, candidate: Candidate | None, facts: MachineFacts, pace: float
+    config: SystemConfig, measured: ShippedFigures, facts: MachineFacts, pace: float
 ) -> Option:
-    measured = candidate.measured if candidate else ShippedFigures()
     accuracy, network = measured.of(facts.few), bool(pretrained(config))
     milliseconds = measured.milliseconds or UNKNOWN
     milliseconds *= 1 / GPU_TIMES if network and facts.gpu else REFERENCE_CORES / facts.cores

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipelines.cli import answering, building, data, machine, measuring
+from pipelines.cli import answering, building, data, explaining, machine, measuring
 from pipelines.progress import say
 from retrieval.errors import LandmarksError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(building.app)
 app.add_typer(answering.app)
+app.add_typer(explaining.app)
 app.add_typer(measuring.app)
 app.add_typer(measuring.protocol_app, name="protocol", rich_help_panel=measuring.PANEL)
 app.add_typer(data.app, name="data", rich_help_panel="Photographs")

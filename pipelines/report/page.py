@@ -25,6 +25,7 @@ from pipelines.report import curves, examples, plots
 from pipelines.report.measured import NOT_IN_GALLERY, ClassifierResult, Measured
 from retrieval.errors import PhotographError
 from retrieval.photographs.decoding import read_photograph
+from retrieval.types import Photograph
 
 TEMPLATES: Final = Path(__file__).parent / "templates"
 NEIGHBOURS: Final = 5
@@ -155,7 +156,7 @@ class Thumbnail:
 Thumbnailer = Callable[[str, int], Thumbnail | None]
 
 
-def _thumbnail(source: str, side: int) -> Thumbnail | None:
+def thumbnail(source: str, side: int) -> Thumbnail | None:
     """Of a local photograph; ``None`` for one that cannot be read."""
     if "://" in source:
         return None  # a report never fetches
@@ -163,6 +164,11 @@ def _thumbnail(source: str, side: int) -> Thumbnail | None:
         photograph = read_photograph(source, side)
     except PhotographError:
         return None
+    return pictured(photograph)
+
+
+def pictured(photograph: Photograph) -> Thumbnail:
+    """An (h, w, 3) photograph as it is."""
     height, width = photograph.shape[:2]
     quality = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     encoded = cv2.imencode(".jpg", photograph[:, :, ::-1], quality)[1]
@@ -175,14 +181,42 @@ def render(measured: Measured) -> bytes:
 
     A photograph that cannot be read, and one that is a URL, is shown as a placeholder.
     """
-    environment = Environment(
+    html = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            measured=measured,
+            style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+            headline=_headline(measured),
+            metrics=list(METRICS),
+            more=[metric for metric in MORE if metric.key in measured.answering.metrics],
+            origins=sorted(measured.per_origin, key=lambda one: -one.queries)[:ORIGINS],
+            sources=len(set(measured.origins)),
+            by_origin=[metric for metric in METRICS if metric.key in BY_ORIGIN],
+            best={metric.key: _best(measured, metric) for metric in (*METRICS, *MORE)},
+            plots=_plots(measured),
+            confused=curves.confused_landmarks(measured, CONFUSIONS),
+            mistaken=curves.false_accepts(measured, CONFUSIONS),
+            worst=curves.worst_landmarks(measured, WORST),
+            groups=_galleries(measured, cache(thumbnail)),
+            failed=_failed(measured),
+            listed=LISTED,
+        )
+    )
+    # A lone surrogate (a file name of odd bytes) has no UTF-8; it is shown as a question mark.
+    return html.lstrip().encode("utf-8", errors="replace")
+
+
+def environment() -> Environment:
+    """What fills templates; the filters are this module's functions."""
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(
+    made.filters.update(
         share=share,
         fraction=fraction,
         percent=percent,
@@ -193,26 +227,7 @@ def render(measured: Measured) -> bytes:
         chance=chance,
         signed=signed,
     )
-    html = environment.get_template("page.html.j2").render(
-        measured=measured,
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        headline=_headline(measured),
-        metrics=list(METRICS),
-        more=[metric for metric in MORE if metric.key in measured.answering.metrics],
-        origins=sorted(measured.per_origin, key=lambda one: -one.queries)[:ORIGINS],
-        sources=len(set(measured.origins)),
-        by_origin=[metric for metric in METRICS if metric.key in BY_ORIGIN],
-        best={metric.key: _best(measured, metric) for metric in (*METRICS, *MORE)},
-        plots=_plots(measured),
-        confused=curves.confused_landmarks(measured, CONFUSIONS),
-        mistaken=curves.false_accepts(measured, CONFUSIONS),
-        worst=curves.worst_landmarks(measured, WORST),
-        groups=_galleries(measured, cache(_thumbnail)),
-        failed=_failed(measured),
-        listed=LISTED,
-    )
-    # A lone surrogate (a file name of odd bytes) has no UTF-8; it is shown as a question mark.
-    return html.lstrip().encode("utf-8", errors="replace")
+    return made
 
 
 def _headline(measured: Measured) -> dict[str, Any]:

@@ -170,6 +170,11 @@ class SvmClassifier:
         """
         return self._rank(Representation.of(queries).vectors, neighbours)
 
+    def margins(self, queries: Vectors) -> Vectors:
+        """(q, l + 1) of (q, d) unit rows: every landmark's, and last the bank's."""
+        margins: Vectors = scaled(queries, self.scale) @ self.weights.T + self.biases
+        return margins
+
     def save(self, folder: Path) -> None:
         """Write ``svm.safetensors``: scale, weights, biases and the constants behind them."""
         arrays = {"scale": self.scale, "weights": self.weights, "biases": self.biases}
@@ -186,6 +191,13 @@ class SvmClassifier:
             )
         return cls(config, arrays["scale"], arrays["weights"], arrays["biases"], gallery.codes)
 
+    def gained(self, neighbours: Neighbours, code: int) -> float:
+        """The margin that a landmark gains by one photograph's verified neighbours."""
+        if not self.config.verified or neighbours.bonus is None:
+            return 0.0
+        shape = 1, len(self.weights) - 1
+        return float(self._gained(neighbours.rows, neighbours.bonus, shape)[0, code])
+
     def _gained(self, rows: Integers, bonus: Vectors, shape: tuple[int, ...]) -> Vectors:
         """(q, l) the margin that each landmark gains by its verified photographs."""
         gained = np.zeros(shape, np.float32)
@@ -200,7 +212,7 @@ class SvmClassifier:
         step = max(1, MARGINS // len(self.weights))
         for start in range(0, len(queries), step):
             here = slice(start, start + step)
-            margins = scaled(queries[here], self.scale) @ self.weights.T + self.biases
+            margins = self.margins(queries[here])
             landmarks, bank = margins[:, :-1], margins[:, -1]
             if self.config.verified and neighbours is not None and neighbours.bonus is not None:
                 landmarks = landmarks + self._gained(

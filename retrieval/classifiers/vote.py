@@ -198,8 +198,10 @@ class VoteClassifier:
         step = max(1, BLOCK // max(k, 1))
         parts = [
             self._vote_block(
-                found.rows[start : start + step, :k],
-                found.similarities[start : start + step, :k],
+                Neighbours(
+                    found.rows[start : start + step, :k],
+                    found.similarities[start : start + step, :k],
+                ),
                 corrections[start : start + step, :k],
                 own[start : start + step],
             )
@@ -214,9 +216,29 @@ class VoteClassifier:
         relative: NDArray[np.float64] = sizes / sizes[sizes > 0].mean()
         return relative
 
-    def _vote_block(
-        self, rows: Integers, similarities: Vectors, corrections: Vectors, own: Vectors
-    ) -> Scores:
+    def ballot(self, query: Representation, neighbours: Neighbours) -> Ballot:
+        """How one photograph's neighbours vote, term by term."""
+        k = min(self.config.k, neighbours.rows.shape[1])
+        found = neighbours.first(k)
+        own = bank_similarity(query, self.bank_searcher, self.config.bank_neighbours)
+        corrections = self.row_corrections[found.rows]
+        groups, weights, votes, penalty = self._counted(found, corrections)
+        return Ballot(
+            codes=np.where(found.rows[0] >= 0, self.codes[found.rows[0]], -1),
+            weights=weights[0],
+            corrections=corrections[0],
+            landmarks=groups.code,
+            votes=votes,
+            by_rows=-self.config.row_correction * penalty,
+            by_query=-self.config.query_correction * float(own[0]),
+        )
+
+    def _counted(
+        self, found: Neighbours, corrections: Vectors
+    ) -> tuple[Groups, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Neighbours by landmark, (q, k) what each votes, and (g,) the landmarks' votes and mean
+        corrections."""
+        rows, similarities = found.rows, found.similarities
         groups = Groups.gather(np.where(rows >= 0, self.codes[rows], -1))
         weights = weigh(self.config.vote, similarities, groups)
         total = groups.total(weights)
@@ -226,9 +248,36 @@ class VoteClassifier:
             values = total ** (1.0 / self.config.vote.power)
         if self.config.counts:
             values = values / self._sizes[groups.code] ** self.config.counts
-        values = values - self.config.row_correction * penalty
+        return groups, weights, values, penalty
+
+    def _vote_block(self, found: Neighbours, corrections: Vectors, own: Vectors) -> Scores:
+        groups, _, votes, penalty = self._counted(found, corrections)
+        values = votes - self.config.row_correction * penalty
         values -= self.config.query_correction * own[groups.query].astype(np.float64)
-        return groups.ranked(values.astype(np.float32), groups.largest(similarities))
+        return groups.ranked(values.astype(np.float32), groups.largest(found.similarities))
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """One photograph's vote: a landmark's value is ``votes + by_rows + by_query``.
+
+    Attributes:
+        codes: (k,) the neighbours' landmarks, -1 where there is none.
+        weights: (k,) what each neighbour votes.
+        corrections: (k,) each neighbour's similarity to the bank.
+        landmarks: (g,) the landmarks voted for, ascending.
+        votes: (g,) their votes together.
+        by_rows: (g,) what is taken off, for neighbours that resemble the bank.
+        by_query: what is taken off all, where the photograph itself does.
+    """
+
+    codes: Integers
+    weights: NDArray[np.float64]
+    corrections: Vectors
+    landmarks: Integers
+    votes: NDArray[np.float64]
+    by_rows: NDArray[np.float64]
+    by_query: float
 
 
 def weigh(vote: Vote, similarities: Vectors, groups: Groups) -> NDArray[np.float64]:

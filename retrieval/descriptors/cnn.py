@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -24,6 +24,9 @@ from retrieval.networks.runtime import Precision, Runtime, settled
 from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import find_weights, load_trunk
 from retrieval.types import Photograph, StrictModel, Vectors
+
+Outputs = Sequence[tuple[Tensor, Tensor | None]]
+"""Each layer's map, and class token where there is one."""
 
 
 class LayerConfig(StrictModel):
@@ -142,13 +145,23 @@ class CnnExtractor(VectorExtractor):
 
     def pooled(self, photographs: Tensor, shared: Shared | None = None) -> Tensor:
         """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
-        sums: list[Tensor | float] = [0.0] * len(self.config.layers)
+        views = self.views(photographs.to(self.device, non_blocking=True))
         asked = None if shared is None else shared.get(self.trunk.network)
-        for place, view in enumerate(self.views(photographs.to(self.device, non_blocking=True))):
+        return self.pooled_maps(self._passes(views, asked))
+
+    def _passes(self, views: Iterable[Tensor], asked: Shared | None) -> Iterator[Outputs]:
+        """The trunk's outputs of every view, left in ``asked`` too where others look for them."""
+        for place, view in enumerate(views):
             outputs = self.trunk.outputs(view)
             mirrored = self.config.flip and place % 2
             if asked is not None and not mirrored:
                 asked[tuple(view.shape[-2:])] = outputs
+            yield outputs
+
+    def pooled_maps(self, views: Iterable[Outputs]) -> Tensor:
+        """The trunk's outputs of every view to (n, dimension) float32."""
+        sums: list[Tensor | float] = [0.0] * len(self.config.layers)
+        for outputs in views:
             for i, (feature_map, token) in enumerate(outputs):
                 pooled = pool(self.config.layers[i].pooling, feature_map, token)
                 sums[i] += normalize(pooled, dim=1)
@@ -166,7 +179,10 @@ class CnnExtractor(VectorExtractor):
 
     def views(self, photographs: Tensor) -> Iterator[Tensor]:
         """What the network sees: (n, 3, h, w), at each scale, and mirrored."""
-        values = self.trunk.normalised(photographs)
+        return self.views_of(self.trunk.normalised(photographs))
+
+    def views_of(self, values: Tensor) -> Iterator[Tensor]:
+        """The same of (n, 3, h, w) normalised photographs at the largest scale."""
         height, width = values.shape[-2:]
         for scale in self.config.scales:
             shape = self._shape_at(height, width, scale / max(self.config.scales))

@@ -124,17 +124,23 @@ def find_segments(photograph: Photograph, shortest: float, most: int) -> Values:
     return ends[order[lengths[order] >= 2 * shortest][:most]]
 
 
-def line_votes(segments: Values, angles: int, offsets: int) -> Values:
-    """(angles, offsets) lengths of (n, 2, 2) segments, by normal angle and signed distance."""
+def line_votes(segments: Values, angles: int, offsets: int, each: bool = False) -> Values:
+    """(angles, offsets) lengths of (n, 2, 2) segments, by normal angle and signed distance.
+
+    With ``each``, (n, angles, offsets): of every segment by itself.
+    """
     along = segments[:, 1] - segments[:, 0]
     normal = np.arctan2(along[:, 0], -along[:, 1])
     distance = (segments.mean(axis=1) * np.stack([np.cos(normal), np.sin(normal)], axis=1)).sum(
         axis=1
     )
-    return _band(normal, distance, _lengths(segments), angles, offsets)
+    whose = np.arange(len(segments)) if each else None
+    return _band(normal, distance, _lengths(segments), angles, offsets, whose, len(segments))
 
 
-def place_votes(segments: Values, size: tuple[int, int], angles: int, grid: int) -> Values:
+def place_votes(
+    segments: Values, size: tuple[int, int], angles: int, grid: int, each: bool = False
+) -> Values:
     """(grid, grid, angles) lengths of (n, 2, 2) segments, by row, column and angle.
 
     Args:
@@ -142,6 +148,7 @@ def place_votes(segments: Values, size: tuple[int, int], angles: int, grid: int)
         size: (height, width) of the photograph.
         angles: bins over half a turn.
         grid: cells along each side.
+        each: (n, grid, grid, angles), of every segment by itself.
     """
     steps = (np.arange(PIECES) + 0.5) / PIECES
     starts, along = segments[:, None, 0], segments[:, None, 1] - segments[:, None, 0]
@@ -151,17 +158,20 @@ def place_votes(segments: Values, size: tuple[int, int], angles: int, grid: int)
     cells = np.clip((places / half + 1) / 2 * grid - 0.5, 0, grid - 1)
     turn = np.arctan2(along[..., 1], along[..., 0]).repeat(PIECES) / np.pi * angles
     weights = (_lengths(segments) / PIECES).repeat(PIECES)
-    votes = np.zeros((grid, grid, angles))
+    whose: Any = np.arange(len(segments)).repeat(PIECES) if each else 0
+    votes = np.zeros((len(segments) if each else 1, grid, grid, angles))
     for row, by_row in _nearest(cells[:, 1]):
         for column, by_column in _nearest(cells[:, 0]):
             for angle, by_angle in _nearest(turn):
                 bins = (np.minimum(row, grid - 1), np.minimum(column, grid - 1), angle % angles)
-                np.add.at(votes, bins, weights * by_row * by_column * by_angle)
-    return votes
+                np.add.at(votes, (whose, *bins), weights * by_row * by_column * by_angle)
+    return votes if each else votes[0]
 
 
-def vanishing_votes(segments: Values, angles: int, offsets: int) -> Values:
+def vanishing_votes(segments: Values, angles: int, offsets: int, each: bool = False) -> Values:
     """(angles, offsets) votes of pairs of (n, 2, 2) segments for directions in space.
+
+    With ``each``, (n, angles, offsets): half of its pairs' votes for every segment.
 
     The focal length is taken to be half the diagonal, a common lens. A direction is told by the
     angle of its vanishing point around the middle, and by how steeply it leads away from the
@@ -182,10 +192,24 @@ def vanishing_votes(segments: Values, angles: int, offsets: int) -> Values:
     steepness = meeting[:, 2] / np.maximum(sines, 1e-12)
     around = np.arctan2(meeting[:, 1], meeting[:, 0])
     weights = lengths[one] * lengths[other] * sines
-    return _band(around, steepness, weights, angles, offsets)
+    if not each:
+        return _band(around, steepness, weights, angles, offsets)
+    halves = [
+        _band(around, steepness, weights / 2, angles, offsets, whose, len(segments))
+        for whose in (one, other)
+    ]
+    return halves[0] + halves[1]
 
 
-def _band(angle: Values, offset: Values, weights: Values, angles: int, offsets: int) -> Values:
+def _band(
+    angle: Values,
+    offset: Values,
+    weights: Values,
+    angles: int,
+    offsets: int,
+    whose: NDArray[np.int64] | None = None,
+    voters: int = 1,
+) -> Values:
     """(angles, offsets) votes on a Möbius band: half a turn on, an offset is its negative.
 
     So it is with a line's normal and distance, and with a direction and its opposite.
@@ -195,15 +219,18 @@ def _band(angle: Values, offset: Values, weights: Values, angles: int, offsets: 
         offset: (n,) from -1 to 1.
         weights: (n,) of the votes.
         angles, offsets: bins.
+        whose: (n,) whose each vote is, for (voters, angles, offsets) of them apart.
+        voters: how many there are.
     """
-    votes = np.zeros((angles, offsets))
+    apart, owner = whose is not None, np.int64(0) if whose is None else whose
+    votes = np.zeros((voters if apart else 1, angles, offsets))
     middle = (offsets - 1) / 2
     for turn, by_turn in _nearest(angle / np.pi * angles):
         turned = np.where(turn // angles % 2 == 0, offset, -offset)
         for place, by_place in _nearest((np.clip(turned, -1, 1) + 1) * middle):
-            bins = (turn % angles, np.minimum(place, offsets - 1))
+            bins: Any = (owner, turn % angles, np.minimum(place, offsets - 1))
             np.add.at(votes, bins, weights * by_turn * by_place)
-    return votes
+    return votes if apart else votes[0]
 
 
 def _nearest(places: Values) -> list[tuple[NDArray[np.int64], Values]]:

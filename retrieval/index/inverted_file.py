@@ -104,6 +104,15 @@ class InvertedFile:
                 found = list(pool.map(one, range(len(queries))))
         return np.stack(found) if found else np.zeros((0, len(self)), np.float32)
 
+    def common(self, one: Words, other: Words) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """The words that two photographs share, and what each adds to their similarity."""
+        words, own, theirs = np.intersect1d(
+            one.words, other.words, assume_unique=True, return_indices=True
+        )
+        added = self._kernel()(one.values[own], other.values[theirs]).astype(np.float64)
+        scales = [float(_scales(each, self.weights, self.bits)[0]) for each in (one, other)]
+        return words, added * self.weights[words] * scales[0] * scales[1]
+
     @property
     def bytes_per_row(self) -> float:
         """What the postings of a photograph take, on average."""

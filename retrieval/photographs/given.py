@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from retrieval.errors import FetchError, PhotographError
-from retrieval.photographs.decoding import PillowImage, from_image, shrink
+from retrieval.photographs.decoding import PillowImage, from_image, read_photograph, shrink
 from retrieval.types import Photograph
 
 T = TypeVar("T")
@@ -67,6 +67,19 @@ def source_windows(
     return _windows(several, size, ids)
 
 
+def open_given(given: Given, longest_side: int) -> Photograph:
+    """One photograph (h, w, 3), at most so large.
+
+    Raises:
+        TypeError: it is none.
+        PhotographError: it cannot be read, or is a URL.
+    """
+    source = _source(None, given)
+    if isinstance(source, str):
+        return read_photograph(source, longest_side)
+    return source(longest_side) if callable(source) else shrink(source, longest_side)
+
+
 def _windows(several: Iterable[Any], size: int, ids: list[str]) -> Iterator[Sequence[Source]]:
     window: list[Source] = []
     for place, one in enumerate(several):
@@ -93,7 +106,7 @@ def _several(given: Any) -> Iterable[Any]:
     return given
 
 
-def _source(place: int, one: Any) -> Source:
+def _source(place: int | None, one: Any) -> str | Photograph | Opener:
     if isinstance(one, str | os.PathLike):
         path = os.fspath(one)
         if not isinstance(path, str):

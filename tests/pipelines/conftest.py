@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,28 @@ from tests.photographs import write_data_set
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 gallery photographs of six landmarks, eight of none; each module's own."""
     return write_data_set(tmp_path_factory.mktemp("data"))
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture
+def chromium(tmp_path: Path) -> Callable[..., str]:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not on PATH: the page was not opened in a browser")
+
+    def opened(page: Path, *options: str) -> str:
+        command = [
+            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+            *("--disable-sync", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"),
+            *options,
+            page.as_uri(),
+        ]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+        return done.stdout.decode()
+
+    return opened
 
 
 class Terminal(io.TextIOWrapper):

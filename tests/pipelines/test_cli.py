@@ -84,7 +84,7 @@ def test_help_shows_the_groups(landmarks: Run) -> None:
     panels = re.findall(r"╭─ (.+?) ─+╮(.+?)╰", out, re.DOTALL)
     told = {name: set(re.findall(r"^│ (\w+)", rows, re.MULTILINE)) for name, rows in panels}
     assert {"index", "add", "remove", "list", "train"} <= told["Build a run"]
-    assert {"classify", "vote", "rethreshold", "score"} == told["Answer photographs"]
+    assert {"classify", "vote", "rethreshold", "score", "explain"} == told["Answer photographs"]
     assert {"evaluate", "compare", "ablate", "protocol"} == told["Measure"]
     assert {"doctor", "config", "layers", "plan"} == told["Machine and systems"]
 
@@ -140,6 +140,8 @@ def test_without_arguments_there_is_help(landmarks: Run) -> None:
         (["classify", "http://a.example/b.jpg", "--run", "absent"], "absent/run.json is missing"),
         (["rethreshold", "absent.csv", "--min-probability", "0.5", "--run", "absent"],
          "absent.csv: cannot be read"),
+        (["explain", "absent.jpg", "--run", "absent"], "absent/run.json is missing"),
+        (["explain", "absent.jpg", "--out", "why.gif"], "--out why.gif: give a name that ends in"),
         (["vote", "absent.csv"], "absent.csv: cannot be read (No such file or directory)"),
         (["add", "absent.csv", "--run", "absent"], "absent.csv: no such file"),
         (["remove", "x", "--run", "absent"], "absent/run.json is missing"),

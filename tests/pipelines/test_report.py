@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -24,7 +22,6 @@ from retrieval.errors import RunError
 from retrieval.photographs.decoding import read_photograph
 from tests.pipelines import measured_example as example
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SECTIONS = ("results", "curves", "confusions", "landmarks", "examples", "failed", "conditions")
 GROUPS = ("all-right", "only-1", "only-2", "all-wrong", "false-accepts")
 HOSTILE = '<script>alert("1")</script><img src=https://example.org/x onerror=alert(2)>\'"&\u202e'
@@ -269,25 +266,6 @@ def test_curves_of_a_hundred_thousand_answers_stay_small(measured: Measured) -> 
 
 def _answering(measured: Measured) -> Measured:
     return replace(measured, answer="knn")
-
-
-@pytest.fixture
-def chromium(tmp_path: Path) -> Callable[..., str]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not on PATH: the page was not opened in a browser")
-
-    def opened(page: Path, *options: str) -> str:
-        command = [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-            *("--disable-sync", "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}"),
-            *options,
-            page.as_uri(),
-        ]
-        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
-        return done.stdout.decode()
-
-    return opened
 
 
 WIDEST = """<script>addEventListener("load", () => {

@@ -211,6 +211,11 @@ def test_a_plan_is_of_something(wishes: Wishes, match: str) -> None:
         plan_of(None, wishes)
 
 
+def test_a_folder_says_itself_how_many_there_are(data: Path) -> None:
+    with pytest.raises(ConfigError, match="are for plans without a folder"):
+        plan_of(data, Wishes(landmarks=5))
+
+
 def test_wishes_are_read() -> None:
     assert (bytes_of("memory", "1.5GB"), bytes_of("disk", "2 tb")) == (1.5e9, 2e12)
     assert (seconds_of("time", "90s"), seconds_of("time", "2h")) == (90.0, 7200.0)

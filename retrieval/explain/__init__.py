@@ -1,0 +1,1 @@
+"""Why an answer is what it is: shares of similarities and margins, attributions, tables."""

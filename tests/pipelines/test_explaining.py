@@ -1,0 +1,165 @@
+"""The command that tells why, and its page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.building.index import build_run
+from pipelines.report.why import render
+from retrieval.config import SystemConfig
+from retrieval.explain.explanation import Explanation
+from retrieval.photographs.table import load_data_set
+from retrieval.system import System
+from tests.pipelines.runs import LOCAL
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "local"
+    classifiers = {"knn": {"kind": "knn", "k": 5}, "svm": {"kind": "svm"}}
+    config = SystemConfig.model_validate({**LOCAL, "classifiers": classifiers})
+    build_run(config, load_data_set(data), folder, "cpu")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def explained(data: Path, run: Path) -> Explanation:
+    return System.load(run, "cpu").explain(data / "photos/m3v5.jpg", method="occlusion")
+
+
+def drawn(html: str) -> dict[str, Any]:
+    (text,) = re.findall(r'<script type="application/json" id="found">(.*?)</script>', html)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def test_a_page_and_a_picture_are_written(
+    data: Path, run: Path, tmp_path: Path, landmarks: Run
+) -> None:
+    page, picture = tmp_path / "why.html", tmp_path / "why.png"
+    photograph, on_cpu = data / "photos/m3v5.jpg", ("--run", run, "--device", "cpu")
+    code, _, err = landmarks("explain", photograph, *on_cpu, "--out", page)
+    assert (code, err.strip().splitlines()[-1]) == (0, f"Landmark 3 → {page}")
+    code, _, err = landmarks(
+        "explain", photograph, *on_cpu, "--out", picture, "--against", "m1v0", "--method",
+        "occlusion", "--target", "margin",
+    )  # fmt: skip
+    assert code == 0, err
+    pixels = cv2.imread(str(picture))
+    assert pixels is not None
+    assert pixels.std() > 20
+    html = page.read_text()
+    assert "Landmark 3" in html
+    assert drawn(html)["modes"] == ["Places", "Cells and features", "Matches"]
+    code, _, err = landmarks("explain", photograph, *on_cpu, "--method", "guided")
+    assert code == 2
+    assert "made by no network" in err
+    assert not (Path.cwd() / "why.html").exists()
+    for given, told in (("absent.jpg", "no such file"), ("http://a.example/b.jpg", "a URL: save")):
+        code, _, err = landmarks("explain", given, *on_cpu)
+        assert code == 2
+        assert f"landmarks: {given}: {told}" in err
+
+
+def test_what_the_page_draws_adds_up(explained: Explanation) -> None:
+    found, shares = drawn(render(explained, "local").decode()), explained.shares
+    assert shares is not None
+    pairs = np.array(found["pairs"]).reshape(shares.pairs.shape) * found["unit"]
+    np.testing.assert_allclose(pairs, shares.pairs, atol=0.51 * found["unit"])
+    for one, side in zip(found["maps"], (shares.query, shares.gallery), strict=True):
+        assert sum(one) + side.constant == pytest.approx(shares.similarity, abs=1e-3)
+    assert explained.matches is not None
+    assert len(found["matches"]) == explained.matches.inliers
+
+
+def test_the_script_is_the_only_one_that_a_browser_runs(explained: Explanation) -> None:
+    evil = "</script><script>alert(1)</script>"
+    names = dict.fromkeys(explained.names, evil)
+    html = render(replace(explained, id=evil, names=names), evil).decode()
+    assert evil not in html
+    policy = re.search(r"script-src '(sha256-[^']+)'", html)
+    assert policy
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert policy[1] == f"sha256-{digest}"
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+
+
+PRESSED = """<script>addEventListener("load", () => {
+  const root = document.documentElement, stage = document.querySelector(".stage");
+  const press = (key) => stage.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  const told = () => document.querySelector(".said").textContent;
+  root.dataset.scroll = root.scrollWidth;
+  root.dataset.whole = told();
+  press("Enter");
+  root.dataset.first = told();
+  press("ArrowLeft"); press("ArrowLeft"); press("ArrowUp");
+  root.dataset.moved = told();
+  root.dataset.outlined = document.querySelectorAll(".threads .place").length;
+  press("Escape");
+  root.dataset.again = told();
+  const inner = stage.getBoundingClientRect();
+  stage.dispatchEvent(new MouseEvent("click", { clientX: inner.left + 3, clientY: inner.top + 3 }));
+  root.dataset.clicked = told();
+  document.querySelectorAll(".modes button")[2].click();
+  root.dataset.matched = told();
+  root.dataset.lines = document.querySelectorAll(".threads line").length;
+});</script>"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_place_shows_its_partner_in_a_browser(
+    explained: Explanation, tmp_path: Path, chromium: Callable[..., str], width: int
+) -> None:
+    names = dict.fromkeys(explained.names, "Llanfairpwllgwyngyllgogerychwyrndrobwll" * 2)
+    html = render(replace(explained, names=names), "local").decode()
+    # Another script is run here, which the page's policy would forbid.
+    inner = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", PRESSED + "</body>")
+    (tmp_path / "inner.html").write_text(inner, encoding="utf-8")
+    outer = tmp_path / "outer.html"
+    outer.write_text(
+        f'<iframe src="inner.html" width="{width}" height="900" style="border:0"></iframe>'
+        '<script>addEventListener("load", () => { document.body.append(JSON.stringify('
+        "{...document.querySelector('iframe').contentDocument.documentElement.dataset}));"
+        "});</script>"
+    )
+    dom = chromium(outer, "--allow-file-access-from-files", "--dump-dom")
+    told = dict(re.findall(r'"(\w+)":"(.*?)"', dom))
+    assert int(told["scroll"]) == width
+    assert told["outlined"] == "2"
+    assert told["again"] == told["whole"]
+    shares = explained.shares
+    assert shares is not None
+    grid, values = shares.query.grid, shares.query.values
+    best = int(values.argmax())
+    row, column = divmod(best, grid.columns)
+    moved = max(row - 1, 0) * grid.columns + max(column - 2, 0)
+    for key, place in (("first", best), ("moved", moved), ("clicked", 0)):
+        said = re.search(r"adds ([+−][\d.]+) to", told[key])
+        assert said
+        assert float(said[1].replace("−", "-")) == pytest.approx(values[place], abs=1e-4), key
+    assert explained.matches is not None
+    assert told["matched"].startswith(f"{explained.matches.inliers} of ")
+    assert int(told["lines"]) == explained.matches.inliers
+
+
+def test_the_page_runs_its_script_under_its_policy(
+    explained: Explanation, tmp_path: Path, chromium: Callable[..., str]
+) -> None:
+    page = tmp_path / "why.html"
+    page.write_bytes(render(explained, "local"))
+    assert "The lines join the pairs of places" in chromium(page, "--dump-dom")
