@@ -25,8 +25,10 @@ from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import RunError
+from retrieval.explain.checks import marked
 from retrieval.explain.explainer import SHARES, Explainer
 from retrieval.explain.explanation import Explanation
+from retrieval.explain.kept import CHECKS, kept
 from retrieval.explain.targets import SIMILARITY
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
@@ -332,7 +334,9 @@ class System:
             PhotographError: the photograph cannot be read or described.
             TypeError: it is none.
         """
-        return self.explainer.explain(photograph, against, method, target)
+        explained = self.explainer.explain(photograph, against, method, target)
+        found = kept(self.run.folder, CHECKS, self.record["describer"])
+        return marked(explained, method, found)
 
     @cached_property
     def explainer(self) -> Explainer:
