@@ -95,7 +95,7 @@ def concepts(
     ] = RENDERED,
     layer: Annotated[
         str | None,
-        typer.Option(help="Layer of the network; by default one before its last, coarsest maps."),
+        typer.Option(help="Layer of the network, by the name of its module; by default the last."),
     ] = None,
     landmark: Annotated[
         list[str] | None,

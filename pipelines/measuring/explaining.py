@@ -119,11 +119,11 @@ def concepts_table(found: ConceptStudy) -> Table:
         for landmark in landmarks:
             one = scores[concept.name, landmark]
             style = "" if one.significant else "strike dim"
-            cells.append(Text(f"{one.score:.2f} {one.cosine:+.2f}", style))
+            cells.append(Text(f"{one.score:.2f} {one.effect:+.2f}", style))
         table.add_row(concept.name, f"{concept.accuracy:.2f}", *cells)
     table.caption = (
         "told apart: share of held-out photographs that the separator has right; then the share of"
-        " each landmark's photographs that come nearer to it as the concept grows, and the mean"
-        " cosine of the two directions; struck out: what chance explains (p ≥ 0.05, corrected)"
+        " each landmark's photographs that come nearer to it as the concept grows, and how much"
+        " nearer on the whole; struck out: what chance explains (p ≥ 0.05, corrected)"
     )
     return table

@@ -16,10 +16,11 @@ from retrieval.explain.concepts import (
     RANDOM,
     ConceptScore,
     Rows,
+    channel_scale,
     concept_scores,
-    concept_vectors,
     layer_for,
     mean_channels,
+    separate,
     slopes,
 )
 from retrieval.explain.drawn import drawn, of_rows, opened
@@ -50,7 +51,7 @@ class ConceptDirection:
         name: of the concept.
         photographs: of it.
         accuracy: of its separators on photographs held out.
-        direction: (channels,) of unit length.
+        direction: (channels,) of unit length, by scaled channels.
     """
 
     name: str
@@ -66,12 +67,14 @@ class ConceptStudy:
     Attributes:
         layer: whose channels they are.
         target: what of the landmarks was derived.
+        scale: (channels,) the deviation in which each channel is measured.
         concepts: their directions.
         scores: of every landmark by every concept.
     """
 
     layer: str
     target: str
+    scale: Rows
     concepts: tuple[ConceptDirection, ...]
     scores: tuple[ConceptScore, ...]
 
@@ -80,9 +83,9 @@ class ConceptStudy:
         return {
             "layer": self.layer,
             "target": self.target,
+            "scale": _short(self.scale),
             "concepts": [
-                {**asdict(one), "direction": [float(f"{x:.6g}") for x in one.direction]}
-                for one in self.concepts
+                {**asdict(one), "direction": _short(one.direction)} for one in self.concepts
             ],
             "scores": [asdict(one) for one in self.scores],
         }
@@ -93,12 +96,17 @@ class ConceptStudy:
         return cls(
             found["layer"],
             found["target"],
+            np.array(found["scale"], np.float32),
             tuple(
                 ConceptDirection(**{**one, "direction": np.array(one["direction"])})
                 for one in found["concepts"]
             ),
             tuple(ConceptScore(**one) for one in found["scores"]),
         )
+
+
+def _short(values: NDArray[Any]) -> list[float]:
+    return [float(f"{one:.6g}") for one in values]
 
 
 def read_concepts(folder: Path) -> dict[str, list[Path]]:
@@ -161,22 +169,31 @@ def study(
     named = {
         name: rows_of(paths[:OF_CONCEPT]) for name, paths in concepts.items() if name != RANDOM
     }
-    vectors, chances = concept_vectors(named, random, seed)
+    centre, scale = channel_scale(random)
+    scaled = {name: (rows - centre) / scale for name, rows in named.items()}
+    separated, chances = separate(scaled, (random - centre) / scale, seed)
     codes = _codes(explainer, landmarks)
     derivatives = {
         explainer.name(explainer.gallery.landmarks[code]): _derivatives(
             explainer, code, where, target, told
         )
+        * scale
         for code in codes
     }
     return ConceptStudy(
         where.name,
         target,
+        scale,
         tuple(
-            ConceptDirection(one.name, one.photographs, one.accuracy, one.direction)
-            for one in vectors
+            ConceptDirection(
+                one.name,
+                one.photographs,
+                float(one.separators.accuracy.mean()),
+                one.separators.direction,
+            )
+            for one in separated
         ),
-        tuple(concept_scores(vectors, chances, derivatives)),
+        tuple(concept_scores(separated, chances, derivatives)),
     )
 
 

@@ -4,16 +4,19 @@ landmarks hang on them (TCAV).
 Kim et al., "Interpretability beyond feature attribution: quantitative testing with concept
 activation vectors" (ICML 2018). A linear separator between photographs of the concept and random
 counterparts gives the direction; a score is the share of a landmark's photographs of which the
-target grows in that direction (equation 1). Two things are otherwise than there.
+target grows in that direction (equation 1). Some things are otherwise than there.
 
-Channels are averaged over places, so that photographs may be of any shape.
+Channels are averaged over places, so that photographs may be of any shape, and each is measured in
+its deviation over random photographs: else those that hardly vary would make the direction.
 
-What is tested is not the share but the mean cosine between direction and derivative. A landmark's
-photographs have much the same derivative: the share is near 0 or 1 in any direction, a random one
-too. And the scores of one concept against several random sets are not independent, since the
-concept's photographs are the same in all: a t-test among them finds chance significant. Here random
-sets stand in the concept's place, each against others, and the concept's mean is held against
-theirs by a two-sided t-test for one observation more, corrected for the number of tests (Holm).
+What is tested is not the share. A landmark's photographs have much the same derivative: the share
+is near 0 or 1 in any direction, a random one too. And the scores of one concept against several random
+sets are not independent, since the concept's photographs are the same in all: a t-test among them
+finds chance significant. Here the effect is tested: the derivative in the separator's direction
+times how far photographs that it was not fitted to lie apart in it, which is to first order what
+the target gains with the concept. Random sets stand in the concept's place, each against others,
+and the concept's mean effect is held against theirs by a two-sided t-test for one observation more,
+corrected for the number of concepts (Holm).
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ CHANCES: Final = 24
 LEAST: Final = 8
 """Photographs of a concept, at least."""
 SIGNIFICANT: Final = 0.05
+PENALTY: Final = 0.01
+"""Of separators, as scikit-learn's C: there are more channels than photographs."""
 HELD_OUT: Final = 0.3
 """Share of the photographs by which a separator is measured."""
 
@@ -47,26 +52,44 @@ Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class ConceptVector:
-    """A concept's direction.
+class Separators:
+    """Of one set of photographs from several random ones.
+
+    Attributes:
+        directions: (r, channels) their unit normals.
+        apart: (r,) how far the two sets' means lie apart in that direction, by photographs that
+            were held out.
+        accuracy: (r,) share of these that are told apart, both sides alike.
+    """
+
+    directions: NDArray[np.float64]
+    apart: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+
+    @property
+    def direction(self) -> NDArray[np.float64]:
+        """(channels,) the mean direction, of unit length."""
+        mean = self.directions.mean(axis=0)
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
+
+    def effect(self, derivatives: NDArray[np.float64]) -> float:
+        """Of (n, channels) derivatives brought to unit length, the mean."""
+        return float((unit(derivatives) @ self.directions.T @ self.apart).mean() / len(self.apart))
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept's separators.
 
     Attributes:
         name: of the concept.
         photographs: of it.
-        directions: (r, channels) unit normals of the separators from each random set.
-        accuracy: of separators on photographs that they were not fitted to, the mean.
+        separators: from random sets.
     """
 
     name: str
     photographs: int
-    directions: NDArray[np.float64]
-    accuracy: float
-
-    @property
-    def direction(self) -> NDArray[np.float64]:
-        """(channels,) the mean of these, of unit length."""
-        mean = self.directions.mean(axis=0)
-        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
+    separators: Separators
 
 
 @dataclass(frozen=True)
@@ -76,14 +99,14 @@ class ConceptScore:
     Attributes:
         concept, landmark: their names.
         score: the share of the landmark's photographs of which the target grows with the concept.
-        cosine: of the concept's direction and the target's derivative, the mean.
-        p: two-sided, corrected for the number of tests.
+        effect: what the target gains with the concept, in units of its steepest slope.
+        p: two-sided, corrected for the number of concepts.
     """
 
     concept: str
     landmark: str
     score: float
-    cosine: float
+    effect: float
     p: float
 
     @property
@@ -116,18 +139,20 @@ def slopes(asked: Asked, layer: Layer, target: Target) -> Rows:
     return np.asarray(channel_slopes(by, layer, target.function).numpy(), np.float32)
 
 
-def concept_vectors(
+def channel_scale(random: Rows) -> tuple[Rows, Rows]:
+    """(channels,) mean and deviation over photographs of nothing in particular."""
+    return random.mean(axis=0), np.maximum(random.std(axis=0), 1e-6)
+
+
+def separate(
     concepts: Mapping[str, Rows], random: Rows, seed: int = 0
-) -> tuple[list[ConceptVector], list[NDArray[np.float64]]]:
-    """Directions of concepts, and of random sets in a concept's place.
+) -> tuple[list[Concept], list[Separators]]:
+    """Concepts' separators, and those of random sets in a concept's place.
 
     Args:
-        concepts: (n, channels) rows of each concept's photographs.
-        random: (m, channels) rows of photographs of nothing in particular.
+        concepts: (n, channels) scaled rows of each concept's photographs.
+        random: (m, channels) scaled rows of photographs of nothing in particular.
         seed: of the sets that are drawn.
-
-    Returns:
-        the concepts', and of each random set the (r, channels) directions.
 
     Raises:
         ExplainError: there are too few photographs.
@@ -137,58 +162,52 @@ def concept_vectors(
             raise ExplainError(
                 f"concept {name}: {len(rows)} photographs, and at least {LEAST} are needed"
             )
-    largest = max(len(rows) for rows in concepts.values())
-    size = min(largest, len(random) // 3)
+    size = min(max(len(rows) for rows in concepts.values()), len(random) // 3)
     if size < LEAST:
         raise ExplainError(
             f"{len(random)} random photographs are too few for concepts: at least {3 * LEAST} are"
             " needed"
         )
     rng = np.random.default_rng(seed)
-    scale = np.maximum(random.std(axis=0), 1e-6)
-    centre = random.mean(axis=0)
-    scaled = (random - centre) / scale
-    found = []
-    for name, rows in concepts.items():
-        each = [
-            _separator((rows - centre) / scale, scaled[rng.permutation(len(scaled))[:size]], rng)
-            for _ in range(COUNTERPARTS)
-        ]
-        directions = unit(np.array([one for one, _ in each]) / scale)
-        accuracy = float(np.mean([one for _, one in each]))
-        found.append(ConceptVector(name, len(rows), directions, accuracy))
+    found = [
+        Concept(name, len(rows), _separators(rows, random, size, rng))
+        for name, rows in concepts.items()
+    ]
     chances = []
     for _ in range(CHANCES):
-        order = rng.permutation(len(scaled))
-        own, others = scaled[order[:size]], scaled[order[size:]]
-        drawn = [others[rng.permutation(len(others))[:size]] for _ in range(COUNTERPARTS)]
-        separators = np.array([_separator(own, other, rng, measured=False)[0] for other in drawn])
-        chances.append(unit(separators / scale))
+        order = rng.permutation(len(random))
+        chances.append(_separators(random[order[:size]], random[order[size:]], size, rng))
     return found, chances
 
 
+def _separators(own: Rows, random: Rows, size: int, rng: np.random.Generator) -> Separators:
+    made = [
+        _separator(own, random[rng.permutation(len(random))[:size]], rng)
+        for _ in range(COUNTERPARTS)
+    ]
+    directions, apart, accuracy = zip(*made, strict=True)
+    return Separators(np.array(directions), np.array(apart), np.array(accuracy))
+
+
 def _separator(
-    own: Reals, other: Reals, rng: np.random.Generator, measured: bool = True
-) -> tuple[NDArray[np.float64], float]:
-    """(channels,) weights of a linear separator, and its accuracy on some that are held out."""
+    own: Reals, other: Reals, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], float, float]:
+    """(channels,) a separator's unit normal; by photographs that are held out how far the two sets
+    lie apart in it, and the share that is told apart."""
     from sklearn.linear_model import LogisticRegression
 
-    rows = np.concatenate([own, other]).astype(np.float64)
-    labels = np.r_[np.ones(len(own)), np.zeros(len(other))]
-    model = LogisticRegression(C=0.01, class_weight="balanced", solver="liblinear")
-    accuracy = np.nan
-    if measured:
-        held = np.concatenate(
-            [
-                start + rng.permutation(count)[: max(1, round(HELD_OUT * count))]
-                for start, count in ((0, len(own)), (len(own), len(other)))
-            ]
-        )
-        rest = np.delete(np.arange(len(rows)), held)
-        right = model.fit(rows[rest], labels[rest]).predict(rows[held]) == labels[held]
-        sides = labels[held] == 1
-        accuracy = float((right[sides].mean() + right[~sides].mean()) / 2)
-    return np.asarray(model.fit(rows, labels).coef_[0], np.float64), accuracy
+    sets = [rows[rng.permutation(len(rows))].astype(np.float64) for rows in (own, other)]
+    held = [rows[: max(1, round(HELD_OUT * len(rows)))] for rows in sets]
+    rest = [rows[len(out) :] for rows, out in zip(sets, held, strict=True)]
+    labels = np.repeat([1, 0], [len(rows) for rows in rest])
+    model = LogisticRegression(C=PENALTY, class_weight="balanced")
+    model.fit(np.concatenate(rest), labels)
+    (normal,) = unit(model.coef_.astype(np.float64))
+    right = [
+        (model.predict(rows) == label).mean() for rows, label in zip(held, (1, 0), strict=True)
+    ]
+    apart = float((held[0].mean(axis=0) - held[1].mean(axis=0)) @ normal)
+    return normal, apart, float(np.mean(right))
 
 
 def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -199,33 +218,26 @@ def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def concept_scores(
-    concepts: Sequence[ConceptVector],
-    chances: Sequence[NDArray[np.float64]],
-    derivatives: Mapping[str, Rows],
+    concepts: Sequence[Concept], chances: Sequence[Separators], derivatives: Mapping[str, Rows]
 ) -> list[ConceptScore]:
     """How far landmarks hang on concepts.
 
     Args:
-        concepts: their directions.
-        chances: of each random set in a concept's place, (r, channels).
-        derivatives: of each landmark, (photographs, channels) derivatives of its target.
+        concepts: with their separators.
+        chances: the separators of random sets in a concept's place.
+        derivatives: of each landmark, (photographs, channels) derivatives of its target by scaled
+            channels.
     """
     found = []
     for landmark, rows in derivatives.items():
         wide = rows.astype(np.float64)
-        by_chance = np.array([_cosine(wide, one) for one in chances])
-        for concept in concepts:
-            growing = wide @ concept.directions.T > 0
-            cosine = _cosine(wide, concept.directions)
-            p = one_more(cosine, by_chance)
-            found.append((concept.name, landmark, float(growing.mean()), cosine, p))
-    corrected = holm([one[-1] for one in found])
-    return [ConceptScore(*one[:-1], p) for one, p in zip(found, corrected, strict=True)]
-
-
-def _cosine(derivatives: NDArray[np.float64], directions: NDArray[np.float64]) -> float:
-    """The mean over photographs and separators."""
-    return float((unit(derivatives) @ directions.T).mean())
+        by_chance = np.array([one.effect(wide) for one in chances])
+        effects = [one.separators.effect(wide) for one in concepts]
+        corrected = holm([one_more(effect, by_chance) for effect in effects])
+        for concept, effect, p in zip(concepts, effects, corrected, strict=True):
+            growing = float((wide @ concept.separators.directions.T > 0).mean())
+            found.append(ConceptScore(concept.name, landmark, growing, effect, p))
+    return found
 
 
 def one_more(value: float, others: NDArray[np.float64]) -> float:

@@ -96,23 +96,18 @@ def _layers(seen: Seen, place: int, prefix: str) -> list[Layer]:
 
 
 def layer_named(layers: list[Layer], name: str | None) -> Layer:
-    """One of them; by default the last of the first network whose map is finer than its last.
-
-    There channels stand for parts, and not yet for whole things.
+    """One of them; by default the last of the first network.
 
     Raises:
         ExplainError: there is none of that name.
     """
-    if name is not None:
-        for layer in layers:
-            if layer.name == name:
-                return layer
-        ends = ", ".join(dict.fromkeys(one.name.rpartition(".")[0] or one.name for one in layers))
-        raise ExplainError(f"--layer {name}: there is none with a map; there are parts of {ends}")
-    first = [layer for layer in layers if layer.seen == layers[0].seen]
-    size = first[-1].places[0] * first[-1].places[1]
-    finer = [layer for layer in first if layer.places[0] * layer.places[1] > size]
-    return finer[-1] if finer else first[-1]
+    if name is None:
+        return [layer for layer in layers if layer.seen == layers[0].seen][-1]
+    for layer in layers:
+        if layer.name == name:
+            return layer
+    some = ", ".join(one.name for one in layers[:: max(1, len(layers) // 8)])
+    raise ExplainError(f"--layer {name}: there is none with a map; there are {some} …")
 
 
 @contextmanager
