@@ -128,3 +128,43 @@ def concepts(
     )
     console.print(concepts_table(found))
     say(f"→ {path}")
+
+
+@command(epilog="Example: landmarks visualise --run mine --out learnt.html")
+def visualise(
+    run: Run = DEMO_RUN,
+    out: Annotated[
+        Path, typer.Option(help="A page, or a picture: a name in .html or .png.")
+    ] = Path("learnt.html"),
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Layer (repeatable); by default five from the first to the last."),
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, max=64, help="Channels of each layer.")] = 3,
+    neurons: Annotated[
+        bool, typer.Option("--neurons", help="For the middle neuron of each channel alone.")
+    ] = False,
+    landmark: Annotated[
+        list[str] | None,
+        typer.Option(help="Id of a landmark (repeatable); by default the three largest."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures' beginnings.")] = 0,
+    device: Device = "auto",
+    weights: Weights = None,
+) -> None:
+    """Draw what a run's network has learnt to see: a sheet, from early layers to landmarks.
+
+    Pictures that channels, landmarks and a head's classes answer to the most
+    (feature visualisation), and beside a channel's the patches of gallery
+    photographs that it answers to the most.
+    """
+    from pipelines.measuring.explaining import draw_learnt
+    from pipelines.report.learnt import write
+    from pipelines.report.why import require_form
+    from retrieval.system import System
+
+    require_form(out)
+    system = System.load(run, device, weights)
+    rows = draw_learnt(system, layer or (), channels, landmark or (), neurons=neurons, seed=seed)
+    write(rows, system.config.name, out)
+    say(f"{sum(len(row.pictures) for row in rows)} pictures → {out}")

@@ -21,6 +21,7 @@ from retrieval.explain.concept_study import (
 from retrieval.explain.concepts import RANDOM
 from retrieval.explain.drawn import drawn
 from retrieval.explain.kept import CHECKS, CONCEPTS, keep
+from retrieval.explain.learnt import LearntRow, learnt
 from retrieval.system import System
 
 PHOTOGRAPHS: Final = 4
@@ -127,3 +128,19 @@ def concepts_table(found: ConceptStudy) -> Table:
         " nearer on the whole; struck out: what chance explains (p ≥ 0.05, corrected)"
     )
     return table
+
+
+def draw_learnt(
+    system: System,
+    layers: Sequence[str],
+    channels: int,
+    landmarks: Sequence[str],
+    *,
+    neurons: bool,
+    seed: int,
+) -> list[LearntRow]:
+    """As :func:`retrieval.explain.learnt.learnt`, with a progress bar."""
+    with progress_bar("drawing", None) as progress:
+        return learnt(
+            system.explainer, layers, channels, landmarks, neurons=neurons, seed=seed, told=progress
+        )

@@ -172,7 +172,7 @@ def study(
     centre, scale = channel_scale(random)
     scaled = {name: (rows - centre) / scale for name, rows in named.items()}
     separated, chances = separate(scaled, (random - centre) / scale, seed)
-    codes = _codes(explainer, landmarks)
+    codes = landmark_codes(explainer, landmarks, LANDMARKS)
     derivatives = {
         explainer.name(explainer.gallery.landmarks[code]): _derivatives(
             explainer, code, where, target, told
@@ -203,7 +203,12 @@ def _own(explainer: Explainer, side: int, seed: int) -> list[Photograph]:
     return [one for one in found if one is not None]
 
 
-def _codes(explainer: Explainer, landmarks: Sequence[str]) -> list[int]:
+def landmark_codes(explainer: Explainer, landmarks: Sequence[str], count: int) -> list[int]:
+    """Of the landmarks named by id; where none is, of so many with the most photographs.
+
+    Raises:
+        ExplainError: the gallery has no such landmark.
+    """
     known = list(explainer.gallery.landmarks)
     for one in landmarks:
         if one not in known:
@@ -211,7 +216,7 @@ def _codes(explainer: Explainer, landmarks: Sequence[str]) -> list[int]:
     if landmarks:
         return [known.index(one) for one in dict.fromkeys(landmarks)]
     counts = np.bincount(np.asarray(explainer.gallery.codes), minlength=len(known))
-    return [int(code) for code in np.argsort(-counts, kind="stable")[:LANDMARKS]]
+    return [int(code) for code in np.argsort(-counts, kind="stable")[:count]]
 
 
 def _derivatives(

@@ -10,13 +10,13 @@ Channels are averaged over places, so that photographs may be of any shape, and 
 its deviation over random photographs: else those that hardly vary would make the direction.
 
 What is tested is not the share. A landmark's photographs have much the same derivative: the share
-is near 0 or 1 in any direction, a random one too. And the scores of one concept against several random
-sets are not independent, since the concept's photographs are the same in all: a t-test among them
-finds chance significant. Here the effect is tested: the derivative in the separator's direction
-times how far photographs that it was not fitted to lie apart in it, which is to first order what
-the target gains with the concept. Random sets stand in the concept's place, each against others,
-and the concept's mean effect is held against theirs by a two-sided t-test for one observation more,
-corrected for the number of concepts (Holm).
+is near 0 or 1 in any direction, a random one too. And the scores of one concept against several
+random sets are not independent, since the concept's photographs are the same in all: a t-test among
+them finds chance significant. Here the effect is tested: the derivative in the separator's
+direction times how far photographs that it was not fitted to lie apart in it, which is to first
+order what the target gains with the concept. Random sets stand in the concept's place, each against
+others, and the concept's mean effect is held against theirs by a two-sided t-test for one
+observation more, corrected for the number of concepts (Holm).
 """
 
 from __future__ import annotations

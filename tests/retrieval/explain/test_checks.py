@@ -58,7 +58,7 @@ def test_networks_are_as_they_were_after_a_mistake() -> None:
     before = [one.clone() for one in by.seen[0].trunk.network.parameters()]
     steps = randomised(by, 2)
     next(steps)
-    steps.close()
+    del steps
     after = list(by.seen[0].trunk.network.parameters())
     assert all(torch.equal(one, other) for one, other in zip(after, before, strict=True))
 
