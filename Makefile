@@ -79,7 +79,7 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/mypy
 
 # Those that need a GPU or a data set beside the demo's, and what they share.
-ELSEWHERE := gpu small_collections sources_of_none extracted runtimes
+ELSEWHERE := gpu small_collections sources_of_none extracted runtimes fetching planning
 bench: demo ## measure speed and memory into benchmarks/results
 	@for script in $(filter-out $(ELSEWHERE:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit; \
@@ -108,4 +108,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		-c constraints.txt --no-build-isolation --editable ".[dev]"
+# A server for the tests of Milvus, alone: of what it asks for, faiss-cpu would lie over faiss-gpu,
+# which does, and the rest is there.
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps -c constraints.txt milvus-lite
 	@touch $@

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.descriptors.describer import Describer, Errors
 from retrieval.descriptors.representation import Representation
@@ -57,7 +57,7 @@ class Brightest:
     """A system whose landmark is the strongest colour."""
 
     fingerprint = "brightest"
-    describer = Describer(MeanColours(), None)
+    query_describer = Describer(MeanColours(), None)
 
     def predictions(
         self,
@@ -99,7 +99,7 @@ def measure(address: str, rows: int, folder: Path) -> dict[str, float]:
 def classify_here(table: Path) -> None:
     libraries, begun = peak_mb(), time.perf_counter()
     fetch = FetchConfig(allow_private=True, per_host=32)
-    summary = classify_csv(Brightest(), table, table.with_suffix(".out.csv"), fetch=fetch)
+    summary = classify_list(Brightest(), table, table.with_suffix(".out.csv"), fetch=fetch)
     figures = {
         "rows": summary.rows,
         "failed": summary.failed,

@@ -9,8 +9,9 @@ and whatever is too large or too deep.
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,7 +23,16 @@ from retrieval.errors import ConfigError
 if TYPE_CHECKING:
     from retrieval.config import SystemConfig
 
+log = logging.getLogger(__name__)
+
 CONFIGS: Final = Path(__file__).parent / "configs"
+RENAMED: Final = {
+    "best": "resnet50-mobilenet-delf-aliked",
+    "best-one": "resnet50-rmac-delf-aliked",
+    "deep-one": "resnet50-rmac-delf",
+    "deep-many": "resnet50-mobilenet-delf",
+}
+"""Names that shipped configs had before, and what they are called now."""
 MOST_BYTES: Final = 1 << 16
 """Of a config; the longest that is shipped has 3,000."""
 MOST_DEEP: Final = 32
@@ -137,16 +147,25 @@ def config_names() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
+def current_name(name: str) -> str:
+    """What a shipped config is called now, by that name or one that it had before."""
+    now = RENAMED.get(name, name)
+    if now != name:
+        log.info("%s is now called %s", name, now)
+    return now
+
+
 def load_config(name: str, overrides: Sequence[str] = ()) -> SystemConfig:
     """Read a shipped config by name, or a YAML file by path.
 
     Args:
-        name: of a shipped config, or a path ending in .yaml.
+        name: of a shipped config, now or before; or a path ending in .yaml.
         overrides: ``dotted.key=value`` each, the value as YAML; a list's entries by their place.
 
     Raises:
         ConfigError: no such config, a wrong key (with the nearest right one), a value out of range.
     """
+    name = current_name(name)
     own = name.endswith((".yaml", ".yml"))
     path = Path(name) if own else CONFIGS / f"{name}.yaml"
     if not (_is_file(path) if own else name in config_names()):
@@ -190,6 +209,8 @@ def config_of(values: dict[str, Any], overrides: Sequence[str], where: str) -> S
     try:
         return SystemConfig.model_validate(values)
     except ValidationError as error:
+        if _overridden(overrides, _keys(error.errors()[0]["loc"], values)):
+            where = "--set"
         raise ConfigError(f"{where}: {explain(error, SystemConfig, values)}") from None
 
 
@@ -213,8 +234,9 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
         place.append(str(first["loc"][-1]) if first["type"] == "missing" else "kind")
     where = _short(".".join(place))
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], _all_keys(model), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        known = _keys_beside(model, place, values)
+        near = difflib.get_close_matches(place[-1], known, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
         return f"{where}: no such key{hint}"
     if first["type"] == "union_tag_invalid":
         return f"{where}: {_shown(first['ctx']['tag'])} is none of {first['ctx']['expected_tags']}"
@@ -223,6 +245,12 @@ def explain(error: ValidationError, model: type[BaseModel], values: Any) -> str:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     message = _short(first["msg"].removeprefix("Value error, "), 4 * MOST_SHOWN)
     return f"{where}: {message}, found {_shown(first['input'])}{more}" if where else message + more
+
+
+def _overridden(overrides: Sequence[str], place: Sequence[str]) -> bool:
+    """Whether what stands at a place was given by an override."""
+    keys = [one.partition("=")[0].split(".") for one in overrides]
+    return any(a[: len(place)] == list(place)[: len(a)] for a in keys if place)
 
 
 def _is_file(path: Path) -> bool:
@@ -246,11 +274,31 @@ def _keys(location: Sequence[str | int], values: Any) -> list[str]:
     return keys
 
 
-def _all_keys(model: type[BaseModel]) -> list[str]:
-    """Every key that stands somewhere in a config."""
+def _keys_beside(model: type[BaseModel], place: Sequence[str], values: Any) -> list[str]:
+    """The keys that a config has where a wrong one stands."""
     schema = model.model_json_schema()
-    parts = [schema, *schema.get("$defs", {}).values()]
-    return sorted({key for part in parts for key in part.get("properties", {})})
+
+    def objects(node: dict[str, Any], kind: Any) -> Iterator[dict[str, Any]]:
+        """What may stand there, of the kind that does."""
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        for one in [*node.get("anyOf", ()), *node.get("oneOf", ())]:
+            yield from objects(one, kind)
+        if kind is None or node.get("properties", {}).get("kind", {}).get("const", kind) == kind:
+            yield node
+
+    nodes = [schema]
+    for key in place[:-1]:
+        values = values[int(key) if isinstance(values, list) else key]
+        kind = values.get("kind") if isinstance(values, dict) else None
+        inner = [
+            node.get("properties", {}).get(key)
+            or node.get("additionalProperties")
+            or node.get("items")
+            for node in nodes
+        ]
+        nodes = [one for node in inner if node for one in objects(node, kind)]
+    return sorted({key for node in nodes for key in node.get("properties", {})})
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -380,7 +380,7 @@ def gather(folder: Path, constraints: Path = CONSTRAINTS) -> Facts:
         gpus=gpus,
         folder=str(folder),
         disk=shutil.disk_usage(folder).free,
-        memory=_memory(),
+        memory=memory_bytes(),
         cores=_cores(),
     )
 
@@ -451,7 +451,7 @@ def _listed_gpus() -> list[str]:
     return ["an NVIDIA GPU"] if Path("/dev/nvidia0").exists() else []
 
 
-def _memory() -> int:
+def memory_bytes() -> int:
     """Bytes of memory: the machine's, or what a container is held to."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):

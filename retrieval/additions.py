@@ -9,7 +9,7 @@ import pandas as pd
 
 from retrieval.errors import RunError
 from retrieval.run import Run
-from retrieval.storage.shards import MANIFEST, OK, ShardStore, with_status
+from retrieval.storage.shards import OK, ShardStore, is_store, with_status
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def open_addition(run: Run, name: str) -> Addition:
         RunError: adding them was cut short.
     """
     folder, rows = run.descriptors / name, run.read_rows(name)
-    if (folder / MANIFEST).exists():
+    if is_store(folder):
         store = ShardStore.open(folder, run.timings)
         if store.rows == len(rows):
             return Addition.of(run, name, rows, store)

@@ -17,20 +17,24 @@ from typing import Any
 import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
+from retrieval.agreement import require_same_extractor
 from retrieval.classifiers.base import HeldOut
+from retrieval.classifiers.exits import fit_early_exit
+from retrieval.classifiers.members import Fitting
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
 from retrieval.config import AUTO, SystemConfig
 from retrieval.describing import (
     Bar,
+    aggregate_table,
+    at_hand,
     describer_stage,
     load_describer,
     local_branch_of,
     no_bar,
     quantise_stage,
-    require_same_extractor,
 )
-from retrieval.descriptors.cache import describe_table, table_digest
+from retrieval.descriptors.cache import describe_table, described_from, table_digest, whiten_table
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
@@ -38,16 +42,29 @@ from retrieval.devices import machine, versions
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.index.expansion import DatabaseAugmentation
-from retrieval.index.faiss_index import check_limits
+from retrieval.index.milvus_index import MilvusConfig, holds
+from retrieval.index.registry import check_limits
 from retrieval.indexing import (
+    SERVER,
     calibration_galleries,
     collect_rows,
     index_gallery,
     load_gallery,
+    with_kept,
+)
+from retrieval.parts import (
+    BuildPart,
+    describe_part,
+    has_parts,
+    is_described,
+    require_same_data,
+    take_parts,
 )
 from retrieval.photographs.table import DataSet, labels_of
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
 from retrieval.storage.fingerprint import fingerprint
+from retrieval.storage.journal import as_json
+from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
 
@@ -87,13 +104,10 @@ def build(
         added = {name: run.read_rows(name) for name in run.additions() if name != FIRST}
         _refuse_added(run, table, added)
         _say_kept(run, added)
-        if config.training is not None:
-            fit_network(
-                config.training, table, table_digest(table), run.training, device, config.seed,
-                watcher or Watcher(),
-            )  # fmt: skip
-        quantise_stage(run, config, table, device, bar)
-        describer, recipe, known = describer_stage(run, config, table, device, bar)
+        if has_parts(run):
+            require_same_data(run, table)
+        describer, recipe, known = _learn(run, config, table, device, bar, watcher)
+        take_parts(run, table, recipe)
         additions = [
             describe(run, name, rows, describer, recipe, bar, known if name == FIRST else None)
             for name, rows in {FIRST: table, **added}.items()
@@ -106,6 +120,88 @@ def build(
             "names": data.names,
         }
         return finish(run, config, begun, additions, device, describer.local_branch)
+
+
+def build_part(
+    config: SystemConfig,
+    data: DataSet,
+    run: Run,
+    part: BuildPart,
+    device: str,
+    bar: Bar = no_bar,
+    watcher: Watcher | None = None,
+) -> ShardStore | None:
+    """Describe a part of a run's photographs; :func:`build` takes all of the parts.
+
+    Whichever part comes first learns codebook and whitening, while the others wait.
+
+    Args:
+        part: which.
+        config, data, run, device, bar, watcher: as of :func:`build`.
+
+    Returns:
+        the part's shards; ``None`` where the run has all of them already.
+
+    Raises:
+        RunError: another process describes this part, or other parts are described otherwise.
+    """
+    run.create()
+    table = pd.concat([data.gallery, data.bank], ignore_index=True)
+    with run.locked(wait=True):
+        require_same_data(run, table)
+        describer, recipe, known = _learn(run, config, table, device, bar, watcher, apart=True)
+        if is_described(run, as_json(described_from(recipe, table)), len(table)):
+            return None
+        part.within(run).create()  # from here on, nothing else is learnt in the run
+    return describe_part(run, part, table, describer, recipe, bar, known)
+
+
+def learn_run(
+    config: SystemConfig,
+    data: DataSet,
+    run: Run,
+    device: str,
+    bar: Bar = no_bar,
+    watcher: Watcher | None = None,
+) -> int | None:
+    """Learn what the parts of a run are described by.
+
+    Args:
+        config, data, run, device, bar, watcher: as of :func:`build`.
+
+    Returns:
+        how many photographs there are to describe; ``None`` where all of them are described.
+
+    Raises:
+        RunError: as of :func:`build_part`.
+    """
+    run.create()
+    table = pd.concat([data.gallery, data.bank], ignore_index=True)
+    with run.locked(wait=True):
+        require_same_data(run, table)
+        _, recipe, _ = _learn(run, config, table, device, bar, watcher, apart=True)
+        described = is_described(run, as_json(described_from(recipe, table)), len(table))
+    return None if described else len(table)
+
+
+def _learn(
+    run: Run,
+    config: SystemConfig,
+    table: pd.DataFrame,
+    device: str,
+    bar: Bar,
+    watcher: Watcher | None,
+    apart: bool = False,
+) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
+    """Networks and the describer of a run; as :func:`retrieval.describing.describer_stage`."""
+    keep = has_parts(run)
+    if config.training is not None:
+        fit_network(
+            config.training, table, table_digest(table), run.training, device, config.seed,
+            watcher or Watcher(),
+        )  # fmt: skip
+    quantise_stage(run, config, table, device, bar, keep)
+    return describer_stage(run, config, table, device, bar, keep, apart or keep)
 
 
 def add(
@@ -192,11 +288,17 @@ def describe(
 ) -> Addition:
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
-    stored = recipe.get("local", {}).get("stored", True)
-    with bar("describing", len(table)) as progress:
-        store = describe_table(
-            rows, describer, run.descriptors / name, recipe, progress, known, run.timings, stored
-        )
+    stored, folder = recipe.get("local", {}).get("stored", True), run.descriptors / name
+    there = is_described(run, as_json(described_from(recipe, rows)), len(rows), name)
+    if there or describer.whitening is None or not at_hand(len(table), describer):
+        with bar("describing", len(table)) as progress:
+            store = describe_table(
+                rows, describer, folder, recipe, progress, known, run.timings, stored
+            )
+        return Addition.of(run, name, rows, store)
+    plain = aggregate_table(run, name, rows, describer.plain, recipe, bar, known)
+    with bar("whitening", len(table)) as progress:
+        store = whiten_table(rows, describer, plain, folder, recipe, progress, run.timings, stored)
     return Addition.of(run, name, rows, store)
 
 
@@ -235,6 +337,10 @@ def finish(
         return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
 
     recipe = index_recipe(run, config, begun["describer"], additions)
+    if isinstance(config.index, MilvusConfig) and not holds(
+        run.index / SERVER / "gallery", config.index
+    ):
+        run.forget(INDEX)  # the server has lost what the run says that it holds
     told = run.stage(INDEX, recipe, index)
     fitted = classifiers_recipe(config, recipe)
     answer = run.stage(CLASSIFIERS, fitted, classifiers)
@@ -288,18 +394,29 @@ def fit_classifiers(
     augmentation: DatabaseAugmentation | None = None,
 ) -> str:
     """Fit every classifier and its rejection; return the name of the one that answers."""
-    gallery, _ = load_gallery(run, config, device, local_branch)
+    gallery = with_kept(run, load_gallery(run, config, device, local_branch)[0])
     calibration = calibration_galleries(run, config, gallery, device, augmentation)
+    fitting = Fitting(gallery, calibration, config.seed)
     held: dict[str, HeldOut] = {}
+    thresholds: dict[str, float] = {}
     for name, one in config.classifiers.items():
         folder = run.classifiers / name
-        fitted, scores = fit_and_hold_out(one, gallery, calibration, config.seed)
+        fitted, scores = fit_and_hold_out(one, fitting)
         fitted.save(folder)
         rejection, held[name] = fit_rejection(
             scores, calibration, config.rejection, config.calibration, config.seed
         )
         rejection.save(folder)
-    return choose_answer(held) if config.answer == AUTO else config.answer
+        thresholds[name] = rejection.threshold
+    answer = choose_answer(held) if config.answer == AUTO else config.answer
+    verification = config.search.verification
+    if verification is not None and verification.early_exit is not None:
+        found = fit_early_exit(
+            held[answer], thresholds[answer], calibration, verification.early_exit
+        )
+        log.info("of %d photographs held out, %d need no verification", found.held_out, found.exits)
+        found.save(run.classifiers)
+    return answer
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from retrieval.descriptors.registry import (
 )
 from retrieval.descriptors.trained import TrainedConfig, own_network, resolved
 from retrieval.index.faiss_index import IndexConfig
+from retrieval.index.registry import AnyIndexConfig
 from retrieval.index.searcher import SearchConfig
 from retrieval.index.verification import require_estimator
 from retrieval.local import registry as detectors
@@ -67,7 +68,7 @@ class SystemConfig(StrictModel):
     local: LocalBranchConfig | None = None
     search: SearchConfig = Field(default_factory=SearchConfig)
     fit_photographs: int = Field(10_000, ge=2, le=10_000_000)
-    index: IndexConfig = Field(default_factory=IndexConfig)
+    index: AnyIndexConfig = Field(default_factory=IndexConfig)
     classifiers: dict[PartName, Annotated[ClassifierConfig, Field(discriminator="kind")]]
     answer: str = AUTO
     rejection: RejectionConfig = RejectionConfig()

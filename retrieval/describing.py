@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +21,7 @@ from retrieval.descriptors.cache import (
     KnownFeatures,
     Progress,
     describe_sources,
+    describe_table,
     extract_table,
     no_progress,
     table_digest,
@@ -31,27 +33,34 @@ from retrieval.descriptors.local_branch import LocalBranch, build_local_branch
 from retrieval.descriptors.registry import build_extractor, quantise_network, unsettled
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.sample import Sample
+from retrieval.devices import CPU
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.frontend import Frontend
 from retrieval.networks.runtime import cannot_quantise
+from retrieval.passes import watched
 from retrieval.photographs.augmentation import FOR_WHITENING, augmented
 from retrieval.photographs.table import labels_of
-from retrieval.run import CODE, DESCRIBER, QUANTISED, Run, as_json
+from retrieval.run import CODE, DESCRIBER, EXTRACTOR, FIRST, QUANTISED, Run
 from retrieval.storage.fingerprint import fingerprint, first_difference
+from retrieval.storage.journal import as_json
 from retrieval.storage.shards import OK, ShardStore
+from retrieval.types import Vectors
 from retrieval.vectors.whitening import AugmentedRows
 
 log = logging.getLogger(__name__)
 
+MOST_BYTES: Final = 4 << 30
+"""Of all photographs before whitening, up to which they are kept for another whitening."""
 MEASURED: Final = 100
 """Photographs that a network of eight bits is measured on: more change it little."""
 
-Bar = Callable[[str, int], AbstractContextManager[Progress]]
-"""Takes what is done to how many photographs, and gives what is told of those that are done."""
+Bar = Callable[[str, int | None], AbstractContextManager[Progress]]
+"""Takes what is done to how many photographs, where that is known, and gives what is told of those
+that are done."""
 
 
 @contextlib.contextmanager
-def no_bar(what: str, total: int) -> Iterator[Progress]:
+def no_bar(what: str, total: int | None) -> Iterator[Progress]:
     """For callers who do not watch."""
     yield no_progress
 
@@ -75,8 +84,26 @@ def features_store(run: Run, frontend: Frontend, sample: pd.DataFrame) -> ShardS
     return ShardStore(run.features, made_from, run.timings)
 
 
+def _require_kept(run: Run, stage: str, recipe: Mapping[str, Any]) -> None:
+    """Refuse where a stage would be made anew that parts of the run were described by."""
+    noted = run.recipe_of(stage)
+    before = recipe if noted is None else {key: noted.get(key) for key in recipe}
+    changed = first_difference(as_json(before), as_json(recipe))
+    if changed is not None:
+        raise RunError(
+            f"{run} has learnt what its parts are described by otherwise than it would be here"
+            f" ({stage}: {changed} differs): give the same config, on a machine of the same kind;"
+            f" or begin anew, without {run.parts}"
+        )
+
+
 def quantise_stage(
-    run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
+    run: Run,
+    config: SystemConfig,
+    table: pd.DataFrame,
+    device: str,
+    bar: Bar,
+    keep: bool = False,
 ) -> None:
     """The networks that are to be of eight bits, whose ranges are measured on some of the table.
 
@@ -84,7 +111,7 @@ def quantise_stage(
     """
     wanted = config.quantised
     refused = cannot_quantise(torch.device(device)) if wanted else None
-    if refused is not None:
+    if refused is not None and device == CPU:
         log.warning("precision: int8: %s; the networks run about half as fast", refused)
     if not wanted or refused is not None:
         return
@@ -95,6 +122,9 @@ def quantise_stage(
         "networks": [one.identity() for one in networks],
         "photographs": table_digest(sample),
     }
+
+    if keep:
+        _require_kept(run, QUANTISED, recipe)
 
     def make() -> Mapping[str, Any]:
         sources = sample["source"].tolist()
@@ -108,12 +138,30 @@ def quantise_stage(
 
 
 def describer_stage(
-    run: Run, config: SystemConfig, table: pd.DataFrame, device: str, bar: Bar
+    run: Run,
+    config: SystemConfig,
+    table: pd.DataFrame,
+    device: str,
+    bar: Bar,
+    keep: bool = False,
+    apart: bool = False,
 ) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
     """The describer, learnt from a sample of the table.
 
+    Args:
+        run: of the describer.
+        config: of the system.
+        table: gallery and bank.
+        device: ``cpu`` or ``cuda``.
+        bar: told of photographs that are extracted.
+        keep: refuse to learn another than the run has, which parts of it were described by.
+        apart: whether the photographs are described in parts, and hence not here.
+
     Returns:
         the describer, its recipe, and the sample's features by position.
+
+    Raises:
+        RunError: another would be learnt, and that of the run is to be kept.
     """
     config = config.within(run.training, run.quantised)
     extractor = build_extractor(config.extractor, device, config.seed)
@@ -121,38 +169,145 @@ def describer_stage(
     recipe = _describer_fields(config, extractor, local_branch)
     if extractor.fitted and config.whitening is None and local_branch is None:
         return Describer(extractor, None), recipe, {}
+    if keep:
+        _require_kept(run, EXTRACTOR, plain_recipe(recipe, extractor.whitened))
+        _require_kept(run, DESCRIBER, recipe)
     known, digest = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
     recipe["taught_by"] = digest
     recipe["left_out"] = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
-    taught = table.iloc[known.good_positions]
     if config.labels_teach:
-        of_all = table["landmark"].iloc[list(known)]
-        recipe["landmarks"] = fingerprint(of_all.tolist())
+        recipe["landmarks"] = fingerprint(table["landmark"].iloc[list(known)].tolist())
+    taught = table.iloc[known.good_positions]
+    sample = Sample(known.good, labels_of(taught), part_of(taught["id"]))
+    bare = Describer(extractor, None, local_branch)
+    plain = _plain_describer(run, bare, sample, known, recipe, bar)
 
     def make() -> Mapping[str, Any]:
-        if len(taught) < 2:
-            failed = (one for one in known.values() if isinstance(one, PhotographError))
-            raise TableError(
-                f"fewer than two photographs could be read ({next(map(str, failed), '')})"
-            )
-        log.info("learning codebook and whitening from %d photographs", len(taught))
+        _require_enough(known)
         count = config.whitening.views if config.whitening is not None else 0
-        described = functools.partial(_describe_views, run, count, taught, recipe, bar)
-        sample = Sample(
-            known.good, labels_of(taught), part_of(taught["id"]), described if count else None
-        )
-        fitted = Describer.fit(
-            extractor, sample, config.whitening, config.seed, local_branch, recipe["left_out"]
-        )
-        # From here the run's index is another describer's.
-        if run.record.exists():
-            run.begin({})
+        lesson = sample
+        if store is not None:
+            rows = _rows_of(store, known.good_positions, plain.dimension)
+            lesson = replace(lesson, rows=rows)
+        if count:
+            views = _describe_views(run, count, taught, recipe, bar, plain.extractor)
+            lesson = replace(lesson, views=lambda _: views)
+        log.info("learning whitening from %d photographs", len(taught))
+        whitenings = None if extractor.whitened else 1 + recipe["left_out"]
+        with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
+            fitted = plain.fit_whitening(
+                lesson, config.whitening, config.seed, recipe["left_out"], extractor
+            )
+        _begin_again(run)
         fitted.save(run.folder)
         return {}
 
-    run.stage(DESCRIBER, recipe, make)
     whitened = config.whitening is not None
+    if not whitened and not extractor.whitened:
+        return plain, recipe, known
+    store = None
+    if not apart and at_hand(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
+        store = aggregate_table(run, FIRST, table, plain, recipe, bar, known)
+    run.stage(DESCRIBER, recipe, make)
     return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
+
+
+def _plain_describer(
+    run: Run,
+    bare: Describer,
+    sample: Sample,
+    known: KnownFeatures,
+    recipe: Mapping[str, Any],
+    bar: Bar,
+) -> Describer:
+    """The describer without its whitening: codebooks, and what is made of local features."""
+    if bare.extractor.fitted and bare.local_branch is None:
+        return bare
+
+    def make() -> Mapping[str, Any]:
+        _require_enough(known)
+        log.info("learning codebook from %d photographs", len(sample))
+        with bar("learning codebook", None) as progress, watched(lambda: progress(1, 0)):
+            fitted = Describer.fit(bare.extractor, sample, None, recipe["seed"], bare.local_branch)
+        _begin_again(run)
+        fitted.save(run.folder)
+        return {}
+
+    run.stage(EXTRACTOR, plain_recipe(recipe, bare.extractor.whitened), make)
+    return Describer.load(run.folder, bare.extractor, False, bare.local_branch)
+
+
+def plain_recipe(recipe: Mapping[str, Any], whitened: bool = False) -> dict[str, Any]:
+    """What of a describer's recipe decides its descriptors before they are whitened.
+
+    Args:
+        recipe: of the describer.
+        whitened: whether its extractor whitens within, which labels may teach.
+    """
+    after = {"whitening", "left_out"} | (set() if whitened else {"landmarks"})
+    kept = {key: one for key, one in recipe.items() if key not in after}
+    if "local" in kept:
+        kept["local"] = {key: one for key, one in kept["local"].items() if key != "stored"}
+    return kept
+
+
+def at_hand(photographs: int, describer: Describer) -> bool:
+    """Whether what so many photographs are described by before whitening is kept in the run, so
+    that another whitening costs little."""
+    branch = describer.local_branch
+    each = 4 * describer.extractor.dimension
+    if branch is not None and branch.compressor is not None:
+        config = branch.compressor.config
+        each += config.features * (config.dimension + 8)
+    return not describer.extractor.whitened and photographs * each <= MOST_BYTES
+
+
+def aggregate_table(
+    run: Run,
+    name: str,
+    table: pd.DataFrame,
+    plain: Describer,
+    recipe: Mapping[str, Any],
+    bar: Bar,
+    known: Mapping[int, Outcome] | None = None,
+) -> ShardStore:
+    """Describe a table's photographs without whitening, going on where a killed run was."""
+    with bar("describing", len(table)) as progress:
+        return describe_table(
+            table, plain, aggregated_folder(run, name), plain_recipe(recipe), progress, known,
+            run.timings,
+        )  # fmt: skip
+
+
+def aggregated_folder(run: Run, name: str) -> Path:
+    """Where photographs that came in together are described without whitening."""
+    return run.aggregated / f"rows-{name}"
+
+
+def _rows_of(store: ShardStore, positions: Sequence[int], dimension: int) -> Vectors:
+    """(n, dimension) of the rows at some positions; zeros for those that failed."""
+    places = np.full(store.rows, -1)
+    places[list(positions)] = np.arange(len(positions))
+    rows = np.zeros((len(positions), dimension), dtype=np.float32)
+    start = 0
+    for shard in store.shards():
+        ok = np.flatnonzero(np.array(shard.statuses, dtype=object) == OK) + start
+        here = places[ok]
+        rows[here[here >= 0]] = Representation.from_arrays(shard.arrays).vectors[here >= 0]
+        start += len(shard.statuses)
+    return rows
+
+
+def _require_enough(known: KnownFeatures) -> None:
+    if len(known.good_positions) < 2:
+        failed = (one for one in known.values() if isinstance(one, PhotographError))
+        raise TableError(f"fewer than two photographs could be read ({next(map(str, failed), '')})")
+
+
+def _begin_again(run: Run) -> None:
+    """From here the run's index is another describer's."""
+    if run.record.exists():
+        run.begin({})
 
 
 def local_branch_of(config: SystemConfig, device: str) -> LocalBranch | None:
@@ -169,18 +324,6 @@ def load_describer(
     local_branch = local_branch_of(config, device)
     whitened = config.whitening is not None
     return Describer.load(run.folder, extractor, whitened, local_branch, calibrated)
-
-
-def require_same_extractor(run: Run, recipe: Mapping[str, Any], describer: Describer) -> None:
-    """Refuse to add to a run what another extractor or detector describes."""
-    now = as_json(describer.extractor.identity())
-    before = {key: recipe["extractor"].get(key) for key in now}
-    if describer.local_branch is not None:
-        now["detector"] = as_json(describer.local_branch.detector.identity())
-        before["detector"] = recipe["local"]["detector"]
-    changed = first_difference(before, now)
-    if changed is not None:
-        raise RunError(f"{run} was built with another {changed}: give the same, or build it anew")
 
 
 def _describe_views(

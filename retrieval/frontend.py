@@ -51,30 +51,42 @@ class Frontend(Protocol):
         ...
 
 
+Shared = dict[Any, Any]
+"""What frontends have worked out of one batch of photographs, by what it is: another that looks at
+the same batch takes it from here."""
+
+
 @runtime_checkable
 class Staged(Protocol):
-    """A frontend whose ``features`` comes in halves, so that a GPU and the processor overlap."""
+    """A frontend whose ``features`` comes in halves, so that a GPU and the processor overlap.
 
-    def prepare(self, photographs: Sequence[Photograph]) -> Any:
+    Both halves may take from ``shared`` what other frontends left there, and leave something.
+    """
+
+    def prepare(self, photographs: Sequence[Photograph], shared: Shared | None = None) -> Any:
         """What any thread can do of a batch beforehand."""
         ...
 
-    def start(self, prepared: Any) -> Callable[[], list[Features]]:
+    def start(self, prepared: Any, shared: Shared | None = None) -> Callable[[], list[Features]]:
         """Queue a prepared batch on the device; what this gives waits for the features."""
         ...
 
 
-def prepare(frontend: Frontend, photographs: Sequence[Photograph]) -> Any:
+def prepare(
+    frontend: Frontend, photographs: Sequence[Photograph], shared: Shared | None = None
+) -> Any:
     """What any thread can do of describing a batch, for :func:`start`: all of it, mostly."""
     if isinstance(frontend, Staged):
-        return frontend.prepare(photographs)
+        return frontend.prepare(photographs, shared)
     return frontend.features(photographs) if frontend.threaded else photographs
 
 
-def start(frontend: Frontend, prepared: Any) -> Callable[[], list[Features]]:
+def start(
+    frontend: Frontend, prepared: Any, shared: Shared | None = None
+) -> Callable[[], list[Features]]:
     """Begin to describe what :func:`prepare` gave; on a GPU, the calling thread's alone."""
     if isinstance(frontend, Staged):
-        return frontend.start(prepared)
+        return frontend.start(prepared, shared)
     features = prepared if frontend.threaded else frontend.features(prepared)
     return lambda: features
 

@@ -7,20 +7,27 @@ import contextlib
 import functools
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from retrieval.additions import Addition
 from retrieval.config import SystemConfig
+from retrieval.describing import aggregated_folder, plain_recipe
 from retrieval.descriptors.cross_fit import part_of
 from retrieval.descriptors.local_branch import LocalBranch
-from retrieval.descriptors.representation import KEPT, VECTORS, Representation, write_descriptors
+from retrieval.descriptors.representation import (
+    KEPT,
+    VECTORS,
+    KeptFeatures,
+    Representation,
+    write_descriptors,
+)
 from retrieval.descriptors.trained import TrainedConfig, trained_networks
 from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.devices import CPU, CUDA, cores
@@ -29,6 +36,9 @@ from retrieval.index.expansion import DatabaseAugmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.index.gallery import Gallery
 from retrieval.index.inverted_file import InvertedFile
+from retrieval.index.milvus_index import MilvusConfig, MilvusIndex
+from retrieval.index.neighbours import VectorIndex
+from retrieval.index.registry import local_settings
 from retrieval.index.searcher import KeptSource, Recomputed, SearchConfig, Searcher
 from retrieval.local.compression import CompressedFeatures
 from retrieval.local.features import LocalFeatures, no_features
@@ -43,12 +53,15 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksum
-from retrieval.storage.shards import OK
+from retrieval.storage.shards import OK, ShardStore
 from retrieval.training.checkpoints import seen_photographs
-from retrieval.types import Flags
+from retrieval.types import Flags, Vectors
 from retrieval.vectors.gpu import gpu_problem
 
 log = logging.getLogger(__name__)
+
+SERVER: Final = "milvus"
+"""Folder within that of the index, for what a server holds of gallery and bank."""
 
 
 def collect_rows(
@@ -76,11 +89,21 @@ def collect_rows(
         (run.bank_rows, bank[["id"]]),
     ):
         atomic_write(path, functools.partial(table.to_parquet, index=False))
-    _write_descriptors(run.gallery, [(one, one.gallery) for one in additions])
-    _write_descriptors(run.bank, [(one, one.bank) for one in additions])
+    stores = [one.store for one in additions]
+    in_gallery = [one.gallery.to_numpy(dtype=bool) for one in additions]
+    in_bank = [one.bank.to_numpy(dtype=bool) for one in additions]
+    _write(run.gallery, lambda: _chosen(stores, in_gallery))
+    _write(run.bank, lambda: _chosen(stores, in_bank))
+    _take_away(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
-        _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
+        at_hand = _at_hand(run, additions)
+        if at_hand is None:
+            _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
+        else:
+            _write(run.bank, lambda: _with_kept(stores, at_hand, in_bank))
+            chosen = functools.partial(_chosen, at_hand, in_gallery)
+            _write(run.kept, lambda: (one.kept for one in chosen() if one.kept is not None))
     wanted = {label for one in additions for label in one.table[one.left]["landmark"].dropna()}
     return {
         "lost": sorted(wanted - set(rows["landmark"])),
@@ -101,21 +124,55 @@ def _report_failures(additions: Sequence[Addition]) -> None:
             log.warning("and %d more photographs that failed", len(failed) - 10)
 
 
-def _write_descriptors(folder: Path, chosen: Sequence[tuple[Addition, pd.Series]]) -> None:
-    """Copy what chosen rows are described by, shard by shard, into arrays that can be mapped."""
-
-    def blocks() -> Iterator[Representation]:
-        for addition, wanted in chosen:
-            # Shards hold the rows that went well, in order: so must the mask.
-            mask = wanted[addition.table["status"] == OK].to_numpy(dtype=bool)
-            start = 0
-            for shard in addition.store.shards():
-                block = Representation.from_arrays(shard.arrays)
-                yield block[np.flatnonzero(mask[start : start + len(block)])]
-                start += len(block)
-
+def _write(folder: Path, blocks: Callable[[], Iterable[Representation | KeptFeatures]]) -> None:
     _take_away(folder)  # what another config kept there
     write_descriptors(folder, blocks)
+
+
+def _chosen(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[Representation]:
+    """What chosen rows are described by, shard by shard; all of them went well."""
+    for store, flags in zip(stores, wanted, strict=True):
+        start = 0
+        for shard in store.shards():
+            ok = np.array(shard.statuses, dtype=object) == OK
+            here = flags[start : start + len(ok)]
+            yield Representation.from_arrays(shard.arrays)[np.flatnonzero(here[ok])]
+            start += len(ok)
+
+
+def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
+    """The stores of the same photographs that have their local features, or ``None``."""
+    stores = []
+    for one in additions:
+        try:
+            store = ShardStore.open(aggregated_folder(run, one.name))
+        except RunError:
+            return None
+        same = store.made_from == plain_recipe(one.store.made_from)
+        if not same or store.rows != len(one.table):
+            return None
+        stores.append(store)
+    return stores
+
+
+def _with_kept(
+    stores: Sequence[ShardStore], at_hand: Sequence[ShardStore], wanted: Sequence[Flags]
+) -> Iterator[Representation]:
+    """:func:`_chosen`, with the local features of other stores of the same photographs."""
+    for one, other in zip(_chosen(stores, wanted), _chosen(at_hand, wanted), strict=True):
+        yield replace(one, kept=other.kept)
+
+
+def with_kept(run: Run, gallery: Gallery) -> Gallery:
+    """The gallery with its local features as they were when it was described, if they are still
+    at hand: where they are not stored they would be described again."""
+    try:
+        kept = CompressedFeatures.from_arrays(read_arrays(run.kept))
+    except (RunError, KeyError):
+        return gallery
+    if len(kept) != len(gallery.descriptors):
+        return gallery
+    return replace(gallery, searcher=replace(gallery.searcher, kept=kept))
 
 
 def _take_away(folder: Path) -> None:
@@ -142,8 +199,9 @@ def index_gallery(
         what run.json says of it, and what the vectors took in of their neighbours, if anything.
     """
     build = functools.partial(
-        FaissIndex.build, config=config.index, device=index_device(device), seed=config.seed
-    )
+        FaissIndex.build, config=local_settings(config.index), device=index_device(device),
+        seed=config.seed,
+    )  # fmt: skip
     known = Representation.from_arrays(read_arrays(run.gallery))
     indexed, augmentation = run.gallery, None
     _take_away(run.augmented)
@@ -152,9 +210,14 @@ def index_gallery(
         augmentation = DatabaseAugmentation.of(vectors, build(vectors), config.search.expansion)
         form = {VECTORS: (np.dtype(np.float32), vectors.shape)}
         write_arrays(indexed, form, ({VECTORS: block} for block in augmentation.blocks()))
-    index = build(read_arrays(indexed)[VECTORS])
     made_from = checksum(indexed / f"{VECTORS}.npy")
-    index.save(run.index, made_from)
+    index: FaissIndex | MilvusIndex
+    if isinstance(config.index, MilvusConfig):
+        index = _send(run, config.index, read_arrays(indexed)[VECTORS], made_from)
+    else:
+        index = build(read_arrays(indexed)[VECTORS])
+        _take_away(run.index / SERVER)  # if another engine was asked before
+        index.save(run.index, made_from)
     per_image = index.bytes_per_row + (known.kept.bytes_per_row if known.kept else 0.0)
     if local_branch is not None and local_branch.words is not None:
         bank = Representation.from_arrays(read_arrays(run.bank))
@@ -162,6 +225,30 @@ def index_gallery(
         per_image += _index_words(known, run.gallery, local_branch)
     told = {"factory": index.factory, "bytes_per_image": per_image, "descriptors": made_from}
     return {"index": told, "dimension": int(known.vectors.shape[1])}, augmentation
+
+
+def _send(run: Run, config: MilvusConfig, vectors: Vectors, made_from: str) -> MilvusIndex:
+    """Have a server hold gallery and bank, each in a collection of its own."""
+    FaissIndex.remove(run.index)  # if it was asked before
+    rows, bank = read_table(run.rows, ("id", "landmark")), read_table(run.bank_rows, ("id",))
+    if len(bank):
+        none = read_arrays(run.bank)[VECTORS]
+        folder, ids = run.index / SERVER / "bank", bank["id"].tolist()
+        MilvusIndex.synchronise(folder, config, none, ids, [""] * len(bank), made_from)
+    return MilvusIndex.synchronise(
+        run.index / SERVER / "gallery",
+        config,
+        vectors,
+        rows["id"].tolist(),
+        rows["landmark"].tolist(),
+        made_from,
+    )
+
+
+def _open(run: Run, config: SystemConfig, device: str, made_from: str | None) -> VectorIndex:
+    if isinstance(config.index, MilvusConfig):
+        return MilvusIndex.load(run.index / SERVER / "gallery", config.index, made_from)
+    return FaissIndex.load(run.index, index_device(device), made_from)
 
 
 def _index_words(photographs: Representation, folder: Path, local_branch: LocalBranch) -> float:
@@ -206,7 +293,7 @@ def load_gallery(
         indexed = read_arrays(run.augmented)[VECTORS] if expanded else known.vectors
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = FaissIndex.load(run.index, index_device(device), made_from)
+    index = _open(run, config, device, made_from)
     kept = _kept_source(config, local_branch, known, rows)
     try:
         if config.search.verification is not None and kept is None:
@@ -263,7 +350,8 @@ def calibration_galleries(
         return [gallery]
     # Rows took others in: one that is held out has to be left out of them.
     if augmentation is None:
-        plain = FaissIndex.build(gallery.vectors, config.index, index_device(device), config.seed)
+        settings = local_settings(config.index)
+        plain = FaissIndex.build(gallery.vectors, settings, index_device(device), config.seed)
         augmentation = DatabaseAugmentation.of(gallery.vectors, plain, expansion)
     return [replace(gallery, searcher=replace(gallery.searcher, augmentation=augmentation))]
 
@@ -280,7 +368,7 @@ def _without_part(
     known, bank = (_as_without(one, part) for one in (gallery.descriptors, gallery.bank))
     # Few photographs teach fewer numbers, into which a product quantiser's parts may not go.
     alike = known.vectors.shape[1] == gallery.vectors.shape[1]
-    settings = config.index if alike else IndexConfig()
+    settings = local_settings(config.index) if alike else IndexConfig()
     build = functools.partial(
         FaissIndex.build, config=settings, device=index_device(device), seed=config.seed
     )
@@ -328,7 +416,11 @@ def _bank_searcher(run: Run, config: SystemConfig, bank: Representation) -> Sear
     """The bank is searched exactly, as it is: nothing expanded or verified."""
     if not len(bank):
         return None
-    index = FaissIndex.build(bank.vectors, IndexConfig())
+    index: VectorIndex
+    if isinstance(config.index, MilvusConfig):
+        index = MilvusIndex.load(run.index / SERVER / "bank", config.index)
+    else:
+        index = FaissIndex.build(bank.vectors, IndexConfig())
     inverted = _inverted(run.bank, config, len(bank))
     return Searcher(index, bank.vectors, inverted, config=SearchConfig(share=config.search.share))
 

@@ -8,8 +8,6 @@ differs from it is damage, or was changed by hand.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +29,8 @@ from retrieval.storage.files import (
     write_sealed,
     writing,
 )
-from retrieval.storage.fingerprint import checksums, first_difference
+from retrieval.storage.fingerprint import checksums
+from retrieval.storage.journal import as_json, lock, remove_litter, take_up
 from retrieval.storage.shards import read_times
 
 if TYPE_CHECKING:
@@ -39,15 +38,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CODE: Final = 6
+CODE: Final = 7
 """Version of the code that decides the bytes of a run: raised when they change."""
 QUANTISED: Final = "quantised"
+EXTRACTOR: Final = "extractor"
 DESCRIBER: Final = "describer"
 INDEX: Final = "index"
 CLASSIFIERS: Final = "classifiers"
 STAGES: Final[Mapping[str, Sequence[str]]] = {
     QUANTISED: ("quantised",),
-    DESCRIBER: ("extractor", "whitening", "calibration", "local"),
+    EXTRACTOR: ("extractor", "local"),
+    DESCRIBER: ("whitening", "calibration"),
     INDEX: ("index",),
     CLASSIFIERS: ("classifiers",),
 }
@@ -55,6 +56,8 @@ STAGES: Final[Mapping[str, Sequence[str]]] = {
 network needs is in ``training``, which has checksums of its own, as it can be another run's too."""
 ANSWERING: Final = [folder for folders in STAGES.values() for folder in folders]
 ROWS: Final = "rows.parquet"
+COLUMNS: Final = ("id", "source", "landmark", "row")
+"""Of those."""
 STAGED: Final = "stages"
 """Where the times of stages stand in timings.json, beside those of shards."""
 FIRST: Final = "000"
@@ -133,8 +136,11 @@ class Run:
         self.training = folder / "training"
         self.quantised = folder / "quantised"
         self.features = folder / "features"
+        self.aggregated = folder / "aggregated"
+        self.kept = self.aggregated / "kept"
         self.views = folder / "views"
         self.descriptors = folder / "descriptors"
+        self.parts = folder / "parts"
         self.removals = self.descriptors / "removed.json"
         self.index = folder / "index"
         self.rows = self.index / "rows.parquet"
@@ -161,25 +167,22 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, wait: bool = False) -> Iterator[None]:
         """Keep two commands from writing the run at a time; the lock goes with the process.
+
+        Args:
+            wait: for another command to be done, rather than refuse.
 
         Raises:
             RunError: another command has it.
             WriteError: the run cannot be written.
         """
         path = self.folder / ".lock"
-        with contextlib.ExitStack() as stack:
-            with writing(path):
-                file = stack.enter_context(path.open("w"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunError(f"{self} is being written by another command: wait for it") from None
-            # What a killed command was writing.
-            with writing(self.folder):
-                for litter in self.folder.rglob(".*.tmp"):
-                    litter.unlink()
+        with writing(path):
+            file = path.open("w")
+        with file:
+            lock(file, self, wait)
+            remove_litter(self.folder, apart=self.parts)  # they have locks of their own
             yield
 
     # The record.
@@ -326,13 +329,10 @@ class Run:
             what ``make`` told, now or when the files were made.
         """
         recipe, path = as_json(recipe), self.stages / f"{name}.json"
-        before = self._noted(name)
-        changed = None if before is None else first_difference(before["recipe"], recipe)
-        if before is not None and changed is None:
+        known = take_up(name, path, recipe, lambda: self._noted(path))
+        if known is not None:
             log.info("%s: nothing changed", name)
-            return dict(before["told"])
-        if changed is not None:
-            log.info("%s: %s changed, so it is made anew", name, changed)
+            return known
         with writing(path):
             path.unlink(missing_ok=True)
         begun = time.perf_counter()
@@ -342,21 +342,31 @@ class Run:
         write_sealed(path, {"recipe": recipe, "told": told, "files": files})
         return told
 
-    def _noted(self, name: str) -> dict[str, Any] | None:
-        """The note of a stage; ``None`` where its files are not there whole."""
+    def recipe_of(self, name: str) -> dict[str, Any] | None:
+        """What a stage's files were made by; ``None`` where they are not there whole."""
         path = self.stages / f"{name}.json"
-        if not path.exists():
-            return None
         try:
-            noted = read_sealed(path)
-            with reading(path):
-                damaged = self._damaged(_Noted.model_validate(noted).files)
-        except RunError as error:
-            log.warning("%s: made anew", without_remedy(error))
+            return self._noted(path)[0] if path.exists() else None
+        except RunError:
             return None
-        for one in damaged:
-            log.warning("%s is missing or damaged: made anew", one)
-        return None if damaged else noted
+
+    def forget(self, name: str) -> None:
+        """Have a stage made anew, whatever its recipe."""
+        with writing(self.stages):
+            (self.stages / f"{name}.json").unlink(missing_ok=True)
+
+    def _noted(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The recipe of a stage, and what is told of it.
+
+        Raises:
+            RunError: it is not there whole.
+        """
+        noted = read_sealed(path)
+        with reading(path):
+            damaged = self._damaged(_Noted.model_validate(noted).files)
+        if damaged:
+            raise RunError(f"{damaged[0]} is missing or damaged: {AGAIN}")
+        return noted["recipe"], noted["told"]
 
     def seconds_describing(self) -> float:
         """How long extraction and description took, over all the commands that it took."""
@@ -380,11 +390,11 @@ class Run:
     def read_rows(self, addition: str) -> pd.DataFrame:
         """The photographs that came in together."""
         path = self.descriptors / addition / ROWS
-        return read_table(path, ("id", "source", "landmark", "row"), _lost(path))
+        return read_table(path, COLUMNS, _lost(path))
 
     def write_rows(self, addition: str, table: pd.DataFrame) -> pd.DataFrame:
         """Note the photographs that come in together, and return them as they are noted."""
-        rows = table[["id", "source", "landmark", "row"]].reset_index(drop=True)
+        rows = table[list(COLUMNS)].reset_index(drop=True)
         path = self.descriptors / addition / ROWS
         atomic_write(path, lambda file: rows.to_parquet(file, index=False))
         return rows
@@ -406,11 +416,6 @@ class Run:
     def note_removed(self, removed: Mapping[str, Sequence[str]]) -> None:
         """Note which ids are taken out, by addition."""
         write_sealed(self.removals, {name: list(ids) for name, ids in removed.items() if ids})
-
-
-def as_json(value: Any) -> Any:
-    """A value as it is read back once it is written as JSON."""
-    return json.loads(json.dumps(value))
 
 
 def _lost(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -13,30 +13,33 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from retrieval import build
-from retrieval.agreement import require_agreement
+from retrieval.agreement import require_agreement, require_same_weights
 from retrieval.classifiers.base import Classifier, Judgement
+from retrieval.classifiers.exits import exit_of
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.config import SystemConfig
 from retrieval.describing import Bar, load_describer, no_bar
+from retrieval.descriptors.deferred import deferred
 from retrieval.descriptors.describer import Describer, Errors, failures
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
-from retrieval.errors import RunError
+from retrieval.errors import TableError
 from retrieval.explain.checks import marked
 from retrieval.explain.explainer import SHARES, Explainer
 from retrieval.explain.explanation import Explanation
 from retrieval.explain.kept import CHECKS, kept
 from retrieval.explain.targets import SIMILARITY
+from retrieval.index.early_exit import SavedExit
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from retrieval.indexing import calibration_galleries, load_gallery
 from retrieval.photographs.given import Given, source_windows
 from retrieval.photographs.table import DataSet
 from retrieval.predictions import blank_predictions
-from retrieval.run import Run
+from retrieval.run import COLUMNS, Run
 from retrieval.storage.shards import OK
 from retrieval.types import STRING, Integers, Vectors
 
@@ -99,7 +102,10 @@ class System:
         Raises:
             TableError, RunError, WeightsError: as :func:`retrieval.build.build`.
             DeviceError: as its name says.
+            TypeError: something else was given.
         """
+        _require(config, SystemConfig, "the config")
+        _require(data, DataSet, "the data")
         settled = choose_device(device)
         build.build(config, data, Run(run), settled, bar)
         return cls.load(run, settled)
@@ -107,6 +113,13 @@ class System:
     def add(self, table: pd.DataFrame, bar: Bar = no_bar) -> System:
         """The system with further photographs, as :func:`retrieval.build.add`; this one's run
         is written anew."""
+        _require(table, pd.DataFrame, "the table")
+        lacking = [name for name in COLUMNS if name not in table]
+        if lacking:
+            raise TableError(
+                f"the table has no column {lacking[0]}: read_table of"
+                " retrieval.photographs.table makes one that has"
+            )
         build.add(self.run, table, self.device, self.weights, bar)
         return self.load(self.run.folder, self.device, self.weights)
 
@@ -135,11 +148,17 @@ class System:
         settled, place = choose_device(device), Path(weights) if weights else None
         config = config.with_weights(place)
         describer = load_describer(files, config, settled, calibrated=False)
-        _require_weights(files, record["describer"], describer)
+        require_same_weights(files, record["describer"], describer)
         gallery, rows = load_gallery(
             files, config, settled, describer.local_branch, record["index"].get("descriptors")
         )
         require_agreement(files, record["describer"], describer, rows, gallery.vectors)
+        verification = config.search.verification
+        if verification is not None and verification.early_exit is not None:
+            least = SavedExit.load(files.classifiers).least
+            if least is not None:
+                searcher = replace(gallery.searcher, early_exit=exit_of(gallery, least))
+                gallery = replace(gallery, searcher=searcher)
         places = {name: files.classifiers / name for name in config.classifiers}
         return cls(
             run=files,
@@ -184,6 +203,17 @@ class System:
             name: self.rejections[name].judge(classifier.scores(descriptors, found), signals)
             for name, classifier in self.classifiers.items()
         }
+
+    @property
+    def query_describer(self) -> Describer:
+        """What describes photographs that are answered: without local features where the classifier
+        whose answer counts looks at no neighbours, whom they would find or verify; only as they
+        are asked for where some queries are not verified."""
+        looks = self.classifiers[self.answer].neighbours
+        if looks or self.rejections[self.answer].needs_signals:
+            early = self.gallery.searcher.early_exit is not None
+            return deferred(self.describer) if early else self.describer
+        return replace(self.describer, local_branch=None)
 
     @property
     def notes(self) -> Sequence[str]:
@@ -302,11 +332,11 @@ class System:
         """
         ids: list[str] = []
         frames, windows = [], source_windows(photographs, WINDOW, ids)
-        for described, errors in self.describer.stream(windows):
+        for described, errors in self.query_describer.stream(windows):
             # The ids of the windows that are read ahead are there already.
             own, ids[:] = ids[: len(described)], ids[len(described) :]
             frames.append(self.predictions(own, described, top, errors=errors))
-        frames = frames or [self.predictions([], self.describer.from_features([]), top)]
+        frames = frames or [self.predictions([], self.query_describer.from_features([]), top)]
         return pd.concat(frames, ignore_index=True)
 
     def explain(
@@ -346,8 +376,7 @@ class System:
             describer=self.describer,
             in_float32=load_describer(self.run, config, self.device, calibrated=False),
             gallery=self.gallery,
-            ids=self.rows["id"].tolist(),
-            sources=self.rows["source"].tolist(),
+            rows=self.rows,
             classifiers=self.classifiers,
             rejections=self.rejections,
             answer=self.answer,
@@ -372,19 +401,6 @@ def _finite(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.where(np.isfinite(values), values.astype(np.float64), np.nan)
 
 
-def _require_weights(run: Run, built: Mapping[str, Any], describer: Describer) -> None:
-    """Refuse to answer with other networks than the run was built with."""
-    pairs = [(built["extractor"], describer.extractor.identity())]
-    if describer.local_branch is not None:
-        pairs.append((built["local"]["detector"], describer.local_branch.detector.identity()))
-    if any(_weights(before) != _weights(now) for before, now in pairs):
-        raise RunError(
-            f"{run} was built with other weights: give those (--weights), or build the run"
-            " anew with these"
-        )
-
-
-def _weights(identity: Mapping[str, Any]) -> list[Any]:
-    """The checksums of an extractor's networks, those of its parts among them."""
-    inner = [one for part in identity.get("several", []) for one in _weights(part)]
-    return [identity.get("weights"), identity.get("attention"), *inner]
+def _require(value: object, kind: type, what: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} has to be a {kind.__name__}, not {type(value).__name__}")

@@ -201,7 +201,12 @@ def test_constraints_pin_everything_that_is_needed() -> None:
         seen.add(key)
         assert key[0] in pins, f"{key[0]}, which {wanted_by} needs, has no pin"
         assert wanted.specifier.contains(pins[key[0]]), f"{wanted_by} needs {wanted}"
-        for text in metadata.requires(wanted.name) or []:
+        try:
+            needs = metadata.requires(wanted.name) or []
+        except metadata.PackageNotFoundError:
+            assert key[0] == "ray", "every extra but this large one comes with dev"
+            continue
+        for text in needs:
             brought = Requirement(text)
             if any(
                 brought.marker is None or brought.marker.evaluate({"extra": extra})

@@ -9,7 +9,7 @@ bytes. How far ahead that goes hangs on a budget of memory, not on the number of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from pipelines.lists.formats import CSV, frame_records, read_records
 from pipelines.lists.inputs import Input, is_photograph, limits, listed
 from pipelines.lists.journal import Item, Journal, chunks
 from pipelines.lists.rows import Row
-from retrieval.descriptors.describer import Errors
+from retrieval.descriptors.describer import Describer, Errors
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import FetchError, RunError
 from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
@@ -50,19 +50,6 @@ MISSING: Final = "no such file"
 ALLOW: Final = "--allow-private fetches from private addresses too"
 
 
-class Describes(Protocol):
-    """What classify asks of a describer; :class:`retrieval.descriptors.describer.Describer`."""
-
-    @property
-    def longest_side(self) -> int: ...
-
-    def stream(
-        self, windows: Iterable[Sequence[Source]], windows_ahead: int = 1
-    ) -> Generator[tuple[Representation, Errors], None, None]:
-        """Each window of photographs described, and why any of them could not be."""
-        ...
-
-
 class Answers(Protocol):
     """What classify asks of a system; :class:`retrieval.system.System` is one."""
 
@@ -70,7 +57,7 @@ class Answers(Protocol):
     def fingerprint(self) -> str: ...
 
     @property
-    def describer(self) -> Describes: ...
+    def query_describer(self) -> Describer: ...
 
     def predictions(
         self,
@@ -159,29 +146,9 @@ class ClassifySummary:
         return lines
 
 
-def classify_csv(
+def classify_list(
     system: Answers,
-    csv: Path,
-    out: Path,
-    *,
-    fetch: FetchConfig | None = None,
-    retry_failed: bool = False,
-    restart: bool = False,
-    chunk_rows: int = CHUNK_ROWS,
-    max_pixels: int = MAX_PIXELS,
-    memory: int = MEMORY,
-    progress: Callable[[int, int], None] = lambda done, failed: None,
-) -> ClassifySummary:
-    """:func:`classify_input` of a list in a file."""
-    return classify_input(
-        system, listed(csv), out, fetch=fetch, retry_failed=retry_failed, restart=restart,
-        chunk_rows=chunk_rows, max_pixels=max_pixels, memory=memory, progress=progress,
-    )  # fmt: skip
-
-
-def classify_input(
-    system: Answers,
-    given: Input,
+    given: Path | Input,
     out: Path,
     *,
     form: Form | None = None,
@@ -194,7 +161,7 @@ def classify_input(
     memory: int = MEMORY,
     progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> ClassifySummary:
-    """Classify every row of an input.
+    """Classify every row of a list.
 
     The output has one row for each of the input's, in its order, with the columns of
     :func:`retrieval.predictions.prediction_columns`. Killed at any moment and called again alike,
@@ -202,7 +169,7 @@ def classify_input(
 
     Args:
         system: a built run.
-        given: the rows.
+        given: the list in a file, or what :mod:`pipelines.lists.inputs` made of anything.
         out: the predictions; ``out.state.json`` beside it says how far they are.
         form: how they are written.
         fetch: limits of the downloads.
@@ -218,6 +185,7 @@ def classify_input(
         TableError: the list cannot be read.
         RunError: ``out`` belongs to another list, system or setting, or is the list itself.
     """
+    given = listed(given) if isinstance(given, Path) else given
     _refuse_own(given, out)
     fetch, form = fetch or FetchConfig(), form or Form()
     made_from = {"input": given.digest, "system": system.fingerprint, **form.made_from}
@@ -232,7 +200,7 @@ def classify_input(
         progress(resumed, resumed - (journal.state.counts or {}).get(OK, 0))
         if not journal.done_before:
             todo = chunks(journal.pending(given.rows()), chunk_rows)
-            many = chunks_ahead(memory, chunk_rows, system.describer.longest_side)
+            many = chunks_ahead(memory, chunk_rows, system.query_describer.longest_side)
             for records in answers(system, todo, form, fetch, many, max_pixels, urls_only):
                 counts = count(records)
                 journal.append(records, counts)
@@ -260,7 +228,7 @@ def answers(
     with Fetcher(fetch) as fetcher:
         source = partial(_source, fetcher, max_pixels, urls_only)
         windows = ([source(one.row) for one in chunk if one.kept is None] for chunk in first)
-        with closing(system.describer.stream(windows, many)) as stream:
+        with closing(system.query_describer.stream(windows, many)) as stream:
             for (described, errors), chunk in zip(stream, second, strict=True):
                 ids = [one.row.id for one in chunk if one.kept is None]
                 frame = system.predictions(ids, described, form.top, form.near, errors)

@@ -230,7 +230,7 @@ class _Finder:
 def _entries(given: str, finder: _Finder) -> Iterator[str]:
     """The words that one argument stands for: itself, or those of a list."""
     if given == STDIN:
-        with streamed(given) as spool:
+        with streamed(given, "a list of ids or paths") as spool:
             yield from _listed(spool, Path())
         return
     path = Path(given).expanduser()

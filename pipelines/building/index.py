@@ -17,17 +17,33 @@ from retrieval import build
 from retrieval.classifiers.rejection import Rejection
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
+from retrieval.parts import BuildPart
 from retrieval.photographs.table import DataSet
+from retrieval.ray_workers import describe_by_ray
 from retrieval.run import Run
+from retrieval.storage.shards import ShardStore
 
 log = logging.getLogger(__name__)
 
 
-def build_run(config: SystemConfig, data: DataSet, run: Path, device: str) -> dict[str, Any]:
-    """As :func:`retrieval.build.build`."""
+def build_run(
+    config: SystemConfig, data: DataSet, run: Path, device: str, workers: str | None = None
+) -> dict[str, Any]:
+    """As :func:`retrieval.build.build`; photographs are described by ``workers``, where given."""
     files = Run(run)
     with contextlib.closing(Bars(files.training / BOARD)) as watcher:
+        if workers is not None:
+            describe_by_ray(config, data, files, device, workers, progress_bar, watcher)
         return build.build(config, data, files, device, progress_bar, watcher)
+
+
+def describe_part(
+    config: SystemConfig, data: DataSet, run: Path, part: BuildPart, device: str
+) -> ShardStore | None:
+    """As :func:`retrieval.build.build_part`."""
+    files = Run(run)
+    with contextlib.closing(Bars(files.training / BOARD)) as watcher:
+        return build.build_part(config, data, files, part, device, progress_bar, watcher)
 
 
 def add_photographs(

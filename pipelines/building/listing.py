@@ -13,7 +13,7 @@ from pipelines.config import CONFIGS, config_names, read_config
 
 MEASURED: Final = CONFIGS.parent / "measured.yaml"
 COLUMNS: Final = ("system", "top-1", "GAP", "ms", "bytes", "weights", "description")
-HEADING: Final = "{:<22} {:>5} {:>5} {:>5} {:>6}  {:<7}  {}"
+HEADING: Final = "{:<30} {:>5} {:>5} {:>5} {:>6}  {:<7}  {}"
 
 
 @cache

@@ -125,10 +125,12 @@ class MachineFacts:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The system to take, and why and what else in a line each."""
+    """The system to take, and why and what else in a line each; and all that are here, in the
+    order in which they would be taken."""
 
     system: str
     lines: tuple[str, ...]
+    ranked: tuple[Candidate, ...] = ()
 
 
 def propose(facts: MachineFacts) -> Proposal:
@@ -147,7 +149,7 @@ def propose(facts: MachineFacts) -> Proposal:
         needs = ", ".join(lack.what for lack in other.lacks)
         offer = f"or --config {other.name}: {_cost(other, facts)}"
         lines.append(f"{offer}; it needs {needs}" if needs else offer)
-    return Proposal(taken.name, tuple(lines))
+    return Proposal(taken.name, tuple(lines), (taken, *(one for one in here if one is not taken)))
 
 
 def _alternative(

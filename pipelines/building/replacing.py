@@ -17,22 +17,26 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+import torch
 from pydantic import ValidationError
 
+from pipelines.config import RENAMED
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
-from retrieval.index.faiss_index import check_limits
+from retrieval.index.registry import check_limits
+from retrieval.networks.runtime import cannot_run_eight_bits
 from retrieval.photographs.table import DataSet
-from retrieval.run import FIRST, Run, as_json
+from retrieval.run import FIRST, Run
 from retrieval.storage.files import read_sealed, write_sealed, writing
 from retrieval.storage.fingerprint import first_difference
+from retrieval.storage.journal import as_json
 
 log = logging.getLogger(__name__)
 
 MADE: Final = (
-    "features", "views", "descriptors", "extractor", "whitening", "calibration", "local", "index",
-    "classifiers", "stages", "training", "evaluation", "protocols", "quantised", "timings.json",
-    "agreed.json",
+    "features", "views", "aggregated", "descriptors", "extractor", "whitening", "calibration",
+    "local", "index", "classifiers", "stages", "training", "evaluation", "protocols", "quantised",
+    "timings.json", "agreed.json", "parts",
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""
@@ -48,6 +52,7 @@ def begin_build(
     device: str,
     replace: bool,
     agreed: Callable[[str], bool],
+    wait: bool = False,
 ) -> None:
     """Make sure that a run is this system's of these photographs, and note what it is to be.
 
@@ -59,6 +64,7 @@ def begin_build(
         device: ``cpu`` or ``cuda``.
         replace: whether another run may be taken away.
         agreed: asked otherwise, with what the run holds.
+        wait: for another command that writes the run, rather than refuse.
 
     Raises:
         RunError: the run holds something else, and nobody agreed to replace it.
@@ -72,12 +78,13 @@ def begin_build(
     asked = _asked(config, data, gallery)
     held = _held(files)
     difference = None if held is None else _difference(held, asked, files, data)
+    difference = difference or _eight_bits_lost(files, config, device)
     if difference is not None and not replace and not agreed(f"{run} holds {difference}"):
         raise RunError(
             f"{run} holds {difference}: build into another folder (--run), or say that it may be"
             " replaced: --replace"
         )
-    with files.locked():
+    with files.locked(wait):
         if difference is not None:
             _take_away(files)
         write_sealed(files.asked, asked)
@@ -147,7 +154,8 @@ def _held(run: Run) -> dict[str, Any] | None:
 
 def _difference(held: dict[str, Any], asked: dict[str, Any], run: Run, data: DataSet) -> str | None:
     """In what way a run is another's; ``None`` where it is not."""
-    if held["system"] != asked["system"] and _unnamed(held) != _unnamed(asked):
+    names = {RENAMED.get(one["system"], one["system"]) for one in (held, asked)}
+    if len(names) > 1 and _unnamed(held) != _unnamed(asked):
         return f"another system, {held['system']}"
     before, now = (_without_weights(one["config"].get("extractor", {})) for one in (held, asked))
     changed = first_difference(before, now, "extractor")
@@ -163,6 +171,14 @@ def _difference(held: dict[str, Any], asked: dict[str, Any], run: Run, data: Dat
     if rows is not None and rows["id"].isin(_ids(data)).mean() < SHARED:
         return f"other photographs of {held['data']}, most of which are not there any more"
     return None
+
+
+def _eight_bits_lost(run: Run, config: SystemConfig, device: str) -> str | None:
+    """What a build here would put other networks in place of, and describe everything anew."""
+    if not config.quantised or not any(run.quantised.glob("*.json")):
+        return None
+    refused = cannot_run_eight_bits(torch.device(device))
+    return refused and f"networks of eight bits, which cannot run here ({refused})"
 
 
 def _unnamed(asked: dict[str, Any]) -> dict[str, Any]:

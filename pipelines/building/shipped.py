@@ -68,23 +68,46 @@ def settle_system(
     return load_config(proposal.system, overrides).with_weights(weights)
 
 
-def gather(data: DataSet, weights: Path | None, device: str) -> MachineFacts:
-    """The facts that a system is chosen by.
+@dataclass(frozen=True)
+class Counted:
+    """How many photographs there are.
+
+    Attributes:
+        gallery: of landmarks.
+        bank: of none.
+        landmarks: how many there are.
+        paired: whether one of them has two photographs.
+    """
+
+    gallery: int
+    bank: int
+    landmarks: int
+    paired: bool
+
+
+def counted(data: DataSet) -> Counted:
+    """How many photographs a data set has."""
+    counts = data.gallery["landmark"].value_counts()
+    return Counted(len(data.gallery), len(data.bank), len(counts), bool((counts > 1).any()))
+
+
+def gather(data: DataSet | Counted, weights: Path | None, device: str) -> MachineFacts:
+    """The facts that a system is chosen by, for photographs or for so many.
 
     Raises:
         WeightsError: what was given is not there, or fits no network.
     """
+    many = data if isinstance(data, Counted) else counted(data)
     configs = {name: load_config(name) for name in measured_figures()}
     fitting = None if weights is None else _fitting(weights, configs.values())
-    counts = data.gallery["landmark"].value_counts()
     return MachineFacts(
         candidates=tuple(
             _candidate(name, config, weights, fitting) for name, config in configs.items()
         ),
-        gallery=len(data.gallery),
-        bank=len(data.bank),
-        landmarks=len(counts),
-        paired=bool((counts > 1).any()),
+        gallery=many.gallery,
+        bank=many.bank,
+        landmarks=many.landmarks,
+        paired=many.paired,
         cores=cores(),
         gpu=device != CPU,
     )

@@ -28,7 +28,6 @@ from pipelines.cli.options import (
     UserAgent,
     Weights,
     fetch_config,
-    parse_headers,
 )
 from pipelines.progress import console, progress_bar, say
 from retrieval.errors import ConfigError
@@ -119,22 +118,16 @@ def classify(
     nearest, similarity: the nearest gallery photograph.
     candidate_1, score_1 to candidate_K, score_K: with --top K.
     """
-    from pipelines.answering.classify import classify_input
+    from pipelines.answering.classify import classify_list
     from pipelines.answering.predictions import ban_frequent
     from pipelines.lists.inputs import opened
     from pipelines.terminal import show
     from retrieval.system import System
 
     fetch = fetch_config(
-        allow_private=allow_private,
-        user_agent=user_agent,
-        headers=parse_headers(header or []),
-        concurrency=concurrency,
-        per_host=per_host,
-        total_seconds=seconds,
-        retries=retries,
-        max_bytes=max_bytes,
-    )
+        header, seconds, allow_private=allow_private, user_agent=user_agent, retries=retries,
+        concurrency=concurrency, per_host=per_host, max_bytes=max_bytes,
+    )  # fmt: skip
     target, written = _form(out, form, top or 0, guard)
     with opened(inputs, url_column, id_column) as given:
         for line in given.told:
@@ -153,7 +146,7 @@ def classify(
             return
         system = System.load(run, device, weights)
         with progress_bar("classifying", sum(1 for _ in given.rows())) as progress:
-            summary = classify_input(
+            summary = classify_list(
                 system, given, target, form=written, fetch=fetch, urls_only=urls_only,
                 retry_failed=retry_failed, restart=restart, memory=memory * 2**20,
                 progress=progress,

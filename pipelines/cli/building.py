@@ -16,6 +16,7 @@ from rich.table import Table
 from pipelines.cli.options import (
     DEMO_RUN,
     Device,
+    GalleryTable,
     MaxFalseAccepts,
     Replace,
     Run,
@@ -37,6 +38,17 @@ STAGES: Final = {
     "classifiers": "fitting classifiers",
 }
 """Stages of a build, in the words that are told of how long each took."""
+
+Data = Annotated[
+    Path, typer.Option(help="A data folder (index.csv, none.csv), or a folder per landmark.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
+]
+Subset = Annotated[
+    float | None, typer.Option(help="Share of every landmark's photographs, such as 0.1.")
+]
 
 app = typer.Typer()
 command = partial(app.command, rich_help_panel=PANEL)
@@ -76,13 +88,8 @@ def index(
             " own, or else the best that this machine can run."
         ),
     ] = None,
-    data: Annotated[
-        Path,
-        typer.Option(help="A data folder (index.csv, none.csv), or a folder per landmark."),
-    ] = Path("data/demo"),
-    gallery: Annotated[
-        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
-    ] = None,
+    data: Data = Path("data/demo"),
+    gallery: GalleryTable = None,
     run: Annotated[
         Path | None,
         typer.Option(
@@ -93,17 +100,24 @@ def index(
     weights: Weights = None,
     target_precision: TargetPrecision = None,
     max_false_accepts: MaxFalseAccepts = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a key: whitening.dimension=128 (repeatable)."),
+    settings: Settings = None,
+    subset: Subset = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Have a Ray cluster describe: its address (ray://HOST:10001), or ray for this"
+            " machine."
+        ),
     ] = None,
     replace: Replace = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
     from pipelines.building.index import build_run
+    from pipelines.building.planning import check_room
     from pipelines.building.replacing import begin_build
     from pipelines.building.shipped import settle_system
-    from pipelines.config import load_config
+    from pipelines.building.subset import subset_of
+    from pipelines.config import RENAMED, load_config
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
@@ -114,14 +128,62 @@ def index(
     named = None if config is None else load_config(config, overrides).with_weights(weights)
     # A run whose system is not named has its data's name, so that the next call finds it.
     name = Path(os.path.abspath(data)).name if named is None else named.name
+    if config in RENAMED:  # and one whose system was renamed keeps its folder
+        name = config
     folder = run or Path("data/runs") / name
     photographs, on = load_data_set(data, gallery), choose_device(device)
     system = named or settle_system(photographs, folder, overrides, weights, on)
+    photographs = subset_of(photographs, subset, system.seed)
+    check_room(system, photographs, folder)
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
-    record = build_run(system, photographs, folder, on)
+    record = build_run(system, photographs, folder, on, workers)
     _say_built(folder, record)
     each = photographs_each(photographs.gallery)
     say(promise_of(record["bank"], bank_origins(photographs), each))
+
+
+@command(epilog="Example: landmarks describe photos --part 3/16 --run data/runs/mine")
+def describe(
+    data: Annotated[Path, typer.Argument(help="A data folder, or a folder per landmark.")],
+    part: Annotated[str, typer.Option(help="Which part of how many: 3/16.")],
+    run: Annotated[Path, typer.Option("--run", help="Folder of the run, that of all parts.")],
+    config: Annotated[
+        str | None, typer.Option(help="A system, or a YAML file; as of `landmarks index`.")
+    ] = None,
+    gallery: GalleryTable = None,
+    device: Device = "auto",
+    weights: Weights = None,
+    settings: Settings = None,
+    subset: Subset = None,
+    replace: Replace = False,
+) -> None:
+    """Describe a part of gallery and bank, on this machine; `landmarks index` takes all parts.
+
+    The part that comes first learns codebook and whitening, and the others wait
+    for it. A killed part goes on.
+    """
+    from pipelines.building.index import describe_part
+    from pipelines.building.replacing import begin_build
+    from pipelines.building.shipped import settle_system
+    from pipelines.building.subset import subset_of
+    from pipelines.config import load_config
+    from retrieval.devices import choose_device
+    from retrieval.parts import BuildPart
+    from retrieval.photographs.table import load_data_set
+
+    one, overrides = BuildPart.parse(part), settings or []
+    photographs, on = load_data_set(data, gallery), choose_device(device)
+    named = None if config is None else load_config(config, overrides).with_weights(weights)
+    system = named or settle_system(photographs, run, overrides, weights, on)
+    photographs = subset_of(photographs, subset, system.seed)
+    begin_build(run, system, photographs, gallery, on, replace, _agreed, wait=True)
+    store = describe_part(system, photographs, run, one, on)
+    say(
+        f"{run}: all of it is described already, nothing to do"
+        if store is None
+        else f"{run}: part {one} is described, {store.rows:,} photographs, {store.failed:,} failed;"
+        f" landmarks index --data {data} --run {run} takes all parts, once they are there"
+    )
 
 
 @command(epilog="Example: landmarks train mobilenet_v2-arcface --data photos --run mine")
@@ -130,9 +192,7 @@ def train(
     data: Annotated[Path, typer.Option(help="A data folder, or a folder per landmark.")] = Path(
         "data/demo"
     ),
-    gallery: Annotated[
-        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
-    ] = None,
+    gallery: GalleryTable = None,
     run: Annotated[
         Path | None, typer.Option(help="Folder of the run; by default data/runs/NAME.")
     ] = None,
@@ -141,9 +201,7 @@ def train(
     sanity: Annotated[
         bool, typer.Option("--sanity", help="First learn ten photographs by heart, or stop.")
     ] = False,
-    subset: Annotated[
-        float | None, typer.Option(help="Share of every landmark's photographs, such as 0.1.")
-    ] = None,
+    subset: Subset = None,
     search: Annotated[
         int, typer.Option(min=0, help="Trials of the hyperparameters that training.search names.")
     ] = 0,
@@ -190,9 +248,7 @@ def attention(
     data: Annotated[Path, typer.Option(help="A data folder: its gallery teaches.")] = Path(
         "data/demo"
     ),
-    gallery: Annotated[
-        Path | None, typer.Option(help="Another gallery CSV in place of index.csv.")
-    ] = None,
+    gallery: GalleryTable = None,
     device: Device = "auto",
     weights: Weights = None,
     epochs: Annotated[int, typer.Option(min=1, help="How often each photograph teaches.")] = 20,
@@ -235,15 +291,23 @@ def add(
 
     What was taken out before may come back. A folder's photographs are named by
     their paths in it; where the run holds such ids already, for other
-    photographs, the folder's name goes before them.
+    photographs, the folder's name goes before them. With --bank its folders mean
+    nothing.
     """
     from pipelines.building.gallery_changes import known_origins, known_photographs
     from pipelines.building.index import add_photographs
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
-    from retrieval.photographs.table import BANK, photographs_each, read_table, table_in
+    from retrieval.photographs.table import (
+        BANK,
+        photographs_each,
+        read_bank,
+        read_table,
+        table_in,
+    )
 
-    photographs, folder = read_table(table, bank=bank), table if table.is_dir() else None
+    photographs = read_bank(table) if bank else read_table(table)
+    folder = table if table.is_dir() else None
     record = add_photographs(run, photographs, choose_device(device), weights, folder)
     _say_built(run, record)
     known = known_photographs(run)
@@ -316,7 +380,7 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
-        ("seconds", _seconds(record["timings"])),
+        ("stages took", f"{_seconds(record['timings'])} seconds, when last made"),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)

@@ -21,7 +21,6 @@ from pipelines.cli.options import (
     UrlColumn,
     UserAgent,
     fetch_config,
-    parse_headers,
 )
 from pipelines.progress import progress_bar, say
 from retrieval.errors import TableError
@@ -128,13 +127,9 @@ def data_fetch(
     from pipelines.lists.rows import read_rows
 
     fetch = fetch_config(
-        allow_private=allow_private,
-        user_agent=user_agent,
-        headers=parse_headers(header or []),
-        concurrency=concurrency,
-        per_host=per_host,
-        total_seconds=seconds,
-    )
+        header, seconds, allow_private=allow_private, user_agent=user_agent,
+        concurrency=concurrency, per_host=per_host,
+    )  # fmt: skip
     rows = sum(1 for _ in read_rows(csv, url_column, id_column, fetched=True))
     with progress_bar("fetching", rows) as progress:
         summary = fetch_photographs(

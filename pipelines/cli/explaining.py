@@ -22,7 +22,7 @@ command = partial(app.command, rich_help_panel=PANEL)
 @command(epilog="Example: landmarks explain photo.jpg --run mine --out why.html")
 def explain(
     photograph: Annotated[
-        Path | None, typer.Argument(help="A photograph.", show_default=False)
+        str | None, typer.Argument(help="A photograph's file.", show_default=False)
     ] = None,
     run: Run = DEMO_RUN,
     against: Annotated[

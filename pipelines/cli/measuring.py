@@ -10,7 +10,7 @@ import typer
 
 from pipelines.cli.options import DEMO_RUN, Device, ProtocolOut, Run, Test, Weights
 from pipelines.progress import console, say
-from retrieval.errors import ConfigError, TableError
+from retrieval.errors import ConfigError, TableError, WriteError
 
 PANEL: Final = "Measure"
 
@@ -59,12 +59,16 @@ def evaluate(
         raise ConfigError("two of the runs have one name: each needs a folder name of its own")
     first = next(iter(systems.values()))
     csv = _test_csv(first.record, test, data)
-    if len(folders) == 1:
-        target = out or folders[0] / "evaluation"
-        figures = evaluate_run(first, csv, target, share)
-    else:
-        target = out or Path("data/evaluation")
-        figures = evaluate_runs(systems, csv, target, share)
+    alone = len(folders) == 1
+    target = out or (folders[0] / "evaluation" if alone else Path("data/evaluation"))
+    try:
+        figures = (
+            evaluate_run(first, csv, target, share)
+            if alone
+            else evaluate_runs(systems, csv, target, share)
+        )
+    except WriteError as error:
+        raise WriteError(f"{error}; --out puts the figures elsewhere") from None
     console.print(figures_table(figures))
     say(f"report: {target / 'report.html'}")
 

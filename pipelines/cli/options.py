@@ -19,6 +19,9 @@ MaxFalseAccepts = Annotated[
     float | None,
     typer.Option(help="Share of photographs without a landmark that may be answered."),
 ]
+GalleryTable = Annotated[
+    Path | None, typer.Option("--gallery", help="Another gallery CSV in place of index.csv.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Weights = Annotated[
     Path | None,
@@ -63,12 +66,20 @@ ProtocolOut = Annotated[
 FETCH = FetchConfig()
 
 
-def fetch_config(**values: Any) -> FetchConfig:
+def fetch_config(
+    header: list[str] | None = None, seconds: float = FETCH.total_seconds, **values: Any
+) -> FetchConfig:
     """The limits of downloads that the command line gave, checked.
+
+    Args:
+        header: each ``Name: value``.
+        seconds: of one try of a download.
+        values: the others, by the names of :class:`FetchConfig`.
 
     Raises:
         ConfigError: naming the option.
     """
+    values |= {"headers": parse_headers(header or []), "total_seconds": seconds}
     from pydantic import ValidationError
 
     # A photograph as large as is allowed has to fit into what may be in flight.

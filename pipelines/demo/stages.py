@@ -10,11 +10,11 @@ from typing import Any, Final
 import pandas as pd
 from rich.console import Console
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import build_run
 from pipelines.building.replacing import begin_build
 from pipelines.building.train import train_run
-from pipelines.demo.rendering.data_set import render_data_set
+from pipelines.demo.rendering.data_set import PHOTOGRAPHS, render_data_set
 from pipelines.loopback import serve
 from pipelines.measuring.evaluate import evaluate_runs
 from pipelines.measuring.written import figures_table
@@ -33,7 +33,7 @@ MADE: Final = "made.json"
 """Beside the photographs once all are there: what they were made from."""
 RENDERING: Final = 1
 """Version of the renderer's photographs: raised when they change."""
-QUERIES: Final = 100
+QUERIES: Final = 50
 NEXT: Final = """next: look at the report; make demo-train trains a network beside it;
       make index DATA=photos RUN=data/runs/mine builds a system of your own photographs"""
 
@@ -45,7 +45,7 @@ def make_photographs(folder: Path, seed: int = 0) -> None:
     if note.exists() and read_json(note) == wanted:
         log.info("%s: the demo's photographs are there already", folder)
         return
-    with progress_bar("rendering", None) as progress:
+    with progress_bar("rendering", PHOTOGRAPHS) as progress:
         render_data_set(folder, seed=seed, progress=progress)
     write_json(note, wanted)
 
@@ -132,7 +132,7 @@ def _classify_urls(system: System, tests: pd.DataFrame, folder: Path, run: Path)
         atomic_write(run / "urls.csv", urls.to_csv(index=False).encode())
         with progress_bar("classifying", len(urls)) as progress:
             # The server's port is another each time, so earlier answers are no use.
-            classify_csv(
+            classify_list(
                 system, run / "urls.csv", out, fetch=FetchConfig(allow_private=True),
                 restart=True, progress=progress,
             )  # fmt: skip

@@ -106,7 +106,7 @@ def opened(
     if kinds == ["list"]:
         yield listed(Path(given[0]), url_column, id_column)
     elif kinds == ["stream"]:
-        with streamed(given[0]) as spool:
+        with streamed(given[0], "a list, or a photograph to classify") as spool:
             yield _photograph_or_list(spool, url_column, id_column)
     else:
         with _temporary("photographs") as spool:
@@ -168,7 +168,7 @@ def _temporary(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def streamed(given: str) -> Iterator[Path]:
+def streamed(given: str, wanted: str) -> Iterator[Path]:
     """What a stream brings, in a file; mistakes in it are told of the stream.
 
     Raises:
@@ -179,7 +179,7 @@ def streamed(given: str) -> Iterator[Path]:
         with _stream(given) as stream, writing(spool), spool.open("wb") as file:
             shutil.copyfileobj(stream, file)
         if not spool.stat().st_size:
-            raise TableError(f"{what}: nothing came; give a list, or a photograph to classify")
+            raise TableError(f"{what}: nothing came; give {wanted}")
         yield spool
 
 

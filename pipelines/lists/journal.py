@@ -13,7 +13,6 @@ end, as ``OUT.converted``, which is then moved.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -27,9 +26,10 @@ from typing import Any, BinaryIO, Final
 
 from pipelines.lists.formats import CSV, convert, csv_line, read_records
 from pipelines.lists.rows import Row
-from retrieval.errors import RunError, TableError
+from retrieval.errors import LandmarksError, RunError, TableError
 from retrieval.storage.files import read_json, write_json, writing
 from retrieval.storage.fingerprint import checksum, first_difference
+from retrieval.storage.journal import lock, remove_litter
 from retrieval.storage.shards import OK
 
 STATUS: Final = "status"
@@ -119,10 +119,10 @@ class Journal:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self._file = _open_own(self.part, os.O_APPEND)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            lock(self._file, self.out)
+        except LandmarksError:
             self._file.close()
-            raise RunError(f"{self.out} is being written by another process") from None
+            raise
         try:
             self._take_up()
         except BaseException:
@@ -188,7 +188,7 @@ class Journal:
         return checksum(self._ready)
 
     def _take_up(self) -> None:
-        self._remove_leftovers()
+        remove_litter(self.out.parent, self.state_path.name)
         if self._restart or not self.state_path.exists():
             return self._begin_anew()
         self.state = self._read_state()
@@ -281,11 +281,6 @@ class Journal:
 
     def _save(self) -> None:
         write_json(self.state_path, vars(self.state))
-
-    def _remove_leftovers(self) -> None:
-        """Temporary files of a process that was killed while it wrote the state."""
-        for path in self.out.parent.glob(f".{self.state_path.name}.*.tmp"):
-            path.unlink(missing_ok=True)
 
     def _leave(self) -> None:
         if self._file is not None:

@@ -29,7 +29,7 @@ from pipelines.report.measured import (
     side_by_side,
 )
 from retrieval.config import SystemConfig
-from retrieval.descriptors.cache import Described, describe_table, read_described
+from retrieval.descriptors.cache import Described, describe_table, read_described, table_digest
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.metrics import (
@@ -173,7 +173,7 @@ def _with_explained(system: System, measured: Measured) -> Measured:
 
 
 def measure_run(system: System, csv: Path, out: Path, share: float | None = None) -> Measured:
-    """Describe a labelled CSV's photographs into ``out/descriptors``, and measure the run on them.
+    """Describe a labelled CSV's photographs below ``out/descriptors``, and measure the run on them.
 
     Raises:
         TableError: the CSV is bad.
@@ -182,22 +182,29 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
     if table["landmark"].isna().all():
         log.warning("%s: no photograph shows a landmark (nothing in a column landmark_id): what is"
                     " measured is false accepts alone", csv)  # fmt: skip
-    made_from = {"describer": system.record["describer"]}
-    with progress_bar("describing", len(table)) as progress:
-        store = describe_table(
-            table, system.describer, out / "descriptors", made_from, progress,
-            clock=out / "timings.json",
-        )  # fmt: skip
     return measure(
         system,
         table,
-        read_described(table, store, system.describer),
+        describe_into(system, table, out),
         config=system.config.name,
         bytes_per_image=system.record["index"]["bytes_per_image"],
         conditions=conditions_of(system),
         origins=read_origins(csv, table["id"]),
         share=share,
     )
+
+
+def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
+    """A table's photographs, described below ``out/descriptors``; a killed call goes on.
+
+    Each table has a folder there: whoever asks one, and then another, describes each once.
+    """
+    with progress_bar("describing", len(table)) as progress:
+        store = describe_table(
+            table, system.describer, out / "descriptors" / table_digest(table),
+            {"describer": system.record["describer"]}, progress, clock=out / "timings.json",
+        )  # fmt: skip
+    return read_described(table, store, system.describer)
 
 
 def conditions_of(system: System) -> dict[str, str | int | float]:

@@ -45,7 +45,7 @@ def check_methods(system: System, target: str) -> tuple[Checks, Path]:
     with progress_bar("checking methods", len(CHECKED)) as progress:
         found = check(
             [one.asked for one in chosen],
-            [explainer.ids[one.row] for one in chosen],
+            [str(explainer.rows["id"].iloc[one.row]) for one in chosen],
             target,
             progress,
         )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from pipelines.lists.formats import csv_line
-from pipelines.report.curves import per_landmark, per_origin
+from pipelines.report.curves import per_landmark
 from pipelines.report.measured import (
     ClassifierResult,
     Measured,
@@ -80,7 +80,7 @@ def _per_source(measured: Measured) -> dict[str, dict[str, Any]]:
                 for name, figures in one.figures.items()
             },
         }
-        for one in per_origin(measured)
+        for one in measured.per_origin
     }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.report.measured import ClassifierResult, Measured
-from retrieval.evaluation.metrics import Reliability, Truth, recognition_metrics, reliability
+from retrieval.evaluation.metrics import Reliability, reliability
 
 # Points kept of a curve: more than a screen's pixels only make the page heavier.
 MAX_POINTS: Final = 400
@@ -152,45 +150,6 @@ def per_landmark(measured: Measured) -> pd.DataFrame:
         columns[f"{result.name}_named"] = tally(shown[measured.named_right(result)])
         columns[f"{result.name}_false_accepts"] = tally(of_code[result.best[false]])
     return pd.DataFrame(columns)
-
-
-@dataclass(frozen=True)
-class OriginFigures:
-    """Test photographs that come from one place.
-
-    Attributes:
-        origin: the place, as the table's column ``source`` says.
-        queries: photographs.
-        with_landmark: of these, those that show one.
-        figures: of each classifier, as :func:`recognition_metrics` has them; NaN where undefined.
-    """
-
-    origin: str
-    queries: int
-    with_landmark: int
-    figures: Mapping[str, Mapping[str, float]]
-
-
-def per_origin(measured: Measured) -> list[OriginFigures]:
-    """Figures of each origin of test photographs by itself, by origin; none without origins."""
-    origins = pd.Series(measured.origins, dtype=object)
-    found = []
-    for origin, places in sorted(origins.groupby(origins).indices.items()):
-        rows = np.asarray(places)
-        truth = Truth.of_codes(measured.truth_codes[rows])
-        ids = [measured.ids[row] for row in rows.tolist()]
-        shown = int(truth.has_landmark.sum())
-        figures = {
-            one.name: recognition_metrics(
-                ids, one.candidates[rows], one.confidence[rows], one.accepted[rows], truth
-            )
-            for one in measured.results
-        }
-        if not shown:
-            for each in figures.values():
-                each["gap"] = math.nan
-        found.append(OriginFigures(str(origin), len(rows), shown, figures))
-    return found
 
 
 def worst_landmarks(measured: Measured, limit: int) -> list[dict[str, Any]]:

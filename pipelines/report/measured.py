@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from pipelines.report.explained import Explained
 from retrieval.errors import RunError
 from retrieval.evaluation.intervals import Difference, Outcomes, paired_differences
-from retrieval.evaluation.metrics import Truth
+from retrieval.evaluation.metrics import Truth, recognition_metrics
 from retrieval.types import Flags, Integers, Vectors
 
 NO_LANDMARK: Final = -1  # truth code of a photograph that shows no landmark
@@ -68,6 +70,23 @@ class ClassifierResult:
     def best(self) -> Integers:
         """(n,) code of the best candidate, -1 where there is none."""
         return self.candidates[:, 0]
+
+
+@dataclass(frozen=True)
+class OriginFigures:
+    """Test photographs that come from one place.
+
+    Attributes:
+        origin: the place, as the table's column ``source`` says.
+        queries: photographs.
+        with_landmark: of these, those that show one.
+        figures: of each classifier, as :func:`recognition_metrics` has them; NaN where undefined.
+    """
+
+    origin: str
+    queries: int
+    with_landmark: int
+    figures: Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -167,6 +186,28 @@ class Measured:
             for result in self.results
             if result.name != self.answer
         }
+
+    @cached_property
+    def per_origin(self) -> list[OriginFigures]:
+        """Figures of each origin of test photographs by itself, by origin; none without origins."""
+        origins = pd.Series(self.origins, dtype=object)
+        found = []
+        for origin, places in sorted(origins.groupby(origins).indices.items()):
+            rows = np.asarray(places)
+            truth = Truth.of_codes(self.truth_codes[rows])
+            ids = [self.ids[row] for row in rows.tolist()]
+            shown = int(truth.has_landmark.sum())
+            figures = {
+                one.name: recognition_metrics(
+                    ids, one.candidates[rows], one.confidence[rows], one.accepted[rows], truth
+                )
+                for one in self.results
+            }
+            if not shown:
+                for each in figures.values():
+                    each["gap"] = math.nan
+            found.append(OriginFigures(str(origin), len(rows), shown, figures))
+        return found
 
     def best_is_right(self, result: ClassifierResult) -> Flags:
         """(n,) whether the best candidate is the photograph's landmark, accepted or not."""

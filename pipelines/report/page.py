@@ -192,7 +192,7 @@ def render(measured: Measured) -> bytes:
             headline=_headline(measured),
             metrics=list(METRICS),
             more=[metric for metric in MORE if metric.key in measured.answering.metrics],
-            origins=sorted(curves.per_origin(measured), key=lambda one: -one.queries)[:ORIGINS],
+            origins=sorted(measured.per_origin, key=lambda one: -one.queries)[:ORIGINS],
             sources=len(set(measured.origins)),
             by_origin=[metric for metric in METRICS if metric.key in BY_ORIGIN],
             best={metric.key: _best(measured, metric) for metric in (*METRICS, *MORE)},

@@ -83,36 +83,39 @@ def render(explained: Explanation, system: str) -> bytes:
     script = (TEMPLATES / "why.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shares, made = explained.shares, explained.attribution
-    html = (
-        environment()
-        .get_template("why.html.j2")
-        .render(
-            explained=explained,
-            against=explained.against,
-            system=system,
-            headline=explained.sentence,
-            similarity=explained.against.similarity if shares is None else shares.similarity,
-            constant=shares is not None and abs(shares.constant) > 5e-4,
-            pictures=[pictured(explained.photograph), pictured(explained.against.photograph)],
-            attribution=made
-            and {
-                "title": TITLES[made.method],
-                "target": made.target,
-                "value": made.value,
-                "note": made.note,
-                "failed": made.failed,
-                "picture": pictured(overlay(explained.photograph, made.map, made.signed)),
-            },
-            verdicts=[_verdict(explained, one) for one in explained.verdicts],
-            listed=VOTERS,
-            style=Markup(style),
-            script=Markup(script),
-            script_hash=f"sha256-{digest}",
-            # Within a script "</script" and "<!--" would be read as HTML.
-            data=Markup(json.dumps(_data(explained)).replace("<", "\\u003c")),
-        )
+    filling = environment()
+    filling.filters["plain"] = _plain
+    html = filling.get_template("why.html.j2").render(
+        explained=explained,
+        against=explained.against,
+        system=system,
+        headline=explained.sentence,
+        similarity=explained.against.similarity if shares is None else shares.similarity,
+        constant=shares is not None and abs(shares.constant) > 5e-4,
+        pictures=[pictured(explained.photograph), pictured(explained.against.photograph)],
+        attribution=made
+        and {
+            "title": TITLES[made.method],
+            "target": made.target,
+            "value": made.value,
+            "note": made.note,
+            "failed": made.failed,
+            "picture": pictured(overlay(explained.photograph, made.map, made.signed)),
+        },
+        verdicts=[_verdict(explained, one) for one in explained.verdicts],
+        listed=VOTERS,
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=f"sha256-{digest}",
+        # Within a script "</script" and "<!--" would be read as HTML.
+        data=Markup(json.dumps(_data(explained)).replace("<", "\\u003c")),
     )
     return html.lstrip().encode("utf-8", errors="replace")
+
+
+def _plain(value: float) -> str:
+    """A number; nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 
 def _verdict(explained: Explanation, verdict: Verdict) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """One table of a run's choices: every vote, rejection, calibration and classifier, on a test table.
 
 The photographs are described once, by the run, into the folder that ``landmarks evaluate`` keeps
-them in; only classifiers, rejections and calibrations are fitted anew, on the run's gallery and
-bank. Each part of the table varies one choice, and compares its rows with the first of them on the
-same queries, drawn anew together.
+them in, one for each table; only classifiers, rejections and calibrations are fitted anew, on the
+run's gallery and bank. Each part of the table varies one choice, and compares its rows with the
+first of them on the same queries, drawn anew together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipelines.report.page import fraction, percent, signed
 from retrieval.classifiers.base import Classifier, HeldOut
 from retrieval.classifiers.calibration import CalibrationConfig
 from retrieval.classifiers.ensemble import EnsembleConfig
-from retrieval.classifiers.members import KINDS
+from retrieval.classifiers.members import KINDS, Fitting
 from retrieval.classifiers.network import NetworkClassifierConfig
 from retrieval.classifiers.registry import ClassifierConfig, fit_and_hold_out
 from retrieval.classifiers.rejection import Rejection, RejectionConfig, fit_rejection
@@ -30,7 +30,6 @@ from retrieval.classifiers.vote import Vote, VoteConfig
 from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
 from retrieval.evaluation.intervals import Difference, paired_differences
-from retrieval.index.gallery import Gallery
 from retrieval.storage.files import atomic_write, write_json
 from retrieval.system import System
 from retrieval.types import StrictModel
@@ -153,7 +152,7 @@ def ablate_run(system: System, csv: Path, out: Path) -> dict[str, list[ChoiceFig
 
     Args:
         system: a loaded run.
-        csv: labelled photographs; their descriptors stay in the run's ``evaluation/descriptors``.
+        csv: labelled photographs; their descriptors stay in the run's ``evaluation``.
         out: the Markdown file.
 
     Raises:
@@ -186,6 +185,7 @@ def _fitted(
     """Classifiers and rejections by part and choice, and why there is none; one that several
     choices share is fitted once."""
     calibration, seed = system.calibration_galleries(), system.config.seed
+    fitting = Fitting(system.gallery, calibration, seed)
     known: dict[str, tuple[Classifier, HeldOut] | ConfigError] = {}
     classifiers: dict[str, Classifier] = {}
     rejections: dict[str, Rejection] = {}
@@ -195,7 +195,7 @@ def _fitted(
             for one in those:
                 name, key = f"{part}: {one.what}", one.classifier.model_dump_json()
                 if key not in known:
-                    known[key] = _fit(one.classifier, system.gallery, calibration, seed)
+                    known[key] = _fit(one.classifier, fitting)
                 found = known[key]
                 progress(1, int(isinstance(found, ConfigError)))
                 if isinstance(found, ConfigError):
@@ -210,11 +210,9 @@ def _fitted(
     return classifiers, rejections, skipped
 
 
-def _fit(
-    config: ClassifierConfig, gallery: Gallery, calibration: Sequence[Gallery], seed: int
-) -> tuple[Classifier, HeldOut] | ConfigError:
+def _fit(config: ClassifierConfig, fitting: Fitting) -> tuple[Classifier, HeldOut] | ConfigError:
     try:
-        return fit_and_hold_out(config, gallery, calibration, seed)
+        return fit_and_hold_out(config, fitting)
     except ConfigError as error:  # a gallery too large for it
         return error
 

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from pipelines.config import RENAMED
 from pipelines.progress import Report, progress_bar
 from pipelines.report.measured import codes_of
 from pipelines.studies.methods import (
@@ -128,6 +129,7 @@ def run_comparison(
         TableError: there is no test table, or no photograph of Holidays.
     """
     chosen = catalogue(budget, configs)
+    only = [RENAMED.get(name, name) for name in only]
     unknown = [name for name in only if name not in chosen]
     if unknown:
         raise ConfigError(f"--only {unknown[0]}: no such features; there are {', '.join(chosen)}")

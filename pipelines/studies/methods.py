@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from pydantic import Field
 
-from pipelines.config import load_config
+from pipelines.config import current_name, load_config
 from retrieval.aggregation.asmk import Asmk, AsmkConfig
 from retrieval.aggregation.bow import Bow, BowConfig
 from retrieval.aggregation.fisher import FisherConfig
@@ -131,7 +131,7 @@ def catalogue(budget: Budget, configs: Sequence[str] = ()) -> dict[str, Config]:
         "hog": HogConfig(),
         "hog-cells": HogConfig(cells=(10, 20, 40)),
         "hough": HoughConfig(),
-        **{name: load_config(name) for name in configs},
+        **{name: load_config(name) for name in map(current_name, configs)},
     }
 
 

@@ -21,9 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from pipelines.measuring.evaluate import conditions_of
-from pipelines.progress import progress_bar
-from retrieval.descriptors.cache import describe_table, read_described
+from pipelines.measuring.evaluate import conditions_of, describe_into
 from retrieval.descriptors.describer import failures
 from retrieval.descriptors.local_branch import LocalBranch
 from retrieval.descriptors.representation import Representation
@@ -203,12 +201,7 @@ def _cropped(path: Path, box: NDArray[np.float64], longest_side: int) -> Photogr
 
 
 def _described(system: System, table: pd.DataFrame, out: Path) -> Pool:
-    with progress_bar("describing", len(table)) as progress:
-        store = describe_table(
-            table, system.describer, out / "descriptors",
-            {"describer": system.record["describer"]}, progress, clock=out / "timings.json",
-        )  # fmt: skip
-    described = read_described(table, store, system.describer)
+    described = describe_into(system, table, out)
     places = np.flatnonzero(described.table["status"] == OK)
     if not len(places):
         first = described.table.iloc[0]

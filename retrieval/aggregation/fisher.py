@@ -10,9 +10,9 @@ is brought to unit length.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -21,17 +21,31 @@ from numpy.typing import NDArray
 from pydantic import Field
 from safetensors.numpy import save
 
+from retrieval.aggregation.codebook import nearest_words
 from retrieval.local.features import LocalFeatures
 from retrieval.local.sampling import require_enough, sample_descriptors
+from retrieval.passes import one_pass
 from retrieval.storage.files import atomic_write, read_tensors
+from retrieval.threads import in_threads
 from retrieval.types import StrictModel, Vectors, unit_rows
 from retrieval.vectors.clustering import train_kmeans
-from retrieval.vectors.projection import Projection, learn_projection
+from retrieval.vectors.projection import TINY, Projection, learn_projection
 
 FILE: Final = "mixture.safetensors"
 SAMPLES_PER_WORD: Final = 1_000
 NEGLIGIBLE: Final = 1e-4
 """Posteriors below this are taken as nought, as the IJCV paper's appendix has it."""
+
+ITERATIONS: Final = 30
+"""Of expectation maximisation at most: the last changes are of no use to the vectors."""
+LEAST_GAIN: Final = 1e-3
+"""Of the mean log-likelihood by an iteration that is followed by another."""
+LEAST_VARIANCE: Final = 1e-5
+"""Added to every variance."""
+BLOCK: Final = 4_096
+"""Rows that a thread takes at a time."""
+
+Moments = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 
 class FisherConfig(StrictModel):
@@ -66,21 +80,42 @@ class Mixture:
     means: NDArray[np.float32]
     deviations: NDArray[np.float32]
 
+    def log_joint(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, w) logarithms of the Gaussians' densities at (n, d) rows times their weights, but
+        for the power of 2π that all have."""
+        precision = 1.0 / self.deviations**2
+        scaled = self.means * precision
+        constant = np.log(self.weights) - np.log(self.deviations).sum(axis=1)
+        constant -= 0.5 * (self.means * scaled).sum(axis=1)
+        logs: NDArray[np.float32] = (
+            np.hstack([rows, rows**2]) @ np.hstack([scaled, -0.5 * precision]).T
+        )
+        logs += constant
+        return logs
+
     def posteriors(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, w) shares of the Gaussians in each of (n, d) rows."""
-        precision = 1.0 / self.deviations**2
-        squares = (
-            (rows**2) @ precision.T
-            - 2.0 * rows @ (self.means * precision).T
-            + (self.means**2 * precision).sum(axis=1)
-        )
-        logs = np.log(self.weights) - np.log(self.deviations).sum(axis=1) - 0.5 * squares
-        logs -= logs.max(axis=1, keepdims=True)
-        shares = np.exp(logs)
+        shares, total = _shares(self.log_joint(rows))
+        shares[shares < NEGLIGIBLE * total] = 0.0
         shares /= shares.sum(axis=1, keepdims=True)
-        shares[shares < NEGLIGIBLE] = 0.0
-        normed: NDArray[np.float32] = shares / shares.sum(axis=1, keepdims=True)
-        return normed
+        return shares
+
+    def expected(self, rows: NDArray[np.float32]) -> tuple[Moments, float]:
+        """The moments of (n, d) rows by their posteriors, and their log-likelihood but for a
+        constant."""
+        logs = self.log_joint(rows)
+        highest = logs.max(axis=1, keepdims=True)
+        shares, total = _shares(logs)
+        shares /= total
+        likelihood = (np.log(total) + highest).sum(dtype=np.float64)
+        return _moments(shares, rows), float(likelihood)
+
+
+def _shares(logs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(n, w) exponentials of logarithms, a row's largest one 1, in their place; and (n, 1) sums."""
+    logs -= logs.max(axis=1, keepdims=True)
+    shares = np.exp(logs, out=logs)
+    return shares, shares.sum(axis=1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -116,12 +151,17 @@ class Fisher:
         if self.projection is None or self.mixture is None:
             raise RuntimeError("the mixture is not learnt yet: call fit first")
         rows = np.zeros((len(features), self.dimension), dtype=np.float32)
-        for row, one in zip(rows, features, strict=True):
-            if len(one):
-                row[:] = fisher_vector(
-                    self.projection.apply(one.descriptors), self.mixture, self.config
-                )
+        for row, found in zip(rows, in_threads(self._aggregated, features), strict=True):
+            row[:] = found
         return rows
+
+    def _aggregated(self, one: LocalFeatures) -> NDArray[np.float32] | float:
+        """Of one photograph; 0 where there is nothing."""
+        assert self.projection is not None
+        assert self.mixture is not None
+        if not len(one):
+            return 0.0
+        return fisher_vector(self.projection.apply(one.descriptors), self.mixture, self.config)
 
     def save(self, folder: Path) -> None:
         assert self.projection is not None
@@ -143,30 +183,48 @@ class Fisher:
 
 
 def learn_mixture(rows: NDArray[np.float32], words: int, seed: int, device: str) -> Mixture:
-    """Fit a mixture to (n, d) rows by expectation maximisation, from k-means' centroids."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    """Fit a mixture to (n, d) rows by expectation maximisation, from k-means' centroids.
 
-    model = GaussianMixture(
-        words,
-        covariance_type="diag",
-        means_init=train_kmeans(rows, words, seed=seed, device=device),
-        # Its own start would be one more k-means, whose means the given ones replace anyway.
-        init_params="random_from_data",
-        max_iter=30,
-        tol=1e-3,
-        reg_covar=1e-5,
-        random_state=seed,
-    )
-    with warnings.catch_warnings():
-        # max_iter is where it is meant to stop: the last changes are of no use to the vectors.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rows)
-    return Mixture(
-        model.weights_.astype(np.float32),
-        model.means_.astype(np.float32),
-        np.sqrt(model.covariances_).astype(np.float32),
-    )
+    As scikit-learn's GaussianMixture of diagonal covariances does, but a block of rows at a time
+    on every core, in float32 with sums in float64.
+    """
+    centroids = train_kmeans(rows, words, seed=seed, device=device)
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    mixture = _of_moments(in_threads(partial(_counted, centroids), blocks))
+    before = -np.inf
+    for _ in range(ITERATIONS):
+        found = list(in_threads(mixture.expected, blocks))
+        likelihood = sum(one for _, one in found) / len(rows)
+        mixture = _of_moments(moments for moments, _ in found)
+        one_pass()
+        if likelihood - before < LEAST_GAIN:
+            break
+        before = likelihood
+    return mixture
+
+
+def _counted(centroids: NDArray[np.float32], rows: NDArray[np.float32]) -> Moments:
+    """The moments of rows that are each given to the nearest centroid alone."""
+    shares = np.zeros((len(rows), len(centroids)), dtype=np.float32)
+    shares[np.arange(len(rows)), nearest_words(rows, centroids)] = 1.0
+    return _moments(shares, rows)
+
+
+def _moments(shares: NDArray[np.float32], rows: NDArray[np.float32]) -> Moments:
+    """(w,), (w, d) and (w, d) sums of (n, w) shares, of rows, and of their squares by shares."""
+    found = shares.T @ np.hstack([rows, rows**2])
+    first, second = np.hsplit(found.astype(np.float64), 2)
+    return shares.sum(axis=0, dtype=np.float64), first, second
+
+
+def _of_moments(blocks: Iterable[Moments]) -> Mixture:
+    """The likeliest mixture of the moments of all rows, which come block by block."""
+    counts, first, second = (sum(parts) for parts in zip(*blocks, strict=True))
+    counts = counts + TINY
+    means = first / counts[:, None]
+    variances = np.maximum(second / counts[:, None] - means**2, 0.0) + LEAST_VARIANCE
+    found = counts / counts.sum(), means, np.sqrt(variances)
+    return Mixture(*(one.astype(np.float32) for one in found))
 
 
 def fisher_vector(

@@ -28,6 +28,7 @@ from safetensors.numpy import save
 from retrieval.aggregation.codebook import learn_codebook, nearest_words
 from retrieval.local.features import LocalFeatures
 from retrieval.storage.files import atomic_write, read_tensors
+from retrieval.threads import in_threads
 from retrieval.types import StrictModel, Vectors, unit_rows
 
 FILE: Final = "codebooks.safetensors"
@@ -79,11 +80,17 @@ class Vlad:
         if self.codebooks is None:
             raise RuntimeError("the codebook is not learnt yet: call fit first")
         rows = np.zeros((len(features), self.dimension), dtype=np.float32)
-        for row, one in zip(rows, features, strict=True):
-            descriptors = one.descriptors
-            parts = [vlad(descriptors, codebook, self.config) for codebook in self.codebooks]
-            row[:] = np.concatenate(parts) / np.sqrt(np.float32(len(parts)))
+        for row, found in zip(rows, in_threads(self._aggregated, features), strict=True):
+            row[:] = found
         return rows
+
+    def _aggregated(self, one: LocalFeatures) -> NDArray[np.float32]:
+        """Of one photograph."""
+        assert self.codebooks is not None
+        descriptors = one.descriptors
+        parts = [vlad(descriptors, codebook, self.config) for codebook in self.codebooks]
+        joined: NDArray[np.float32] = np.concatenate(parts) / np.sqrt(np.float32(len(parts)))
+        return joined
 
     def save(self, folder: Path) -> None:
         assert self.codebooks is not None

@@ -31,7 +31,7 @@ from pydantic import Field, field_validator
 
 from retrieval.classifiers.base import PARTS, Classifier, HeldOut, Scores
 from retrieval.classifiers.calibration import Platt
-from retrieval.classifiers.members import KINDS, MemberConfig
+from retrieval.classifiers.members import KINDS, Fitting, MemberConfig
 from retrieval.classifiers.svm import contrast
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.classifiers.vote import Groups
@@ -203,28 +203,21 @@ class EnsembleClassifier:
     @classmethod
     def fit(cls, config: EnsembleConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Fit the members, and learn their fusion on what they hold out."""
-        return cls.fit_and_hold_out(config, gallery, [gallery], seed)[0]
+        return cls.fit_and_hold_out(config, Fitting(gallery, [gallery], seed))[0]
 
     @classmethod
     def held_out(
         cls, config: EnsembleConfig, calibration: Sequence[Gallery], seed: int = 0
     ) -> HeldOut:
         """Cross-fitted scores of the photographs that every member holds out."""
-        return _fused(config, _held(config, calibration, seed), seed)[1]
+        fitting = Fitting(calibration[0], calibration, seed)
+        return _fused(config, _held(config, fitting), seed)[1]
 
     @classmethod
-    def fit_and_hold_out(
-        cls,
-        config: EnsembleConfig,
-        gallery: Gallery,
-        calibration: Sequence[Gallery],
-        seed: int = 0,
-    ) -> tuple[Self, HeldOut]:
+    def fit_and_hold_out(cls, config: EnsembleConfig, fitting: Fitting) -> tuple[Self, HeldOut]:
         """Members fitted to the gallery, fused by what they hold out in the calibration ones."""
-        fusion, held_out = _fused(config, _held(config, calibration, seed), seed)
-        members = {
-            name: KINDS[type(one)].fit(one, gallery, seed) for name, one in config.members.items()
-        }
+        fusion, held_out = _fused(config, _held(config, fitting), fitting.seed)
+        members = {name: fitting.fitted(one) for name, one in config.members.items()}
         return cls(config, members, fusion), held_out
 
     def scores(self, queries: Representation | Vectors, neighbours: Neighbours) -> Scores:
@@ -258,12 +251,9 @@ class EnsembleClassifier:
         return cls(saved.config, loaded, saved.fusion)
 
 
-def _held(config: EnsembleConfig, calibration: Sequence[Gallery], seed: int) -> list[HeldOut]:
+def _held(config: EnsembleConfig, fitting: Fitting) -> list[HeldOut]:
     """The members' held-out scores of the photographs that all of them hold out."""
-    held = [
-        HeldOut.joined([KINDS[type(one)].held_out(one, gallery, seed) for gallery in calibration])
-        for one in config.members.values()
-    ]
+    held = [fitting.held_out(one) for one in config.members.values()]
     rows = functools.reduce(np.intersect1d, [one.rows for one in held])
     bank_rows = functools.reduce(np.intersect1d, [one.bank_rows for one in held])
     return [one.at(np.isin(one.rows, rows), np.isin(one.bank_rows, bank_rows)) for one in held]

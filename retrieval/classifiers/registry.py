@@ -9,7 +9,7 @@ from typing import Any, Final
 from retrieval.classifiers import members
 from retrieval.classifiers.base import Classifier, HeldOut
 from retrieval.classifiers.ensemble import EnsembleClassifier, EnsembleConfig
-from retrieval.classifiers.members import MemberConfig
+from retrieval.classifiers.members import Fitting, MemberConfig
 from retrieval.index.gallery import Gallery
 
 ClassifierConfig = MemberConfig | EnsembleConfig
@@ -34,17 +34,15 @@ def held_out_scores(
     """
     if isinstance(config, EnsembleConfig):  # whose members are held out, and then fused
         return EnsembleClassifier.held_out(config, calibration, seed)
-    kind = KINDS[type(config)]
-    return HeldOut.joined([kind.held_out(config, one, seed) for one in calibration])
+    return Fitting(calibration[0], calibration, seed).held_out(config)
 
 
-def fit_and_hold_out(
-    config: ClassifierConfig, gallery: Gallery, calibration: Sequence[Gallery], seed: int = 0
-) -> tuple[Classifier, HeldOut]:
-    """:func:`fit_classifier` and :func:`held_out_scores` at once, which an ensemble does sooner."""
+def fit_and_hold_out(config: ClassifierConfig, fitting: Fitting) -> tuple[Classifier, HeldOut]:
+    """:func:`fit_classifier` and :func:`held_out_scores` at once, of which ensembles share what
+    classifiers beside them are."""
     if isinstance(config, EnsembleConfig):
-        return EnsembleClassifier.fit_and_hold_out(config, gallery, calibration, seed)
-    return fit_classifier(config, gallery, seed), held_out_scores(config, calibration, seed)
+        return EnsembleClassifier.fit_and_hold_out(config, fitting)
+    return fitting.fitted(config), fitting.held_out(config)
 
 
 def load_classifier(config: ClassifierConfig, folder: Path, gallery: Gallery) -> Classifier:

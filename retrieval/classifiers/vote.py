@@ -198,7 +198,10 @@ class VoteClassifier:
         step = max(1, BLOCK // max(k, 1))
         parts = [
             self._vote_block(
-                found.first(k).at(slice(start, start + step)),
+                Neighbours(
+                    found.rows[start : start + step, :k],
+                    found.similarities[start : start + step, :k],
+                ),
                 corrections[start : start + step, :k],
                 own[start : start + step],
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from retrieval.aggregation.base import Aggregator
 from retrieval.aggregation.registry import AggregationConfig, build_aggregator
 from retrieval.aggregation.vlad import VladConfig
+from retrieval.frontend import Shared, prepare, start
 from retrieval.local import registry
 from retrieval.local.base import Detector
 from retrieval.local.features import LocalFeatures
 from retrieval.local.reduction import ReduceConfig, Reducer
 from retrieval.local.registry import DetectorConfig, build_detector
 from retrieval.local.sift import SiftConfig
-from retrieval.types import Labels, Photograph, StrictModel, Vectors
+from retrieval.types import Features, Labels, Photograph, StrictModel, Vectors
 
 
 class AggregatedConfig(StrictModel):
@@ -78,6 +79,12 @@ class AggregatedExtractor:
 
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
         return list(self.detector.features(photographs))
+
+    def prepare(self, photographs: Sequence[Photograph], shared: Shared | None = None) -> Any:
+        return prepare(self.detector, photographs, shared)
+
+    def start(self, prepared: Any, shared: Shared | None = None) -> Callable[[], list[Features]]:
+        return start(self.detector, prepared, shared)
 
     def fit(
         self, features: Sequence[LocalFeatures], seed: int, labels: Labels | None = None

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from retrieval.descriptors.describer import Describer
+from retrieval.descriptors.describer import Describer, failures
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract
 from retrieval.descriptors.representation import Representation, write_descriptors
 from retrieval.descriptors.sample import Chosen
@@ -71,6 +71,7 @@ def describe_sources(
     progress: Progress = no_progress,
     known: Mapping[int, Outcome] | None = None,
     stored: bool = True,
+    shards: Sequence[int] | None = None,
 ) -> None:
     """Fill a store with :class:`Representation`; shards that are there stay.
 
@@ -81,6 +82,7 @@ def describe_sources(
         progress: told of rows done and failed.
         known: features or errors that are known already, by position.
         stored: whether the local features kept for verification are.
+        shards: the numbers of those to make, ascending; all where not given.
     """
 
     def described(outcomes: list[Outcome]) -> Shard:
@@ -90,7 +92,7 @@ def describe_sources(
         usable = np.flatnonzero([error is None for error in errors])
         return Shard.of(found[usable].arrays(), errors)
 
-    _fill(store, sources, describer.frontend, described, progress, known or {})
+    _fill(store, sources, describer.frontend, described, progress, known or {}, shards)
 
 
 def describe_table(
@@ -102,6 +104,7 @@ def describe_table(
     known: Mapping[int, Outcome] | None = None,
     clock: Path | None = None,
     stored: bool = True,
+    shards: Sequence[int] | None = None,
 ) -> ShardStore:
     """Describe a table's photographs into ``folder``, going on where a killed run was.
 
@@ -110,15 +113,62 @@ def describe_table(
         describer: fitted.
         folder: of the shards.
         made_from: the config and inputs that the describer was made from.
-        progress, known, stored: as of :func:`describe_sources`.
+        progress, known, stored, shards: as of :func:`describe_sources`.
         clock: as of :class:`ShardStore`.
 
     Returns:
         the finished store.
     """
-    store = ShardStore(folder, {**made_from, "table": table_digest(table)}, clock)
-    describe_sources(table["source"].array, describer, store, progress, known, stored)
+    store = ShardStore(folder, described_from(made_from, table), clock)
+    describe_sources(table["source"].array, describer, store, progress, known, stored, shards)
     return store
+
+
+def whiten_table(
+    table: pd.DataFrame,
+    describer: Describer,
+    plain: ShardStore,
+    folder: Path,
+    made_from: Mapping[str, Any],
+    progress: Progress = no_progress,
+    clock: Path | None = None,
+    stored: bool = True,
+) -> ShardStore:
+    """As :func:`describe_table`, of photographs that are described but for the whitening.
+
+    Args:
+        plain: the table's photographs by :attr:`Describer.plain`.
+        table, describer, folder, made_from, progress, clock, stored: as of
+            :func:`describe_table`.
+    """
+    store = ShardStore(folder, described_from(made_from, table), clock)
+    store.mend()
+    for number in range(len(plain)):
+        if number not in store:
+            begun = time.perf_counter()
+            shard = plain.read(number)
+            found = describer.whiten(Representation.from_arrays(shard.arrays))
+            late = iter(failures(found))
+            errors = [
+                next(late) if status == OK else failure(status, reason)
+                for status, reason in zip(shard.statuses, shard.reasons, strict=True)
+            ]
+            usable = [error is None for error in failures(found)]
+            kept = found if stored else replace(found, kept=None)
+            arrays = kept[np.flatnonzero(usable)].arrays()
+            store.write(number, Shard.of(arrays, errors), time.perf_counter() - begun)
+        progress(*store.counts(number))
+    return store
+
+
+def described_from(recipe: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
+    """All that decides the bytes of a table's descriptors."""
+    return {**recipe, "table": table_digest(table)}
+
+
+def windows_of(rows: int) -> list[range]:
+    """The rows of each shard, of so many."""
+    return [range(start, min(start + WINDOW, rows)) for start in range(0, rows, WINDOW)]
 
 
 def _fill(
@@ -128,15 +178,16 @@ def _fill(
     to_shard: Callable[[list[Outcome]], Shard],
     progress: Progress,
     known: Mapping[int, Outcome],
+    shards: Sequence[int] | None = None,
 ) -> None:
     """Make the shards that are missing, of one stream through one pool of threads."""
     store.mend()
-    starts = range(0, len(sources), WINDOW)
-    windows = [range(start, min(start + WINDOW, len(sources))) for start in starts]
-    for number in range(len(windows)):
+    windows = windows_of(len(sources))
+    wanted = range(len(windows)) if shards is None else shards
+    for number in wanted:
         if number in store:
             progress(*store.counts(number))
-    todo = [number for number in range(len(windows)) if number not in store]
+    todo = [number for number in wanted if number not in store]
     unknown = ([sources[i] for i in windows[number] if i not in known] for number in todo)
     begun = time.perf_counter()
     for number, fresh in zip(todo, extract(unknown, frontend), strict=True):

@@ -17,12 +17,16 @@ from torch.nn.functional import interpolate, normalize
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.devices import CPU, CUDA, gpu_mistake
 from retrieval.errors import ConfigError
+from retrieval.frontend import Shared
 from retrieval.networks.pooling import GemConfig, PoolingConfig, pool
 from retrieval.networks.running import GPU_BATCHES, MIN_SIDE, on_the_way
 from retrieval.networks.runtime import Precision, Runtime, settled
 from retrieval.networks.trunk import Trunk
 from retrieval.networks.trunks import find_weights, load_trunk
 from retrieval.types import Photograph, StrictModel, Vectors
+
+Outputs = Sequence[tuple[Tensor, Tensor | None]]
+"""Each layer's map, and class token where there is one."""
 
 
 class LayerConfig(StrictModel):
@@ -117,7 +121,7 @@ class CnnExtractor(VectorExtractor):
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
         return self.start(self.prepare(photographs))()
 
-    def prepare(self, photographs: Sequence[Photograph]) -> Tensor:
+    def prepare(self, photographs: Sequence[Photograph], shared: Shared | None = None) -> Tensor:
         """Photographs of one shape as (n, h, w, 3) uint8, at the largest scale.
 
         For a GPU in pinned memory, which it reads while the processor goes on.
@@ -130,17 +134,31 @@ class CnnExtractor(VectorExtractor):
             place[...] = _at_size(one, shape, self.trunk.interpolation)
         return stack
 
-    def start(self, prepared: Tensor) -> Callable[[], list[Vectors]]:
-        """Only the pooled vectors come back from the device."""
-        with torch.inference_mode():
-            return on_the_way(self.pooled(prepared))
+    def start(self, prepared: Tensor, shared: Shared | None = None) -> Callable[[], list[Vectors]]:
+        """Only the pooled vectors come back from the device.
 
-    def pooled(self, photographs: Tensor) -> Tensor:
+        Where ``shared`` has a place for this network, the outputs of its passes are left there, by
+        the (height, width) that it saw.
+        """
+        with torch.inference_mode():
+            return on_the_way(self.pooled(prepared, shared))
+
+    def pooled(self, photographs: Tensor, shared: Shared | None = None) -> Tensor:
         """(n, h, w, 3) uint8, at the largest scale, to (n, dimension) float32."""
         views = self.views(photographs.to(self.device, non_blocking=True))
-        return self.pooled_maps(self.trunk.outputs(view) for view in views)
+        asked = None if shared is None else shared.get(self.trunk.network)
+        return self.pooled_maps(self._passes(views, asked))
 
-    def pooled_maps(self, views: Iterable[Sequence[tuple[Tensor, Tensor | None]]]) -> Tensor:
+    def _passes(self, views: Iterable[Tensor], asked: Shared | None) -> Iterator[Outputs]:
+        """The trunk's outputs of every view, left in ``asked`` too where others look for them."""
+        for place, view in enumerate(views):
+            outputs = self.trunk.outputs(view)
+            mirrored = self.config.flip and place % 2
+            if asked is not None and not mirrored:
+                asked[tuple(view.shape[-2:])] = outputs
+            yield outputs
+
+    def pooled_maps(self, views: Iterable[Outputs]) -> Tensor:
         """The trunk's outputs of every view to (n, dimension) float32."""
         sums: list[Tensor | float] = [0.0] * len(self.config.layers)
         for outputs in views:
@@ -255,4 +273,6 @@ def _resized(values: Tensor, shape: tuple[int, int], interpolation: str) -> Tens
     """(n, 3, h, w) at another size, smoothed where that is smaller."""
     if values.shape[-2:] == shape:
         return values
+    if values.is_floating_point():
+        values = values.contiguous()  # channel by channel is faster, to the same numbers
     return interpolate(values, shape, mode=interpolation, antialias=True)

@@ -98,15 +98,39 @@ class Describer:
             ConfigError: as :meth:`Whitening.fit`.
         """
         sample = Sample.of(sample)
+        features = sample.features
         if local_branch is not None:
-            local_branch = local_branch.fit(FeatureColumn(sample.features, 1), seed)
+            local_branch = local_branch.fit(FeatureColumn(features, 1), seed)
+            features = FeatureColumn(features, 0)
+        fitted = extractor.fit(features, seed, sample.labels)
+        learnt = cls(fitted, None, local_branch)
+        return learnt.fit_whitening(sample, whitening, seed, left_out, extractor)
+
+    def fit_whitening(
+        self,
+        sample: Sample,
+        whitening: WhiteningConfig | None,
+        seed: int,
+        left_out: int = 0,
+        bare: Extractor | None = None,
+    ) -> Describer:
+        """This describer, which has none yet, with a whitening of what it makes of the sample.
+
+        Args:
+            sample, whitening, seed, left_out: as of :meth:`fit`.
+            bare: the extractor, not fitted: one that whitens within is fitted anew without each
+                part.
+
+        Raises:
+            ConfigError: as :meth:`Whitening.fit`.
+        """
+        if self.local_branch is not None:
             sample = replace(sample, features=FeatureColumn(sample.features, 0))
-        fitted = extractor.fit(sample.features, seed, sample.labels)
-        views = None if whitening is None or sample.views is None else sample.views(fitted)
-        lesson = _Lesson(fitted, sample, whitening, seed, views)
+        views = None if whitening is None or sample.views is None else sample.views(self.extractor)
+        lesson = _Lesson(self.extractor, sample, whitening, seed, views)
         whole = lesson.learn(np.ones(len(sample), dtype=np.bool_))
-        calibration = _cross_fit(extractor, lesson, left_out)
-        return replace(whole, local_branch=local_branch, calibration=calibration)
+        calibration = _cross_fit(bare or self.extractor, lesson, left_out)
+        return replace(whole, local_branch=self.local_branch, calibration=calibration)
 
     def stream(
         self, windows: Iterable[Sequence[Source]], windows_ahead: int = 1
@@ -147,17 +171,32 @@ class Describer:
         if self.local_branch is not None:
             words, kept = self.local_branch.from_features(FeatureColumn(features, 1))
             features = FeatureColumn(features, 0)
-        rows = self._aggregated(features)
-        found = Representation(_whitened(rows, self.whitening), words, kept)
+        plain = Representation(self._aggregated(features), words, kept)
+        return self._whitened(
+            plain,
+            [
+                plain.vectors if one.extractor is self.extractor else one._aggregated(features)
+                for one in self.calibration
+            ],
+        )
+
+    @property
+    def plain(self) -> Describer:
+        """The same without whitening. Where no extractor whitens within, :meth:`whiten` makes of
+        what it describes what this one would."""
+        return Describer(self.extractor, None, self.local_branch)
+
+    def whiten(self, described: Representation) -> Representation:
+        """What :meth:`from_features` makes of photographs that :attr:`plain` has described."""
+        return self._whitened(described, [described.vectors] * len(self.calibration))
+
+    def _whitened(self, plain: Representation, others: Sequence[Vectors]) -> Representation:
+        """Photographs by whitened vectors, and by those for calibration, from rows of their own."""
+        found = replace(plain, vectors=_whitened(plain.vectors, self.whitening))
         if not self.calibration:
             return found
-        parts = [
-            _whitened(
-                rows if one.extractor is self.extractor else one._aggregated(features),
-                one.whitening,
-            )
-            for one in self.calibration
-        ]
+        pairs = zip(others, self.calibration, strict=True)
+        parts = [_whitened(rows, one.whitening) for rows, one in pairs]
         # Fewer photographs may teach fewer numbers; further ones of 0 change no similarity.
         wide = np.zeros((len(found), len(parts), self._calibrated), dtype=np.float32)
         for part, few in enumerate(parts):
@@ -267,7 +306,8 @@ class _Lesson:
     @cached_property
     def rows(self) -> Vectors:
         """(n, d) of the photographs, aggregated once for all whitenings."""
-        return self.extractor.aggregate(self.sample.features)
+        known = self.sample.rows
+        return self.extractor.aggregate(self.sample.features) if known is None else known
 
     def learn(self, chosen: NDArray[np.bool_]) -> Describer:
         """Learn the whitening from the chosen ones in which there is something to describe."""
@@ -302,7 +342,8 @@ def _without(part: int, extractor: Extractor, whole: _Lesson) -> Describer:
     if extractor.whitened and whole.views is None:
         few = np.flatnonzero(chosen).tolist()
         features, labels = Chosen(whole.sample.features, few), whole.sample.labels_at(few)
-        whole = replace(whole, extractor=extractor.fit(features, whole.seed, labels))
+        refitted = extractor.fit(features, whole.seed, labels)
+        whole = replace(whole, extractor=refitted, sample=replace(whole.sample, rows=None))
     return whole.learn(chosen)
 
 

@@ -7,20 +7,18 @@ counted with its weight squared. Jégou and Chum (ECCV 2012) join several vocabu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.joint_frontend import FeatureColumn, JointFrontend
 from retrieval.descriptors.sample import Sample
-from retrieval.types import Features, Labels, Photograph, Vectors, unit_rows
+from retrieval.descriptors.sharing import sharing
+from retrieval.types import Features, Labels, Vectors, unit_rows
 from retrieval.vectors.whitening import WhiteningConfig
 
 
@@ -54,30 +52,20 @@ class Part:
 
 
 @dataclass(frozen=True)
-class JointExtractor:
-    """Extractors whose descriptors are concatenated."""
+class JointExtractor(JointFrontend):
+    """Extractors whose descriptors are concatenated: the frontends of the parts side by side.
+
+    Attributes:
+        parts: an extractor each.
+    """
 
     parts: tuple[Part, ...]
 
-    @cached_property
-    def frontend(self) -> JointFrontend:
-        return JointFrontend(tuple(part.describer.extractor for part in self.parts))
-
-    @property
-    def longest_side(self) -> int:
-        return self.frontend.longest_side
-
-    @property
-    def batched(self) -> bool:
-        return self.frontend.batched
-
-    @property
-    def batch(self) -> int:
-        return self.frontend.batch
-
-    @property
-    def threaded(self) -> bool:
-        return self.frontend.threaded
+    @classmethod
+    def of(cls, parts: Iterable[Part]) -> JointExtractor:
+        """The extractors of some parts, fitted or not."""
+        parts = tuple(parts)
+        return cls(tuple(part.describer.extractor for part in parts), parts)
 
     @property
     def dimension(self) -> int:
@@ -92,27 +80,6 @@ class JointExtractor:
     def whitened(self) -> bool:
         return any(part.whitening is not None for part in self.parts)
 
-    def shape(self, photograph: Photograph) -> tuple[int, int]:
-        return self.frontend.shape(photograph)
-
-    def identity(self) -> dict[str, Any]:
-        return self.frontend.identity()
-
-    def features(self, photographs: Sequence[Photograph]) -> list[Features]:
-        return self.frontend.features(photographs)
-
-    def prepare(self, photographs: Sequence[Photograph]) -> Any:
-        return self.frontend.prepare(photographs)
-
-    def start(self, prepared: Any) -> Callable[[], list[Features]]:
-        return self.frontend.start(prepared)
-
-    def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:
-        return self.frontend.pack(features)
-
-    def unpack(self, arrays: Mapping[str, NDArray[Any]]) -> list[Features]:
-        return self.frontend.unpack(arrays)
-
     def fit(
         self, features: Sequence[Features], seed: int, labels: Labels | None = None
     ) -> JointExtractor:
@@ -121,11 +88,8 @@ class JointExtractor:
         Raises:
             ConfigError: as :meth:`Whitening.fit`.
         """
-        return JointExtractor(
-            tuple(
-                part.fit(FeatureColumn(features, i), seed, labels)
-                for i, part in enumerate(self.parts)
-            )
+        return JointExtractor.of(
+            part.fit(FeatureColumn(features, i), seed, labels) for i, part in enumerate(self.parts)
         )
 
     def aggregate(self, features: Sequence[Features]) -> Vectors:
@@ -141,16 +105,15 @@ class JointExtractor:
             part.describer.save(folder / str(i))
 
     def restored(self, folder: Path) -> JointExtractor:
-        return JointExtractor(
-            tuple(part.restored(folder / str(i)) for i, part in enumerate(self.parts))
+        return JointExtractor.of(
+            part.restored(folder / str(i)) for i, part in enumerate(self.parts)
         )
 
 
 def build(parts: Iterable[tuple[float, WhiteningConfig | None, Extractor]]) -> JointExtractor:
     """Extractors side by side, not yet fitted: each one's weight, whitening and extractor."""
-    return JointExtractor(
-        tuple(
-            Part(weight, whitening, Describer(extractor, None))
-            for weight, whitening, extractor in parts
-        )
+    weights, whitenings, extractors = zip(*parts, strict=True)
+    each = zip(weights, whitenings, sharing(extractors), strict=True)
+    return JointExtractor.of(
+        Part(weight, whitening, Describer(one, None)) for weight, whitening, one in each
     )

@@ -1,7 +1,9 @@
 """Several frontends looking at the same photographs: each photograph is decoded once.
 
 A joint extractor, or a system that needs a global descriptor and local features too. Frontends of
-one identity give the same features, so those are computed, and stored, once.
+one identity give the same features, so those are computed, and stored, once. Others share what they
+can of the way there (:data:`retrieval.frontend.Shared`): photographs of one size, a network's
+passes, keypoints.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.frontend import Frontend, prepare, start
+from retrieval.frontend import Frontend, Shared, prepare, start
 from retrieval.photographs.decoding import shrink_further, shrunk_size
 from retrieval.types import Features, Photograph
 
@@ -99,18 +101,28 @@ class JointFrontend:
         """A tuple for each photograph."""
         return self.start(self.prepare(photographs))()
 
-    def prepare(self, photographs: Sequence[Photograph]) -> dict[int, Any]:
-        """By distinct frontend."""
-        return {
-            place: prepare(
-                frontend, [shrink_further(one, frontend.longest_side) for one in photographs]
-            )
-            for place, frontend in self._distinct()
-        }
+    def prepare(
+        self, photographs: Sequence[Photograph], shared: Shared | None = None
+    ) -> tuple[dict[int, Any], Shared]:
+        """By distinct frontend; and what they share."""
+        shared = {} if shared is None else shared
+        given = tuple(one.shape for one in photographs)
+        prepared = {}
+        for place, frontend in self._distinct():
+            size = given, frontend.longest_side
+            if size not in shared:
+                shared[size] = [shrink_further(one, frontend.longest_side) for one in photographs]
+            prepared[place] = prepare(frontend, shared[size], shared)
+        return prepared, shared
 
-    def start(self, prepared: Mapping[int, Any]) -> Callable[[], list[Features]]:
+    def start(
+        self, prepared: tuple[Mapping[int, Any], Shared], shared: Shared | None = None
+    ) -> Callable[[], list[Features]]:
         """Networks on a GPU queue one behind the other."""
-        running = {place: start(frontend, prepared[place]) for place, frontend in self._distinct()}
+        each, shared = prepared
+        running = {
+            place: start(frontend, each[place], shared) for place, frontend in self._distinct()
+        }
         return lambda: self._rows({place: wait() for place, wait in running.items()})
 
     def pack(self, features: Sequence[Features]) -> dict[str, NDArray[Any]]:

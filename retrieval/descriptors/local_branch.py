@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 from retrieval.aggregation.asmk import Asmk, AsmkConfig
 from retrieval.aggregation.bow import Bow, BowConfig
 from retrieval.aggregation.words import Words
+from retrieval.descriptors.representation import KeptFeatures
 from retrieval.local.base import Detector
-from retrieval.local.compression import CompressedFeatures, CompressionConfig, FeatureCompressor
+from retrieval.local.compression import CompressionConfig, FeatureCompressor
 from retrieval.local.features import LocalFeatures
 from retrieval.local.reduction import ReduceConfig, Reducer
 from retrieval.local.registry import DetectorConfig, build_detector
@@ -83,7 +84,7 @@ class LocalBranch:
 
     def from_features(
         self, features: Sequence[LocalFeatures]
-    ) -> tuple[Words | None, CompressedFeatures | None]:
+    ) -> tuple[Words | None, KeptFeatures | None]:
         """Words and kept features of photographs."""
         words = None
         if self.words is not None:

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.aggregation.words import Words
 from retrieval.local.compression import CompressedFeatures
+from retrieval.local.features import LocalFeatures
 from retrieval.storage.files import write_arrays
 from retrieval.types import Vectors
 
@@ -20,6 +21,20 @@ VECTORS: Final = "descriptors"
 CALIBRATION: Final = "calibration"
 WORDS: Final = "words."
 KEPT: Final = "kept."
+
+
+class KeptFeatures(Protocol):
+    """Photographs' local features, kept to verify by: :class:`CompressedFeatures`, or ones that
+    are described when they are asked for."""
+
+    @property
+    def bytes_per_row(self) -> float: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Self: ...
+    def one(self, row: int) -> LocalFeatures: ...
+    def arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]: ...
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self: ...
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Representation:
 
     vectors: Vectors
     words: Words | None = None
-    kept: CompressedFeatures | None = None
+    kept: KeptFeatures | None = None
     calibration: Vectors | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +86,7 @@ class Representation:
         return cls(
             np.concatenate([part.vectors for part in parts]),
             Words.joined(words) if words else None,
-            CompressedFeatures.joined(kept) if kept else None,
+            type(kept[0]).joined(kept) if kept else None,
             np.concatenate(calibration) if calibration else None,
         )
 
@@ -97,7 +112,9 @@ class Representation:
         )
 
 
-def write_descriptors(folder: Path, blocks: Callable[[], Iterable[Representation]]) -> None:
+def write_descriptors(
+    folder: Path, blocks: Callable[[], Iterable[Representation | KeptFeatures]]
+) -> None:
     """Write photographs that come block by block into arrays that can be mapped.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.descriptors.base import Extractor
-from retrieval.types import Features, Labels
+from retrieval.types import Features, Labels, Vectors
 from retrieval.vectors.whitening import AugmentedRows
 
 
@@ -48,12 +48,14 @@ class Sample:
         parts: (n,) the part of the cross-fit that each is in.
         views: describes altered views of some of them by the fitted extractor, for whitening
             learnt on these.
+        rows: (n, d) what the fitted extractor makes of the features, where that is known.
     """
 
     features: Sequence[Features]
     labels: Labels | None = None
     parts: NDArray[np.int64] | None = None
     views: Callable[[Extractor], AugmentedRows] | None = None
+    rows: Vectors | None = None
 
     @classmethod
     def of(cls, given: Sample | Sequence[Features]) -> Sample:

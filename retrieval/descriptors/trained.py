@@ -15,6 +15,7 @@ from torch import Tensor
 from retrieval.descriptors.base import VectorExtractor, parts_of, with_parts
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor
 from retrieval.errors import ConfigError, RunError
+from retrieval.frontend import Shared
 from retrieval.networks.embedder import Embedder, NetworkConfig, digest
 from retrieval.networks.running import MIN_SIDE, chosen_float, on_the_way
 from retrieval.networks.runtime import Runtime, settled
@@ -107,10 +108,10 @@ class TrainedExtractor(VectorExtractor):
     def features(self, photographs: Sequence[Photograph]) -> list[Vectors]:
         return self.start(self.prepare(photographs))()
 
-    def prepare(self, photographs: Sequence[Photograph]) -> Tensor:
+    def prepare(self, photographs: Sequence[Photograph], shared: Shared | None = None) -> Tensor:
         return self.seen.prepare(photographs)
 
-    def start(self, prepared: Tensor) -> Callable[[], list[Vectors]]:
+    def start(self, prepared: Tensor, shared: Shared | None = None) -> Callable[[], list[Vectors]]:
         network = self.network
         describe = {"embedding": network.described, "pooled": network.pooled,
                     "halfway": network.halfway}[self.part]  # fmt: skip

@@ -198,7 +198,7 @@ def study(
 
 
 def _own(explainer: Explainer, side: int, seed: int) -> list[Photograph]:
-    rows = np.random.default_rng(seed).permutation(len(explainer.sources))[:OWN_RANDOM]
+    rows = np.random.default_rng(seed).permutation(len(explainer.rows))[:OWN_RANDOM]
     found = (opened(explainer, int(row), side) for row in rows)
     return [one for one in found if one is not None]
 

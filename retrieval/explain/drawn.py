@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from retrieval.explain.explainer import Explainer
 from retrieval.explain.targets import Asked
 from retrieval.photographs.given import open_given
 from retrieval.types import Photograph
+
+LOOKED_AT: Final = 4096
+"""Rows of a large gallery that are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def drawn(explainer: Explainer, count: int, side: int, seed: int = 0) -> list[Dr
         ExplainError: none can be read, or no landmark has two.
     """
     codes = np.asarray(explainer.gallery.codes)
-    rows = np.random.default_rng(seed).permutation(len(codes))
+    rows = np.random.default_rng(seed).permutation(len(codes))[:LOOKED_AT]
     rounds: dict[int, int] = {}
     turn = np.empty(len(rows), np.int64)
     for place, code in enumerate(codes[rows].tolist()):
@@ -82,6 +86,8 @@ def of_rows(explainer: Explainer, rows: list[int], side: int) -> Iterator[Drawn]
 def opened(explainer: Explainer, row: int, side: int) -> Photograph | None:
     """A gallery photograph; ``None`` where it cannot be read any more."""
     try:
-        return open_given(str(explainer.sources[row]), min(side, explainer.describer.longest_side))
+        return open_given(
+            str(explainer.rows["source"].iloc[row]), min(side, explainer.describer.longest_side)
+        )
     except PhotographError:
         return None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
+import pandas as pd
 
 from retrieval.classifiers.base import Classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.representation import Representation
-from retrieval.errors import ExplainError, PhotographError
+from retrieval.errors import ExplainError, FetchError, PhotographError
 from retrieval.explain.explanation import (
     SHOWN,
     Explanation,
@@ -46,7 +49,7 @@ class Explainer:
         describer: the system's own.
         in_float32: the same with networks that have derivatives.
         gallery: of the system.
-        ids, sources: of the gallery's photographs, by row.
+        rows: the gallery's ``id`` and ``source``, one for each descriptor.
         classifiers: by name.
         rejections: by the same names.
         answer: the name of the classifier that answers.
@@ -56,8 +59,7 @@ class Explainer:
     describer: Describer
     in_float32: Describer
     gallery: Gallery
-    ids: Sequence[str]
-    sources: Sequence[str]
+    rows: pd.DataFrame
     classifiers: Mapping[str, Classifier]
     rejections: Mapping[str, Rejection]
     answer: str
@@ -70,8 +72,16 @@ class Explainer:
         if method not in (SHARES, *METHODS):
             known = ", ".join((SHARES, *METHODS))
             raise ExplainError(f"--method {method}: there is none; there are {known}")
-        # At the size at which the run sees it, lest it be another descriptor that is explained.
-        opened = open_given(photograph, self.describer.longest_side)
+        own_id = "the photograph"
+        if isinstance(photograph, str | os.PathLike):
+            own_id = os.fspath(photograph)
+        try:
+            # At the size at which the run sees it, lest another descriptor be explained.
+            opened = open_given(photograph, self.describer.longest_side)
+        except FetchError:
+            raise ExplainError(f"{own_id}: a URL: save the photograph to a file") from None
+        except PhotographError as error:
+            raise ExplainError(f"{own_id}: {error}") from None
         query = self._described(opened)
         splits = self._split(opened)
         verdicts = self._verdicts(query, splits)
@@ -90,7 +100,7 @@ class Explainer:
         found = similarity_shares(self.in_float32, both, self.gallery)
         code = int(self.gallery.codes[row])
         held = GalleryPhotograph(
-            row, self.ids[row], code, self._gallery_photograph(row, SHOWN),
+            row, self._of("id", row), code, self._gallery_photograph(row, SHOWN),
             float(self.gallery.vectors[row] @ query.vectors[0]),
         )  # fmt: skip
         made = None
@@ -100,18 +110,21 @@ class Explainer:
         spoken = {code} | {case.code for one in verdicts for case in one.cases}
         rows = {row} | {v.row for one in verdicts for case in one.cases for v in case.voters}
         return Explanation(
-            id=os.fspath(photograph) if isinstance(photograph, str | os.PathLike) else "photograph",
+            id=own_id,
             photograph=open_given(photograph, SHOWN),
             against=held,
             verdicts=verdicts,
             names={one: self.name(self.gallery.landmarks[one]) for one in sorted(spoken)},
-            ids={one: self.ids[one] for one in sorted(rows)},
-            sources={one: self.sources[one] for one in sorted(rows)},
+            ids={one: self._of("id", one) for one in sorted(rows)},
+            sources={one: self._of("source", one) for one in sorted(rows)},
             shares=found,
             matches=verified_matches(self.in_float32, query, both, self.gallery, row),
             attribution=made,
             notes=tuple(self._notes(found is None, held, why)),
         )
+
+    def _of(self, column: str, row: int) -> str:
+        return str(self.rows[column].iloc[row])
 
     @property
     def _by_words(self) -> bool:
@@ -164,9 +177,10 @@ class Explainer:
             ExplainError: there is none.
         """
         if against is not None:
-            if against not in self.ids:
+            found = np.flatnonzero(self.rows["id"] == against)
+            if not len(found):
                 raise ExplainError(f"--against {against}: the gallery has no photograph of this id")
-            return list(self.ids).index(against)
+            return int(found[0])
         row = best_row(self.gallery, query, first.cases[0].code) if first.cases else -1
         if row < 0:
             raise ExplainError(
@@ -181,11 +195,11 @@ class Explainer:
             ExplainError: it cannot be.
         """
         try:
-            return open_given(str(self.sources[row]), longest_side)
+            return open_given(self._of("source", row), longest_side)
         except PhotographError as error:
+            which = f"{self._of('id', row)} ({self._of('source', row)})"
             raise ExplainError(
-                f"gallery photograph {self.ids[row]} ({self.sources[row]}) cannot be read again:"
-                f" {error}"
+                f"gallery photograph {which} cannot be read again: {error}"
             ) from None
 
     def _notes(

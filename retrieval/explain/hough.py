@@ -13,7 +13,7 @@ from retrieval.descriptors.hough import (
     vanishing_votes,
 )
 from retrieval.explain.grid import Grid
-from retrieval.explain.split import Pieces, Split, joined, powered
+from retrieval.explain.split import Matrix, Pieces, Split, joined, powered
 from retrieval.types import Photograph
 
 
@@ -35,19 +35,12 @@ def of_hough(extractor: HoughExtractor, photograph: Photograph, grid: Grid) -> S
     ends = ((segments / half + 1) / 2).reshape(-1, 4)
     spread = grid.spread_lines(ends)
     return joined(
-        [
-            powered(_votes(grid, block.reshape(len(segments), -1), spread, ends), config.power)
-            .unit()
-            for block in blocks
-        ]
-    ).unit()  # fmt: skip
+        [powered(_votes(grid, block, spread, ends), config.power).unit() for block in blocks]
+    ).unit()
 
 
-def _votes(
-    grid: Grid,
-    votes: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    spread: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-    ends: np.ndarray[tuple[int, ...], np.dtype[np.float64]],
-) -> Split:
+def _votes(grid: Grid, votes: Matrix, spread: Matrix, ends: Matrix) -> Split:
+    """The sum of (n, ...) votes of n lines."""
+    votes = votes.reshape(len(votes), int(np.prod(votes.shape[1:])))
     pieces = (Pieces("lines", csr_array(votes), 0, spread, ends),) if len(votes) else ()
     return Split(grid, pieces, np.zeros(votes.shape[1]))

@@ -101,7 +101,7 @@ def learnt(
     """
     side = explainer.describer.longest_side
     first = drawn(explainer, 1, side, seed)[0].asked
-    rows = np.random.default_rng(seed).permutation(len(explainer.sources))[:LOOKED_AT]
+    rows = np.random.default_rng(seed).permutation(len(explainer.rows))[:LOOKED_AT]
     read = (opened(explainer, int(row), side) for row in rows)
     photographs = [one for one in read if one is not None]
     colours = Colours.of(photographs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from retrieval.descriptors.cnn import CnnExtractor
 from retrieval.descriptors.trained import TrainedExtractor
 from retrieval.explain.grid import Grid
 from retrieval.explain.pooling import gem_added, pooled
-from retrieval.explain.split import Split, joined, of_nowhere, of_places
+from retrieval.explain.split import Matrix, Split, joined, of_nowhere, of_places
 from retrieval.types import Photograph
 
 
@@ -24,7 +25,8 @@ def of_cnn(extractor: CnnExtractor, photograph: Photograph, grid: Grid) -> Split
         for place, view in enumerate(extractor.shown(photograph)):
             mirrored = extractor.config.flip and place % 2 == 1
             for i, (feature_map, token) in enumerate(extractor.trunk.outputs(view)):
-                one = pooled(layers[i].pooling, feature_map.cpu(), token, grid, mirrored).unit()
+                own = None if token is None else token.cpu()
+                one = pooled(layers[i].pooling, feature_map.cpu(), own, grid, mirrored).unit()
                 before = sums[i]
                 sums[i] = one if before is None else _added([before, one])
     return joined(
@@ -69,9 +71,9 @@ def _embedded(split: Split, neck: nn.Module | None) -> Split:
     return split.unit()
 
 
-def _array(values: torch.Tensor | None) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _array(values: torch.Tensor | None) -> Matrix:
     assert values is not None
-    return values.detach().double().cpu().numpy()
+    return np.asarray(values.detach().double().cpu().numpy())
 
 
 def _added(splits: Sequence[Split]) -> Split:
@@ -82,5 +84,4 @@ def _added(splits: Sequence[Split]) -> Split:
         return Split(first.grid, (), constant)
     (pieces,) = first.pieces
     values = np.sum([one.pieces[0].values for one in splits], axis=0)
-    whole = type(pieces)(pieces.kind, values, pieces.start, pieces.spread, pieces.marks)
-    return Split(first.grid, (whole,), constant)
+    return Split(first.grid, (replace(pieces, values=values),), constant)

@@ -58,12 +58,12 @@ def split(describer: Describer, photograph: Photograph) -> Split:
 
 def _described(describer: Describer, photograph: Photograph, grid: Grid) -> Split:
     small = shrink_further(photograph, describer.extractor.longest_side)
-    found = of_extractor(describer.extractor, small, grid)
-    if describer.whitening is None or not found.total.any():
-        whitening = describer.whitening
-        lacking = np.zeros(describer.dimension)
-        return found if whitening is None else Split(grid, (), lacking)
-    return found.through(describer.whitening.projection, describer.whitening.mean).unit()
+    found, whitening = of_extractor(describer.extractor, small, grid), describer.whitening
+    if whitening is None:
+        return found
+    if not found.total.any():  # as the describer has it: nothing must not become minus the mean
+        return Split(grid, (), np.zeros(whitening.dimension))
+    return found.through(whitening.projection, whitening.mean).unit()
 
 
 def of_extractor(extractor: Extractor, photograph: Photograph, grid: Grid) -> Split:

@@ -106,7 +106,7 @@ def logit(asked: Asked) -> Target:
         if not len(classes):
             raise ExplainError("--target class: the network was not trained on the landmark")
         place = int(classes[0])
-    head = one.head.cpu()
+    head = one.head
     return Target(f"logit by {name}", lambda rows: head(rows)[:, place])
 
 

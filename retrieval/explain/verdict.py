@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from retrieval.classifiers.base import Classifier, Judgement
 from retrieval.classifiers.centroid import CentroidClassifier
 from retrieval.classifiers.ensemble import EnsembleClassifier
-from retrieval.classifiers.rejection import Rejection
+from retrieval.classifiers.rejection import Rejection, SignalModel
 from retrieval.classifiers.signals import SIGNALS, Signals, signal_matrix
 from retrieval.classifiers.svm import SvmClassifier
 from retrieval.classifiers.vote import VoteClassifier
@@ -27,6 +28,12 @@ from retrieval.index.neighbours import Neighbours
 
 CASES: Final = 2
 """Candidates that are looked at: the first, and the runner-up."""
+ABSENT: Final = 100
+"""Neighbours that are left out at most, to see what would be answered."""
+RANGES: Final = {
+    "margin": (0.0, np.inf), "agreement": (0.0, 1.0), "bank": (-1.0, 1.0), "nearest": (-1.0, 1.0)
+}  # fmt: skip
+"""What signals can be, where they are bounded."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ class Case:
     Attributes:
         code: of the landmark.
         value: the classifier's.
-        terms: what that adds up from; none for a classifier that is not taken apart.
+        terms: what that adds up from; of an ensemble its members' own values, which a learnt
+            fusion makes it of; none for a classifier that is not taken apart.
         voters: its neighbours, nearest first; none for a classifier without a vote.
         score: what the places add to the classifier's linear score (an SVM's margin with its bias
             in the constant, the similarity to a mean); ``None`` for any other classifier.
@@ -85,11 +93,11 @@ class SignalRow:
     """What a signal does to the confidence.
 
     Attributes:
-        name: as of :data:`retrieval.classifiers.signals.SIGNALS`.
+        name: as of :data:`retrieval.classifiers.signals.SIGNALS`; or ``offset``.
         value: of this photograph.
         added: to the confidence; NaN where trees make that.
-        needed: the value at which, with all else as it is, the verdict would turn; NaN where there
-            is none.
+        needed: the value at which, with all else as it is, the verdict would turn; NaN where it
+            can have none such.
     """
 
     name: str
@@ -158,15 +166,7 @@ def verdict(
     model = rejection.model
     if model is not None and cases:
         found = signal_matrix(scores, signals, model.least)[0]
-        rows = tuple(
-            SignalRow(
-                signal, float(value),
-                np.nan if model.trees else float(weight * value),
-                float(value - gap / weight) if weight and not model.trees else np.nan,
-            )
-            for signal, value, weight in zip(SIGNALS, found, model.weights, strict=True)
-            if weight or model.trees
-        )  # fmt: skip
+        rows = _signal_rows(model, found, gap)
     accepted = bool(judged.accepted[0])
     changes = []
     if cases and np.isfinite(gap):
@@ -183,6 +183,23 @@ def verdict(
         name, classifier.kind, accepted, float(judged.scores.confidence[0]), rejection.threshold,
         float(judged.probability[0]), cases, rows, tuple(changes),
     )  # fmt: skip
+
+
+def _signal_rows(
+    model: SignalModel, found: NDArray[np.float64], gap: float
+) -> tuple[SignalRow, ...]:
+    """The signals that a model looks at, of (6,) of them."""
+    if model.trees is not None:  # what these add is no sum
+        pairs = zip(SIGNALS, found, strict=True)
+        return tuple(SignalRow(name, float(value), np.nan, np.nan) for name, value in pairs)
+    rows = []
+    for name, value, weight in zip(SIGNALS, found, model.weights, strict=True):
+        if weight:
+            needed = float(value - gap / weight)
+            low, high = RANGES.get(name, (-np.inf, np.inf))
+            turns = needed if low <= needed <= high else np.nan
+            rows.append(SignalRow(name, float(value), float(weight * value), turns))
+    return (*rows, SignalRow("offset", np.nan, model.offset, np.nan))
 
 
 def _plain(
@@ -338,7 +355,7 @@ def _without_voters(
 ) -> list[str]:
     """How many of its nearest neighbours would have to be absent, none coming in their place."""
     places = [voter.rank - 1 for voter in first.voters]
-    for count in range(1, len(places) + 1):
+    for count in range(1, min(len(places), ABSENT) + 1):
         kept = np.delete(np.arange(neighbours.rows.shape[1]), places[:count])
         bonus = None if neighbours.bonus is None else neighbours.bonus[:, kept]
         fewer = Neighbours(neighbours.rows[:, kept], neighbours.similarities[:, kept], bonus)

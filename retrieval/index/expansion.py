@@ -28,8 +28,8 @@ from typing import Final, Self
 import numpy as np
 from pydantic import Field
 
-from retrieval.index.faiss_index import GPU_MOST_NEIGHBOURS, FaissIndex, IndexConfig
-from retrieval.index.neighbours import Neighbours
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.types import Flags, Integers, StrictModel, Vectors, unit_rows
 
 NUMBERS: Final = 1 << 23
@@ -106,7 +106,7 @@ class DatabaseAugmentation:
     nearest: Neighbours
 
     @classmethod
-    def of(cls, descriptors: Vectors, index: FaissIndex, config: ExpansionConfig) -> Self:
+    def of(cls, descriptors: Vectors, index: VectorIndex, config: ExpansionConfig) -> Self:
         """Search for every row's neighbours in an index of these very rows."""
         shape = (len(descriptors), config.gallery + 1)
         rows = np.full(shape, -1, dtype=np.int64)
@@ -150,7 +150,7 @@ class DatabaseAugmentation:
         return self._rows(chosen, without_self(_at(self.nearest, chosen), left_out))
 
     def search_without(
-        self, index: FaissIndex, queries: Vectors, own: Integers, k: int
+        self, index: VectorIndex, queries: Vectors, own: Integers, k: int
     ) -> Neighbours:
         """The k nearest augmented rows of each query in a gallery without one photograph.
 
@@ -219,12 +219,10 @@ class DatabaseAugmentation:
         return _expanded(np.asarray(self.descriptors[chosen]), near, self.config.alpha, rows_of)
 
     def _search_without(
-        self, index: FaissIndex, queries: Vectors, own: Integers, k: int
+        self, index: VectorIndex, queries: Vectors, own: Integers, k: int
     ) -> Neighbours:
         takers = self._takers(own)
-        wanted = k + 1 + takers.shape[1]
-        if index.device == "cuda":
-            wanted = min(wanted, GPU_MOST_NEIGHBOURS)
+        wanted = min(k + 1 + takers.shape[1], index.most_neighbours)
         found = index.search(queries, wanted)
         # A row is looked at where it first stands: takers as computed anew, then the others.
         rows = np.concatenate((own[:, None], takers, found.rows), axis=1)

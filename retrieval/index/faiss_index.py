@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.neighbours import Neighbours
-from retrieval.storage.files import atomic_write
+from retrieval.storage.files import atomic_write, writing
 from retrieval.storage.fingerprint import checksum
 from retrieval.types import Integers, StrictModel, Vectors
 from retrieval.vectors.checked import checked_rows
@@ -141,6 +142,11 @@ class FaissIndex:
         return int(self.index.d)
 
     @property
+    def most_neighbours(self) -> int:
+        """The largest k that it can be searched with."""
+        return GPU_MOST_NEIGHBOURS if self.device == "cuda" else sys.maxsize
+
+    @property
     def bytes_per_row(self) -> int:
         """Bytes that the index holds of a photograph: its code, without the tables they share.
 
@@ -222,6 +228,13 @@ class FaissIndex:
         if (index.ntotal, index.d) != (sidecar.count, sidecar.dimension):
             raise RunError(f"{folder / _SIDECAR_FILE}: belongs to another index.faiss")
         return cls(to_device(index, device), sidecar.config, sidecar.factory, device)
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Take away what :meth:`save` wrote, if anything."""
+        for name in (_SIDECAR_FILE, _INDEX_FILE):
+            with writing(folder / name):
+                (folder / name).unlink(missing_ok=True)
 
     def _on_cpu(self) -> Any:
         """The index as FAISS has it on the CPU: a copy, where it is on the GPU."""

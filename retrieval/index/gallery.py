@@ -8,7 +8,7 @@ from typing import Self
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
-from retrieval.index.neighbours import Neighbours
+from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.index.searcher import Searcher
 from retrieval.types import Flags, Integers, Vectors
 
@@ -64,7 +64,7 @@ class Gallery:
         codes: Integers,
         landmarks: list[str],
         bank: Vectors,
-        index: FaissIndex,
+        index: VectorIndex,
     ) -> Self:
         """A gallery of vectors alone, (n, d) of photographs and (m, d) of the bank; the latter is
         searched exactly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +34,20 @@ class Neighbours:
         """The k nearest."""
         bonus = None if self.bonus is None else self.bonus[:, :k]
         return Neighbours(self.rows[:, :k], self.similarities[:, :k], bonus)
+
+
+class VectorIndex(Protocol):
+    """What finds the nearest of n rows, whichever engine it asks."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    @property
+    def bytes_per_row(self) -> int: ...
+
+    @property
+    def most_neighbours(self) -> int: ...
+
+    def search(self, queries: NDArray[np.float32], k: int) -> Neighbours: ...

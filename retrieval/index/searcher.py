@@ -6,7 +6,8 @@ The steps of a search, each of which is there only if its part is:
 2. the query takes in its first few neighbours, and the nearest rows are looked for again;
 3. the rows that are most similar by visual words join them, and a row's similarity becomes
    ``(1 − share) * by descriptors + share * by words``;
-4. the first few are verified: inliers of the local features raise a row's similarity.
+4. the first few are verified: inliers of the local features raise a row's similarity. A query
+   whose answer is plain without is left as it is, where that is asked for.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pydantic import Field
 
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
+from retrieval.index.early_exit import PLENTY, EarlyExit
 from retrieval.index.expansion import DatabaseAugmentation, ExpansionConfig, expand, without_self
-from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.inverted_file import InvertedFile
-from retrieval.index.neighbours import Neighbours
+from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.index.verification import VerificationConfig, count_inliers, rerank
 from retrieval.local.features import LocalFeatures
 from retrieval.types import Integers, StrictModel, Vectors
@@ -78,17 +79,19 @@ class Searcher:
         config: of the steps.
         augmentation: what the rows of the index took in, where they did and photographs are left
             out again (held-out scoring); ``None`` elsewhere.
+        early_exit: which queries are not verified; ``None``: all are.
     """
 
-    index: FaissIndex
+    index: VectorIndex
     vectors: Vectors
     inverted: InvertedFile | None = None
     kept: KeptSource | None = None
     config: SearchConfig = PLAIN
     augmentation: DatabaseAugmentation | None = None
+    early_exit: EarlyExit | None = None
 
     @classmethod
-    def of(cls, index: Searcher | FaissIndex, vectors: Vectors) -> Searcher:
+    def of(cls, index: Searcher | VectorIndex, vectors: Vectors) -> Searcher:
         """A bare index of vectors as a searcher; a searcher as it is."""
         return index if isinstance(index, Searcher) else cls(index, vectors)
 
@@ -196,6 +199,9 @@ class Searcher:
         if self.kept is None or (queries.kept is None and own is None):
             raise ValueError("this gallery is verified: describe queries by its describer")
         near, kept, source = found.rows[:, : config.top], queries.kept, self.kept
+        plain = np.zeros(len(found), dtype=np.bool_)
+        if self.early_exit is not None and own is None:
+            plain = self.early_exit.plain(queries.vectors, found.first(config.top))
 
         def features(query: int) -> LocalFeatures:
             # Of gallery photographs nothing is kept beside their vectors where it is not stored.
@@ -206,6 +212,9 @@ class Searcher:
 
         def inliers(query: int) -> Integers:
             counts = np.zeros(near.shape[1], np.int64)
+            if plain[query]:
+                counts[0] = PLENTY
+                return counts
             there = np.flatnonzero(near[query] >= 0)
             others = [source.one(int(row)) for row in near[query][there]]
             counts[there] = count_inliers(features(query), others, config)

@@ -68,6 +68,9 @@ class VerificationConfig(StrictModel):
         min_inliers: a model with fewer is none.
         weight: the most that inliers add to a similarity.
         half: inliers from ``min_inliers`` on that add half of ``weight``.
+        early_exit: share of the queries whose answer is plain that verification may give another
+            one: these are then not verified (:mod:`retrieval.index.early_exit`), and their local
+            features not described; ``None``: every query is verified.
     """
 
     top: int = Field(50, ge=1, le=2048)
@@ -79,6 +82,7 @@ class VerificationConfig(StrictModel):
     min_inliers: int = Field(5, ge=4, le=100_000)
     weight: float = Field(0.5, ge=0.0, le=1e3)
     half: float = Field(4.0, ge=1e-3, le=1e6)
+    early_exit: float | None = Field(None, ge=1e-4, le=0.5)
 
 
 @dataclass(frozen=True)

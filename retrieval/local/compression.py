@@ -20,6 +20,7 @@ from retrieval.local.features import COLUMNS, LocalFeatures, joined, no_features
 from retrieval.local.reduction import SAMPLES, projected
 from retrieval.local.sampling import require_enough, sample_descriptors
 from retrieval.storage.ragged import Ragged, starts_of
+from retrieval.threads import in_threads
 from retrieval.types import StrictModel
 from retrieval.vectors.projection import Projection, learn_projection
 
@@ -94,7 +95,7 @@ class FeatureCompressor:
     def keep(self, features: Sequence[LocalFeatures]) -> CompressedFeatures:
         """The strongest features of each photograph, projected."""
         dimension = self.dimension  # first, since it refuses what is not fitted
-        return CompressedFeatures.of([self._small(one) for one in features], dimension)
+        return CompressedFeatures.of(list(in_threads(self._small, features)), dimension)
 
     @property
     def dimension(self) -> int:

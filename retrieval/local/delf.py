@@ -12,9 +12,10 @@ Keypoints lie on a coarse grid (16 pixels at ResNet's layer3, at scale 1) and ha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from torch.nn.functional import interpolate, relu, softplus
 
 from retrieval.devices import CPU
 from retrieval.errors import ConfigError, WeightsError
+from retrieval.frontend import Shared
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
 from retrieval.networks.running import MIN_SIDE
@@ -159,6 +161,10 @@ class DelfDetector(Local):
     """See :class:`DelfConfig`; made by :func:`build`.
 
     One photograph is a batch, at all its scales.
+
+    Attributes:
+        passes: another extractor's trunk, by whose passes at the same sizes the map comes too
+            (:data:`retrieval.frontend.Shared`); or ``None``.
     """
 
     config: DelfConfig
@@ -168,6 +174,7 @@ class DelfDetector(Local):
     checksum: str | None
     device: torch.device
     dimension: int
+    passes: Trunk | None = field(default=None, repr=False)
     batched = True
     batch = 1
 
@@ -186,29 +193,70 @@ class DelfDetector(Local):
         shown = self.config.model_dump(
             mode="json", exclude={"layer", "weights", "runtime", "quantised"}
         )
-        learnt = {"attention": self.checksum}
+        learnt: dict[str, Any] = {"attention": self.checksum}
+        if self.passes is not None:
+            learnt["passes"] = self.passes.identity
         return {**shown, **self.trunk.identity, **learnt}
 
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
-        return [self._one(photograph) for photograph in photographs]
+        return self.start(self.prepare(photographs))()
 
-    def columns(self, photograph: Photograph, scale: float) -> tuple[Tensor, NDArray[np.float32]]:
+    def prepare(
+        self, photographs: Sequence[Photograph], shared: Shared | None = None
+    ) -> Sequence[Photograph]:
+        """The photographs; others' passes are asked for."""
+        if shared is not None and self.passes is not None:
+            shared.setdefault(self.passes.network, {})
+        return photographs
+
+    def start(
+        self, prepared: Sequence[Photograph], shared: Shared | None = None
+    ) -> Callable[[], list[LocalFeatures]]:
+        """All of it is done when it is waited for: others' passes are there by then."""
+
+        def features() -> list[LocalFeatures]:
+            known = self._known(shared or {})
+            return [
+                self._one(one, {size: maps[i] for size, maps in known.items()})
+                for i, one in enumerate(prepared)
+            ]
+
+        return features
+
+    def _known(self, shared: Shared) -> dict[tuple[int, int], Tensor]:
+        """Maps (n, c, h, w) of others' passes, by the (height, width) that was seen."""
+        if self.passes is None:
+            return {}
+        place = self.passes.layers.index(self.config.layer)
+        outputs = shared.get(self.passes.network, {})
+        return {size: found[place][0] for size, found in outputs.items()}
+
+    def columns(
+        self,
+        photograph: Photograph,
+        scale: float,
+        known: Mapping[tuple[int, int], Tensor] = MappingProxyType({}),
+    ) -> tuple[Tensor, NDArray[np.float32]]:
         """A photograph's map at one scale, as (n, c) columns of its n places.
 
         Also (n, 4) where each looks: centre (x, y) and size (x, y) of its receptive field, in
         pixels of the photograph as it is given.
+
+        Args:
+            known: maps (c, h, w) that are there already, by the (height, width) that was seen.
         """
-        size = np.array(photograph.shape[:2])
-        with torch.inference_mode():
-            values = self.values(photograph, scale)
-            ((found, _),) = self.trunk.outputs(values)
-        seen = np.array(values.shape[-2:])
+        size, seen = np.array(photograph.shape[:2]), self._seen_at(photograph, scale)
+        found = known.get(seen)
+        if found is None:
+            with torch.inference_mode():
+                ((maps, _),) = self.trunk.outputs(self.values(photograph, scale))
+            found = maps[0]
         places = np.indices(found.shape[-2:]).reshape(2, -1).T
-        shown = size / seen
+        shown = size / np.array(seen)
         centres = (self.geometry.start + places * self.geometry.step + 0.5) * shown - 0.5
         sizes = np.broadcast_to(self.geometry.size * shown, centres.shape)
         looks = np.hstack([np.clip(centres, 0, size - 1)[:, ::-1], sizes[:, ::-1]])
-        return found[0].flatten(1).T, looks.astype(np.float32)
+        return found.flatten(1).T, looks.astype(np.float32)
 
     def shown(self, photograph: Photograph) -> list[Tensor]:
         """All that the network sees of a photograph, (1, 3, h, w) each."""
@@ -216,21 +264,29 @@ class DelfDetector(Local):
 
     def values(self, photograph: Photograph, scale: float) -> Tensor:
         """(1, 3, h, w): a photograph at one scale, as the network takes it."""
-        size = np.array(photograph.shape[:2])
-        factor = scale * min(self.config.size, size.max()) / size.max()
-        seen = np.maximum(np.rint(size * factor), MIN_SIDE).astype(int)
+        seen = self._seen_at(photograph, scale)
         values = self.trunk.normalised(torch.tensor(photograph, device=self.device)[None])
-        if (seen != size).any():
+        if seen != photograph.shape[:2]:
+            # Channel by channel is faster, to the same numbers.
             values = interpolate(
-                values, seen.tolist(), mode=self.trunk.interpolation, antialias=True
+                values.contiguous(), seen, mode=self.trunk.interpolation, antialias=True
             )
         return values.to(self.trunk.dtype).contiguous(memory_format=torch.channels_last)
 
-    def _one(self, photograph: Photograph) -> LocalFeatures:
+    def _seen_at(self, photograph: Photograph, scale: float) -> tuple[int, int]:
+        """The (height, width) at which the network sees a photograph."""
+        size = np.array(photograph.shape[:2])
+        factor = scale * min(self.config.size, size.max()) / size.max()
+        height, width = np.maximum(np.rint(size * factor), MIN_SIDE).astype(int).tolist()
+        return height, width
+
+    def _one(
+        self, photograph: Photograph, known: Mapping[tuple[int, int], Tensor]
+    ) -> LocalFeatures:
         size = (photograph.shape[0], photograph.shape[1])
         if min(size) < LEAST_SIDE:
             return no_features(self.dimension, size, signed=True)
-        seen = [self.columns(photograph, scale) for scale in self.config.scales]
+        seen = [self.columns(photograph, scale, known) for scale in self.config.scales]
         with torch.inference_mode():
             scores = torch.cat([self._scores(columns) for columns, _ in seen]).cpu().numpy()
             looks = np.concatenate([one for _, one in seen])
@@ -260,11 +316,17 @@ class DelfDetector(Local):
         order = np.lexsort([width, x, y, -scores])
         order = order[scores[order] > self.config.threshold]
         edges = np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)
-        # By rank: equal scores would leave the order to how they are sorted.
+        # By rank: equal scores would leave the order to how they are sorted. Weaker ones take
+        # nothing from stronger ones, and its cost is their number squared: as few as will do.
         ranks = torch.arange(len(order), 0, -1, dtype=torch.float32)
-        kept = nms(torch.from_numpy(edges[order]), ranks, self.config.overlap).numpy()
-        strongest: NDArray[np.int64] = order[kept[: self.config.keypoints]]
-        return strongest
+        tried = self.config.keypoints
+        while True:
+            boxes = torch.from_numpy(edges[order[:tried]])
+            kept = nms(boxes, ranks[:tried], self.config.overlap).numpy()[: self.config.keypoints]
+            if len(kept) == self.config.keypoints or tried >= len(order):
+                strongest: NDArray[np.int64] = order[kept]
+                return strongest
+            tried *= 2
 
 
 def _lengths(columns: Tensor) -> Tensor:

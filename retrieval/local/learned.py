@@ -4,6 +4,8 @@ Zhao et al., "ALIKED: A lighter keypoint and descriptor extraction network via d
 transformation" (IEEE Transactions on Instrumentation and Measurement 2023), by kornia, which is an
 optional part of the installation. Its weights are a file that the user has: nothing is downloaded.
 Keypoints have neither a scale nor a direction; the descriptors bear turns of up to some 60 degrees.
+The maps are those of :mod:`retrieval.local.aliked_network`, by the runtime that networks have here;
+keypoints and descriptors are chosen in float32 by torch.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from retrieval.errors import ConfigError, WeightsError
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
+from retrieval.networks.runtime import Runtime, settled
+from retrieval.networks.trunk import Trunk
 from retrieval.types import Photograph, StrictModel
 
 NETWORK: Final = "aliked-n16rot"
@@ -32,6 +37,9 @@ MIN_SIDE: Final = 16
 """Smaller photographs are all border to the network."""
 DIAMETER: Final = 16.0
 """ALIKED measures no scale: all its keypoints are given the same."""
+BLACK: Final = (0.0, 0.0, 0.0)
+WHITE: Final = (1.0, 1.0, 1.0)
+"""Colours as the network takes them: in 0 to 1, not normalised."""
 MADE: Final = {"dkd.hw_grid"}
 """What the network makes for itself, and files lack."""
 
@@ -45,6 +53,7 @@ class AlikedConfig(StrictModel):
         size: longest side of the photograph in pixels.
         keypoints: the strongest this many are kept.
         threshold: least score of a keypoint, in 0 to 1.
+        precision, runtime: of the maps, as of :func:`retrieval.networks.runtime.settled`.
     """
 
     kind: Literal["aliked"] = "aliked"
@@ -52,6 +61,8 @@ class AlikedConfig(StrictModel):
     size: int = Field(512, ge=MIN_SIDE, le=4096)
     keypoints: int = Field(800, ge=1, le=20_000)
     threshold: float = Field(0.2, ge=1e-6, lt=1.0)
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    runtime: Runtime = "auto"
 
 
 @dataclass(frozen=True)
@@ -63,9 +74,10 @@ class AlikedDetector(Local):
     """
 
     config: AlikedConfig
-    network: nn.Module = field(repr=False)
+    trunk: Trunk = field(repr=False)
+    keypoints: nn.Module = field(repr=False)
+    head: nn.Module = field(repr=False)
     device: torch.device
-    checksum: str
     dimension = DIMENSION
     batched = True
     batch = 1
@@ -82,8 +94,8 @@ class AlikedDetector(Local):
         return photograph.shape[0], photograph.shape[1]
 
     def identity(self) -> dict[str, Any]:
-        shown = self.config.model_dump(exclude={"weights"})
-        return {**shown, "network": NETWORK, "weights": self.checksum}
+        shown = self.config.model_dump(exclude={"weights", "runtime"})
+        return {**shown, **self.trunk.identity}
 
     def features(self, photographs: Sequence[Photograph]) -> list[LocalFeatures]:
         return [self._one(photograph) for photograph in photographs]
@@ -92,12 +104,9 @@ class AlikedDetector(Local):
         size = (photograph.shape[0], photograph.shape[1])
         if min(size) < MIN_SIDE:
             return no_features(DIMENSION, size, signed=True)
-        values = torch.tensor(photograph, device=self.device).permute(2, 0, 1)[None]
         with torch.inference_mode():
-            (found,) = self.network(values.float() / 255)
-        points = found.keypoints.float().cpu().numpy()
-        scores = found.keypoint_scores.float().cpu().numpy()
-        descriptors = found.descriptors.float().cpu().numpy()
+            points, scores, descriptors = self._found(photograph)
+        points *= np.array(size[::-1], np.float32) - 1
         # Where no score passes the threshold, kornia lowers it.
         order = np.lexsort([points[:, 0], points[:, 1], -scores])
         order = order[scores[order] > self.config.threshold]
@@ -108,6 +117,24 @@ class AlikedDetector(Local):
             codes=encode(descriptors[order], signed=True),
             size=size,
         )
+
+    def _found(self, photograph: Photograph) -> tuple[NDArray[np.float32], ...]:
+        """(k, 2) x and y in 0 to 1, (k,) scores and (k, 128) unit descriptors of keypoints."""
+        from retrieval.local.aliked_network import LAYERS, descriptors, padded
+
+        height, width = photograph.shape[:2]
+        given = torch.tensor(photograph, device=self.device)[None]
+        values, left, above = padded(self.trunk.normalised(given))
+        values = values.to(self.trunk.dtype).contiguous(memory_format=torch.channels_last)
+        maps = self.trunk.network(values)
+        *features, scores = (maps[layer].float() for layer in LAYERS)
+        inside = scores[:, None, above : above + height, left : left + width, 0]
+        (found,), (strength,), _ = self.keypoints(inside)
+        points = found / 2 + 0.5
+        rows = torch.zeros(0, DIMENSION)
+        if len(points):
+            rows = descriptors(features, points, (height, width), (left, above), self.head)
+        return points.cpu().numpy(), strength.cpu().numpy(), rows.cpu().numpy()
 
 
 def located(config: AlikedConfig, given: Path | None) -> AlikedConfig:
@@ -136,6 +163,8 @@ def build(config: AlikedConfig, device: str) -> AlikedDetector:
     """
     try:
         from kornia.feature import ALIKED
+
+        from retrieval.local.aliked_network import LAYERS, STEP, AlikedMaps
     except ModuleNotFoundError:
         raise ConfigError(
             "the detector aliked needs kornia, which is not installed: pip install '.[learned]'"
@@ -150,7 +179,11 @@ def build(config: AlikedConfig, device: str) -> AlikedDetector:
     _check(Path(config.weights), state, network.state_dict())
     network.load_state_dict(state, strict=False)
     where = torch.device(device)
-    return AlikedDetector(config, network.eval().to(where), where, _digest(state))
+    head, keypoints = network.eval().desc_head.to(where), network.dkd.to(where)
+    identity = {"network": NETWORK, "layers": list(LAYERS), "weights": _digest(state)}
+    trunk = Trunk(AlikedMaps(network).eval(), LAYERS, BLACK, WHITE, "bilinear", identity, step=STEP)
+    trunk = settled(trunk, where, config.precision, config.runtime)
+    return AlikedDetector(config, trunk, keypoints, head, where)
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:

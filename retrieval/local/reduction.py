@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from retrieval.local.features import LocalFeatures, encode
 from retrieval.local.sampling import require_enough, sample_descriptors
+from retrieval.threads import in_threads
 from retrieval.types import StrictModel, unit_rows
 from retrieval.vectors.projection import Projection, learn_projection
 
@@ -92,4 +94,4 @@ class _Reduced(Sequence[LocalFeatures]):
         return projected(self.features[place], self.projection)
 
     def __iter__(self) -> Iterator[LocalFeatures]:
-        return (projected(one, self.projection) for one in self.features)
+        return in_threads(partial(projected, projection=self.projection), self.features)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import cv2
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from retrieval.frontend import Shared
 from retrieval.local.base import ClassicalDetector
 from retrieval.local.features import LocalFeatures, encode, no_features
 from retrieval.types import Photograph, StrictModel, unit_rows
@@ -46,13 +49,36 @@ class SiftConfig(StrictModel):
     root: bool = True
 
 
+@dataclass(frozen=True)
 class SiftDetector(ClassicalDetector[SiftConfig]):
-    """See :class:`SiftConfig`."""
+    """See :class:`SiftConfig`.
 
+    Attributes:
+        paired: whether another frontend is the same but for ``upright``, and the first of them
+            describes for both (:data:`retrieval.frontend.Shared`).
+    """
+
+    paired: bool = False
     dimension = DIMENSION
 
     def detect(self, photograph: Photograph) -> LocalFeatures:
         return detect(photograph, self.config)
+
+    def prepare(
+        self, photographs: Sequence[Photograph], shared: Shared | None = None
+    ) -> list[LocalFeatures]:
+        """Their features: nothing is left to be done on a device."""
+        if shared is None or not self.paired:
+            return self.features(photographs)
+        both = self.config.model_copy(update={"upright": True})
+        if both not in shared:
+            shared[both] = [detect_both(one, both) for one in photographs]
+        return [found[self.config.upright] for found in shared[both]]
+
+    def start(
+        self, prepared: list[LocalFeatures], shared: Shared | None = None
+    ) -> Callable[[], list[LocalFeatures]]:
+        return lambda: prepared
 
 
 _detectors = threading.local()
@@ -76,6 +102,43 @@ def detect(photograph: Photograph, config: SiftConfig) -> LocalFeatures:
     if raw is None or not len(keypoints):
         return no_features(DIMENSION, size)
     return _sorted(keypoints, np.asarray(raw, dtype=np.float32), config, size)
+
+
+def detect_both(photograph: Photograph, config: SiftConfig) -> dict[bool, LocalFeatures]:
+    """:func:`detect` with ``upright`` and without: keypoints are found once, and described in one
+    call, for which OpenCV makes one pyramid."""
+    size = (photograph.shape[0], photograph.shape[1])
+    configs = {upright: config.model_copy(update={"upright": upright}) for upright in (True, False)}
+    if min(size) < MIN_SIDE:
+        return {upright: no_features(DIMENSION, size) for upright in configs}
+    grey = cv2.cvtColor(photograph, cv2.COLOR_RGB2GRAY)
+    detector = _detector(configs[True])
+    turned = detector.detect(grey, None)
+    if not any(_octave(one) < 0 for one in turned):
+        # OpenCV would begin the pyramid for given keypoints with the octave of theirs.
+        return {upright: detect(photograph, own) for upright, own in configs.items()}
+    turned = sorted(turned, key=_strength)
+    # Copies: what is upright loses its angle.
+    upright = _upright([cv2.KeyPoint(*_parts(one)) for one in turned], config.keypoints)
+    turned = turned[: config.keypoints]
+    keypoints, raw = detector.compute(grey, [*upright, *turned])
+    rows = np.asarray(raw, dtype=np.float32)
+    many = len(upright)
+    return {
+        True: _sorted(keypoints[:many], rows[:many], configs[True], size),
+        False: _sorted(keypoints[many:], rows[many:], configs[False], size),
+    }
+
+
+def _octave(keypoint: Any) -> int:
+    """Of the pyramid, -1 for the enlarged photograph; OpenCV packs it into a byte."""
+    byte = int(keypoint.octave) & 255
+    return byte - 256 if byte > 127 else byte
+
+
+def _parts(keypoint: Any) -> tuple[Any, ...]:
+    x, y = keypoint.pt
+    return (x, y, keypoint.size, keypoint.angle, keypoint.response, keypoint.octave)
 
 
 def normalised(raw: NDArray[np.float32], root: bool) -> NDArray[np.float32]:

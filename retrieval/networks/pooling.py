@@ -139,10 +139,13 @@ def rmac(feature_map: Tensor, levels: int) -> Tensor:
         (n, c) float32.
     """
     height, width = feature_map.shape[-2:]
-    maxima = [
-        mac(feature_map[..., top : top + side, left : left + side])
-        for top, left, side in regions(height, width, levels)
-    ]
+    found = regions(height, width, levels)
+    # Regions beside each other share the maxima of their columns, which are quick to take.
+    columns = {
+        (top, side): feature_map[..., top : top + side, :].amax(dim=-2, keepdim=True)
+        for top, side in {(top, side) for top, _, side in found}
+    }
+    maxima = [mac(columns[top, side][..., left : left + side]) for top, left, side in found]
     return torch.stack([normalize(one, dim=1) for one in maxima]).sum(dim=0)
 
 

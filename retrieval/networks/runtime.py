@@ -253,9 +253,14 @@ def _key(trunk: Trunk) -> str:
     return fingerprint({**trunk.identity, "square": trunk.square, "openvino": version})
 
 
+def cannot_run_eight_bits(device: torch.device) -> str | None:
+    """Why no network of eight bits can run here; ``None`` where it can."""
+    return _why_torch(device, "openvino")
+
+
 def cannot_quantise(device: torch.device) -> str | None:
     """Why no network can be made of eight bits here; ``None`` where it can."""
-    refused = _why_torch(device, "openvino")
+    refused = cannot_run_eight_bits(device)
     if refused is None and importlib.util.find_spec("nncf") is None:
         return "nncf is not installed: pip install '.[quantise]'"
     return refused

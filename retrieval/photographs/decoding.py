@@ -33,7 +33,7 @@ from retrieval.photographs.file_kinds import HEAD, photograph_kind
 from retrieval.photographs.jpeg import Layout, decode_whole, read_layout
 from retrieval.photographs.memory import MemoryBudget
 from retrieval.photographs.png import SIGNATURE, PlainPng, plain_png
-from retrieval.photographs.refusals import not_a_photograph, refuse_slow, refuse_zeros
+from retrieval.photographs.refusals import not_a_photograph, refuse_undecoded
 
 PillowImage = Image.Image
 """What Pillow opens; other modules take it from here."""
@@ -84,8 +84,7 @@ def decode(
     """
     try:
         png = plain_png(data) if data.startswith(SIGNATURE) else None
-        refuse_zeros(data)
-        refuse_slow(data)
+        refuse_undecoded(data)
         formats = _with_heif() if photograph_kind(data[:HEAD]) == "HEIC" else FORMATS
         with Image.open(io.BytesIO(png.data if png else data), formats=formats) as image:
             return _pixels(image, data, png, longest_side, max_pixels)

@@ -39,7 +39,6 @@ class FetchConfig(StrictModel):
         backoff_cap_seconds: cap on that pause, and on what a Retry-After header may ask for.
         max_bytes: cap on one photograph.
         bytes_in_flight: cap on the bytes that are arriving or waiting to be taken, in all.
-        look_ahead: URLs that :func:`fetch_all` has begun and not yet handed over.
         max_redirects: redirects followed for one URL.
         allow_private: fetch from loopback, private and other addresses that are not public.
         user_agent: sent to the servers; some (Wikimedia) ask for a way to reach you in it.
@@ -56,7 +55,6 @@ class FetchConfig(StrictModel):
     backoff_cap_seconds: float = Field(default=30.0, ge=0, le=86_400.0)
     max_bytes: int = Field(default=32 * MIB, ge=1, le=2**34)
     bytes_in_flight: int = Field(default=256 * MIB, ge=1, le=2**40)
-    look_ahead: int = Field(default=256, ge=1, le=1_000_000)
     max_redirects: int = Field(default=5, ge=0, le=20)
     allow_private: bool = False
     user_agent: str = Field(default="landmarks (photograph fetcher)", min_length=1)

@@ -15,12 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -30,15 +27,6 @@ from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.http_client import Client, Lookup, system_lookup
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """One row's outcome: exactly one of ``data`` and ``error`` is there."""
-
-    row: int
-    data: bytes | None
-    error: FetchError | None
 
 
 class Fetcher:
@@ -93,14 +81,6 @@ class Fetcher:
 
         return asyncio.run_coroutine_threadsafe(fetch_then(), self._loop)
 
-    def fetch(self, url: str) -> Future[bytes]:
-        """Fetch ``url``; the caller must :meth:`release` the bytes."""
-        return asyncio.run_coroutine_threadsafe(self._opened().fetch(url), self._loop)
-
-    def release(self, data: bytes) -> None:
-        """Say that these bytes have been taken, so that others may arrive."""
-        self._loop.call_soon_threadsafe(self._opened().budget.release, len(data))
-
     def download(self, url: str, path: Path, *, max_bytes: int, resume: bool = True) -> None:
         """Download one large file to ``path`` by way of ``<path>.part``; returns when it is there.
 
@@ -150,45 +130,3 @@ class Fetcher:
             await asyncio.wait(tasks, timeout=0.1)
         if client is not None:
             await client.close()
-
-
-def fetch_all(
-    urls: Iterable[tuple[int, str]], config: FetchConfig, lookup: Lookup | None = None
-) -> Iterator[Fetched]:
-    """Fetch many URLs, in the order in which they arrive.
-
-    Args:
-        urls: (row, URL) pairs, read as far ahead as ``config.look_ahead`` and no further.
-        config: limits and timeouts.
-        lookup: how names become addresses; the system's way by default.
-
-    Yields:
-        each row exactly once. Leaving the loop early stops what is under way.
-    """
-    done: queue.SimpleQueue[tuple[int, Future[bytes]]] = queue.SimpleQueue()
-    pending = iter(urls)
-    begun = 0
-    with Fetcher(config, lookup) as fetcher:
-
-        def begin() -> bool:
-            for row, url in pending:
-                fetcher.fetch(url).add_done_callback(partial(arrived, row))
-                return True
-            return False
-
-        def arrived(row: int, future: Future[bytes]) -> None:
-            done.put((row, future))
-
-        while begun < config.look_ahead and begin():
-            begun += 1
-        while begun:
-            row, future = done.get()
-            begun -= 1
-            try:
-                data = future.result()
-            except FetchError as error:
-                yield Fetched(row, None, error)
-            else:
-                fetcher.release(data)
-                yield Fetched(row, data, None)
-            begun += begin()

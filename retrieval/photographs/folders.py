@@ -120,6 +120,21 @@ def scan_folder(folder: Path) -> FolderScan:
                  " (expected LANDMARK/PHOTOGRAPH.jpg)")  # fmt: skip
 
 
+def scan_bank(folder: Path) -> FolderScan:
+    """Every photograph below a folder, as of no landmark, whatever its folders mean.
+
+    Raises:
+        TableError: there are none, or a name cannot be understood.
+    """
+    _refuse_name(folder)
+    walk = _Walk(folder)
+    paths = list(walk.photographs(""))
+    _refuse_unreadable(folder, [path for path in paths if not _is_text(path)])
+    if not paths:
+        raise TableError("; ".join([f"{folder}: no photographs in this folder", *walk.notes()]))
+    return FolderScan(folder, paths, [None] * len(paths), walk.notes())
+
+
 def scan_data_set(folder: Path) -> tuple[FolderScan, FolderScan | None]:
     """The photographs of a data set: gallery and bank, and the test where folders tell it.
 
@@ -316,8 +331,8 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
     """The photographs in classes' folders, each given by its path and its name."""
     paths: list[str] = []
     landmarks: list[str | None] = []
-    empty, unreadable = [], 0
-    first_unreadable = ""
+    empty: list[str] = []
+    unreadable: list[str] = []
     written: dict[str, list[str]] = defaultdict(list)
     for place, name in classes:
         found = list(walk.photographs(place))
@@ -325,8 +340,7 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
             empty.append(place)
             continue
         wrong = [path for path in found if not _is_text(path)]
-        first_unreadable = first_unreadable or next(iter(wrong), "")
-        unreadable += len(wrong)
+        unreadable += wrong
         if wrong:
             continue
         _refuse_inner_split(walk.root, place, found)
@@ -335,11 +349,7 @@ def _scan(walk: _Walk, classes: Sequence[tuple[str, str]], nothing: str) -> Fold
             written[label].append(place)
         paths += found
         landmarks += [label] * len(found)
-    if unreadable:
-        raise TableError(
-            f"{escaped(str(walk.root / first_unreadable))}: the name is not UTF-8"
-            f" ({counted(unreadable, 'photograph')} with such names): rename it (convmv does many)"
-        )
+    _refuse_unreadable(walk.root, unreadable)
     notes = walk.notes()
     if not paths:
         raise TableError("; ".join([nothing, *notes]))
@@ -449,6 +459,14 @@ def _refuse_nested_ids(root: Path, paths: Iterable[str]) -> None:
 def _refuse_name(folder: Path) -> None:
     if not _is_text(str(folder)):
         raise TableError(f"{escaped(str(folder))}: the name is not UTF-8: rename it")
+
+
+def _refuse_unreadable(root: Path, paths: Sequence[str]) -> None:
+    if paths:
+        raise TableError(
+            f"{escaped(str(root / paths[0]))}: the name is not UTF-8"
+            f" ({counted(len(paths), 'photograph')} with such names): rename it (convmv does many)"
+        )
 
 
 def _is_text(name: str) -> bool:

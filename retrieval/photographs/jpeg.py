@@ -117,18 +117,12 @@ class Layout:
 
     Attributes:
         cut: the file ends within the last scan, so there is no end marker.
+        coefficients: bytes in which libjpeg keeps them: none where one scan holds everything.
     """
 
-    frame: Frame
     scans: tuple[Scan, ...]
     cut: bool
-
-    @property
-    def coefficients(self) -> int:
-        """Bytes in which libjpeg keeps all coefficients: none where one scan holds everything."""
-        if len(self.scans) == 1 and not self.frame.progressive:
-            return 0
-        return self.frame.blocks(self.frame.components) * COEFFICIENTS * 2
+    coefficients: int
 
 
 def read_layout(data: bytes) -> Layout:
@@ -155,7 +149,7 @@ def read_layout(data: bytes) -> Layout:
                 raise DecodeError(
                     f"JPEG of {len(scans) + 1} or more scans takes too long to decode"
                 )
-            _check_pieces(data, frame, scan, interval)
+            _check_pieces(frame, scan, interval)
             if not _zeros_are_plain(scan, codes):
                 scan = _without_zeros(data, scan)
             scans.append(scan)
@@ -163,7 +157,12 @@ def read_layout(data: bytes) -> Layout:
                 break  # whatever follows adds nothing to the pixels
     if frame is None or not _complete(frame, scans):
         raise _damaged("scans are missing")
-    return Layout(frame, tuple(scans), scans[-1].pieces[-1][1] >= len(data.rstrip(b"\xff")))
+    at_once = len(scans) == 1 and not frame.progressive
+    return Layout(
+        tuple(scans),
+        cut=scans[-1].pieces[-1][1] >= len(data.rstrip(b"\xff")),
+        coefficients=0 if at_once else frame.blocks(frame.components) * COEFFICIENTS * 2,
+    )
 
 
 def decode_whole(decoder: Decoder, data: bytes, layout: Layout) -> None:
@@ -309,7 +308,7 @@ def _without_fill(data: bytes, start: int, stop: int) -> int:
     return start + len(data[start:stop].rstrip(b"\xff")) if data[stop - 1] == 0xFF else stop
 
 
-def _check_pieces(data: bytes, frame: Frame, scan: Scan, interval: int) -> None:
+def _check_pieces(frame: Frame, scan: Scan, interval: int) -> None:
     if not interval:
         return
     wanted = ceil(frame.units(scan.components) / interval)

@@ -27,25 +27,19 @@ _TIFF_STARTS: Final = {
 _PLAIN_PNM: Final = (b"P1", b"P2", b"P3")
 
 
-def refuse_zeros(data: bytes) -> None:
-    """Refuse stretches of zeros, as lost sectors leave, in formats whose decoders take them.
+def refuse_undecoded(data: bytes) -> None:
+    """Refuse files in which decoders take lost sectors for pixels, or spend a time that their
+    pixels do not account for.
 
     Lossy WebP is not told apart: a plain surface is coded by zeros there.
 
     Raises:
-        DecodeError: there are some.
+        DecodeError: stretches of zeros, as lost sectors leave them; a TIFF of very many strips or
+            tiles, or pixels written as a long text.
     """
     lossless_webp = data[8:16] == b"WEBPVP8L" and data.find(bytes(64), 20) >= 0
     if lossless_webp or (data[4:8] == b"ftyp" and data.find(bytes(_ZEROS_OF_AVIF)) >= 0):
         raise DecodeError("damaged or truncated photograph (zeros in place of pixels)")
-
-
-def refuse_slow(data: bytes) -> None:
-    """Refuse files over which Pillow spends a time that their pixels do not account for.
-
-    Raises:
-        DecodeError: a TIFF of very many strips or tiles, or pixels written as a long text.
-    """
     if data.startswith(_PLAIN_PNM) and len(data) > MAX_PLAIN_BYTES:
         raise DecodeError(f"plain PNM of over {MAX_PLAIN_BYTES >> 20} MiB: save it as PNG")
     if (strips := _strips(data)) > MAX_STRIPS:

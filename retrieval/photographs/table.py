@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from retrieval.errors import TableError
 from retrieval.photographs.columns import CELLS, LIKE_PATH, check_header, did_you_mean
 from retrieval.photographs.delimited import open_table
-from retrieval.photographs.folders import FolderScan, scan_data_set, scan_folder
+from retrieval.photographs.folders import FolderScan, scan_bank, scan_data_set, scan_folder
 from retrieval.photographs.labels import label_in_row, looks, shown
 from retrieval.photographs.landmark_names import read_names
 from retrieval.types import STRING
@@ -102,13 +102,7 @@ def load_data_set(
             f" ({len(unlabelled)} rows have none); photographs of no landmark belong in {BANK}"
         )
     none, asked = table_in(folder, BANK), table_in(folder, TEST)
-    bank = read_table(none, bank=True) if none.exists() else empty_table()
-    labelled = bank[bank["landmark"].notna()]
-    if len(labelled):
-        raise TableError(
-            f"{none}, row {labelled['row'].iloc[0]}: a photograph of no landmark has"
-            f" landmark_id {labelled['landmark'].iloc[0]!r}; leave the cell empty or move the row"
-        )
+    bank = read_bank(none) if none.exists() else empty_table()
     _refuse_shared_ids(found, rows, none, bank)
     test = read_table(asked, bank=True) if asked.exists() else None
     return DataSet(folder, rows, bank, test, read_names(folder))
@@ -141,6 +135,25 @@ def read_table(
             " no landmark, say so: --bank"
         )
     return table
+
+
+def read_bank(path: Path, *, say: Callable[[str], None] = log.warning) -> pd.DataFrame:
+    """As :func:`read_table`, of photographs of no landmark: a CSV, or a folder of photographs,
+    whatever its folders mean.
+
+    Raises:
+        TableError: naming the file and the row; a row has a landmark.
+    """
+    if path.is_dir():
+        return _scanned(scan_bank(path), say)
+    bank = read_table(path, bank=True)
+    labelled = bank[bank["landmark"].notna()]
+    if len(labelled):
+        raise TableError(
+            f"{path}, row {labelled['row'].iloc[0]}: a photograph of no landmark has"
+            f" landmark_id {labelled['landmark'].iloc[0]!r}; leave the cell empty or move the row"
+        )
+    return bank
 
 
 def table_in(folder: Path, name: str) -> Path:

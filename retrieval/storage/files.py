@@ -185,6 +185,32 @@ def read_sealed(path: Path, remedy: str = AGAIN, unsealed: Collection[str] = ())
     return found
 
 
+def sealed_line(value: Mapping[str, Any]) -> bytes:
+    """A JSON object on a line of its own, with its own checksum in it."""
+    sealed = {**value, SEAL: seal(value)}
+    return json.dumps(sealed, sort_keys=True, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def read_sealed_line(line: bytes) -> dict[str, Any]:
+    """What :func:`sealed_line` was given.
+
+    Raises:
+        ValueError: damaged, or written in part.
+    """
+    found = json.loads(line)
+    if not isinstance(found, dict) or found.pop(SEAL, None) != seal(found):
+        raise ValueError("changed since it was written")
+    return found
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file; on the disk once this returns. A kill may leave a part of it."""
+    with writing(path), path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read_tensors(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Read arrays of a run's safetensors file.
 

@@ -7,7 +7,6 @@ all. ``network.safetensors`` and ``training.json`` are there once the training i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,8 @@ from retrieval.storage.files import (
     write_json,
     write_sealed,
 )
-from retrieval.storage.fingerprint import checksum, first_difference
+from retrieval.storage.fingerprint import checksum
+from retrieval.storage.journal import as_json, take_up
 from retrieval.training.watching import Epoch
 from retrieval.types import STRING, Flags
 
@@ -62,17 +62,8 @@ class Checkpoint:
 
 def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
     """Make the folder one of this training; what another left there goes, and the log says why."""
-    before: dict[str, Any] | None = None
-    if (folder / STARTED).exists():
-        try:
-            before = read_json(folder / STARTED)
-        except RunError as error:
-            log.warning("%s, so it is trained anew", without_remedy(error))
-    wanted = json.loads(json.dumps(made_from))
-    changed = first_difference(before, wanted) if before is not None else None
-    if changed is not None:
-        log.info("%s: %s changed, so it is trained anew", folder, changed)
-    if before is None or changed is not None:
+    wanted, path = as_json(made_from), folder / STARTED
+    if take_up(folder, path, wanted, lambda: (read_json(path), True)) is None:
         for name in (STARTED, RECORD, NETWORK, PHOTOGRAPHS):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

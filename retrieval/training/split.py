@@ -57,9 +57,9 @@ def split(table: pd.DataFrame, validation: float, subset: float, seed: int) -> C
     codes = pd.Categorical(table["landmark"], categories=landmarks).codes.astype(np.int64)
     if len(landmarks) < 2:
         raise TrainingError(f"training needs two landmarks, the gallery has {len(landmarks)}")
-    taken = np.flatnonzero(_drawn(codes, subset, rng, leave=0, least=1))
+    taken = np.flatnonzero(drawn(codes, subset, rng, leave=0, least=1))
     codes = codes[taken]
-    held = _drawn(codes, validation, rng, leave=1, least=0)
+    held = drawn(codes, validation, rng, leave=1, least=0)
     if not (held & (codes >= 0)).any():
         raise TrainingError(
             "no landmark has two photographs: nothing is left to validate on"
@@ -69,15 +69,24 @@ def split(table: pd.DataFrame, validation: float, subset: float, seed: int) -> C
     return Collection(table.iloc[taken].reset_index(drop=True), landmarks, codes, held)
 
 
-def _drawn(
-    codes: Integers, share: float, rng: np.random.Generator, leave: int, least: int
-) -> Flags:
-    """(n,) a share of each code's rows, the fraction of a row by chance; within limits."""
-    drawn = np.zeros(len(codes), np.bool_)
+def drawn(codes: Integers, share: float, rng: np.random.Generator, leave: int, least: int) -> Flags:
+    """A share of each code's rows, the fraction of a row by chance.
+
+    Args:
+        codes: (n,) of landmarks.
+        share: of each one's rows.
+        rng: draws them.
+        leave: rows of each that are not drawn, at least.
+        least: rows of each that are drawn, where there are so many.
+
+    Returns:
+        (n,) whether each is drawn.
+    """
+    chosen = np.zeros(len(codes), np.bool_)
     order = rng.permutation(len(codes))
     order = order[np.argsort(codes[order], kind="stable")]
     starts = np.flatnonzero(np.diff(codes[order], prepend=-2))
     for rows in np.split(order, starts[1:]):
         count = int(len(rows) * share + rng.random())
-        drawn[rows[: max(min(count, len(rows) - leave), min(least, len(rows)))]] = True
-    return drawn
+        chosen[rows[: max(min(count, len(rows) - leave), min(least, len(rows)))]] = True
+    return chosen

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import RunError
+from retrieval.passes import one_pass
+from retrieval.threads import one_thread_a_product
 from retrieval.vectors.checked import checked_rows
 from retrieval.vectors.gpu import require_device
 
@@ -30,7 +32,7 @@ def train_kmeans(
 ) -> NDArray[np.float32]:
     """Centroids (words, d) of ``samples`` (n, d) by Lloyd's k-means (Euclidean).
 
-    All samples are used: bound them before. The same on the CPU for the same seed and the same
+    All samples are used: bound them before. The same on the CPU for the same seed, whichever the
     number of threads. Raises RunError with fewer samples than words or a non-finite one.
     """
     require_device(device)
@@ -38,14 +40,20 @@ def train_kmeans(
     kmeans = faiss.Kmeans(
         samples.shape[1],
         words,
-        niter=iterations,
+        niter=1,
         seed=seed,
         gpu=device == "cuda",
         min_points_per_centroid=1,
         max_points_per_centroid=len(samples),
     )
-    kmeans.train(samples)
-    return np.ascontiguousarray(kmeans.centroids, dtype=np.float32).reshape(words, -1)
+    centroids = None
+    with one_thread_a_product():
+        for _ in range(iterations):
+            kmeans.train(samples, init_centroids=centroids)
+            centroids = np.array(kmeans.centroids, dtype=np.float32).reshape(words, -1)
+            one_pass()
+    assert centroids is not None
+    return centroids
 
 
 def train_many_words(samples: NDArray[np.float32], words: int, seed: int) -> NDArray[np.float32]:
@@ -53,20 +61,23 @@ def train_many_words(samples: NDArray[np.float32], words: int, seed: int) -> NDA
 
     Lloyd's iterations look for a sample's nearest centroid in a few coarse cells only (Philbin et
     al., "Object retrieval with large vocabularies and fast spatial matching", CVPR 2007, with
-    cells for their trees). The same for the same seed and number of threads, which matrix
-    products' last bits depend on. Raises as :func:`train_kmeans`.
+    cells for their trees). The same for the same seed. Raises as :func:`train_kmeans`.
     """
     samples = _enough(samples, words)
-    cells = _cells(words)
-    few = np.random.default_rng(seed).permutation(len(samples))[: cells * _SAMPLES_PER_CELL]
-    coarse = train_kmeans(samples[np.sort(few)], cells, seed, iterations=_MANY_ITERATIONS)
+    count = _cells(words)
+    few = np.random.default_rng(seed).permutation(len(samples))[: count * _SAMPLES_PER_CELL]
+    coarse = train_kmeans(samples[np.sort(few)], count, seed, iterations=_MANY_ITERATIONS)
     parameters = faiss.ClusteringParameters()
-    parameters.niter = _MANY_ITERATIONS
+    parameters.niter = 1
     parameters.seed = seed
     parameters.min_points_per_centroid = 1
     parameters.max_points_per_centroid = len(samples)
     clustering = faiss.Clustering(samples.shape[1], words, parameters)
-    clustering.train(samples, _cells_of(coarse, _CELLS_PROBED_LEARNING))
+    cells = _cells_of(coarse, _CELLS_PROBED_LEARNING)
+    with one_thread_a_product():
+        for _ in range(_MANY_ITERATIONS):  # each goes on from the centroids of the one before
+            clustering.train(samples, cells)
+            one_pass()
     return np.asarray(faiss.vector_to_array(clustering.centroids).reshape(words, -1))
 
 
@@ -110,7 +121,8 @@ class WordFinder:
         if not len(points):
             return np.zeros((0, k), dtype=np.int64)
         points = checked_rows(points, self.centroids.shape[1], 0)
-        _, found = self._index.search(points, k)
+        with one_thread_a_product():
+            _, found = self._index.search(points, k)
         return np.asarray(found, dtype=np.int64)
 
     @functools.cached_property

@@ -28,7 +28,9 @@ from pydantic import Field
 from safetensors.numpy import save
 
 from retrieval.errors import ConfigError
+from retrieval.passes import one_pass
 from retrieval.storage.files import atomic_write, read_tensors
+from retrieval.threads import in_threads, one_thread_a_product
 from retrieval.types import Integers, Labels, StrictModel, Vectors, unit_rows
 from retrieval.vectors.projection import leading_eigenvectors, with_settled_signs
 
@@ -39,6 +41,11 @@ EXACT_LIMIT: Final = 4096
 """Largest side of a covariance or Gram matrix that is decomposed in full."""
 MOST_DIRECTIONS: Final = 2048
 """Pairs are looked at along this many principal directions at most: the rest is all but noise."""
+
+BLOCK: Final = 64
+"""Descriptors that a thread whitens at a time."""
+COLUMNS: Final = 4096
+"""Numbers of all descriptors that are in float64 at a time."""
 
 
 class WhiteningConfig(StrictModel):
@@ -108,6 +115,20 @@ class Whitening:
         """
         if len(descriptors) < 2:
             raise ConfigError("whitening needs at least two photographs to learn from")
+        with one_thread_a_product():
+            learnt = cls._fit(descriptors, config, seed, labels, views)
+        one_pass()
+        return learnt
+
+    @classmethod
+    def _fit(
+        cls,
+        descriptors: Vectors,
+        config: WhiteningConfig,
+        seed: int,
+        labels: Labels | None,
+        views: AugmentedRows | None,
+    ) -> Whitening:
         mean = descriptors.mean(axis=0, dtype=np.float64)
         centred = descriptors - mean.astype(np.float32)
         if views is not None:
@@ -121,6 +142,13 @@ class Whitening:
 
     def apply(self, descriptors: Vectors) -> Vectors:
         """(n, d) rows to (n, k) float32 unit rows."""
+        blocks = [descriptors[i : i + BLOCK] for i in range(0, len(descriptors), BLOCK)]
+        found = list(in_threads(self._applied, blocks))
+        if not found:
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _applied(self, descriptors: Vectors) -> Vectors:
         return unit_rows((descriptors - self.mean) @ self.projection)
 
     def save(self, folder: Path) -> None:
@@ -252,7 +280,12 @@ def _principal_directions(
     elif n < d:
         values, vectors = leading_eigenvectors(_gram(centred), wanted)
         eigenvalues = np.maximum(values, 0) / n
-        directions = centred.T.astype(np.float64) @ vectors
+        directions = np.concatenate(
+            [
+                centred[:, start : start + COLUMNS].T.astype(np.float64) @ vectors
+                for start in range(0, d, COLUMNS)
+            ]
+        )
         directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
     else:
         values, directions = leading_eigenvectors(_gram(centred.T) / n, wanted)
@@ -261,6 +294,9 @@ def _principal_directions(
 
 
 def _gram(rows: Vectors) -> NDArray[np.float64]:
-    wide = rows.astype(np.float64)
-    product: NDArray[np.float64] = wide @ wide.T
-    return product
+    """(n, n) products of (n, d) rows, in float64: some columns at a time, which are copied."""
+    total = np.zeros((len(rows), len(rows)))
+    for start in range(0, rows.shape[1], COLUMNS):
+        wide = rows[:, start : start + COLUMNS].astype(np.float64)
+        total += wide @ wide.T
+    return total

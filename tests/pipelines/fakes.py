@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from pipelines.answering.classify import ClassifySummary, classify_csv
+from pipelines.answering.classify import ClassifySummary, classify_list
 from retrieval.descriptors.base import VectorExtractor
 from retrieval.descriptors.describer import Describer, Errors
 from retrieval.descriptors.representation import Representation
@@ -51,7 +51,7 @@ class FakeSystem:
 
     def __init__(self, fingerprint: str = "fake") -> None:
         self.fingerprint = fingerprint
-        self.describer = Describer(FakeExtractor(), None)
+        self.query_describer = Describer(FakeExtractor(), None)
 
     def predictions(
         self,
@@ -103,9 +103,9 @@ def photographs(many: int) -> dict[str, bytes]:
 
 
 def classify(csv: Path, out: Path, **options: object) -> ClassifySummary:
-    """``classify_csv`` with chunks small enough to have many, and a fresh system."""
+    """``classify_list`` with chunks small enough to have many, and a fresh system."""
     settings = {"fetch": QUICK, "chunk_rows": 8, **options}
-    return classify_csv(FakeSystem(), csv, out, **settings)  # type: ignore[arg-type]
+    return classify_list(FakeSystem(), csv, out, **settings)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

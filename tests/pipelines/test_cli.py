@@ -18,9 +18,10 @@ import typer
 import yaml
 
 from pipelines import cli, config
+from pipelines import main as entrance
 from pipelines.building import shipped
 from pipelines.building.proposal import Proposal
-from pipelines.config import config_names
+from pipelines.config import RENAMED, config_names
 from retrieval.errors import LandmarksError
 from retrieval.predictions import ANSWER, prediction_columns
 from tests.photographs import view, write_csv, write_photograph
@@ -85,7 +86,7 @@ def test_help_shows_the_groups(landmarks: Run) -> None:
     assert {"index", "add", "remove", "list", "train"} <= told["Build a run"]
     assert {"classify", "vote", "rethreshold", "score", "explain"} == told["Answer photographs"]
     assert {"evaluate", "compare", "ablate", "protocol"} == told["Measure"]
-    assert {"doctor", "config", "layers"} == told["Machine and systems"]
+    assert {"doctor", "config", "layers", "plan"} == told["Machine and systems"]
 
 
 def test_the_version_is_the_packages(landmarks: Run) -> None:
@@ -128,7 +129,7 @@ def test_without_arguments_there_is_help(landmarks: Run) -> None:
     [
         (["index", "--config", "rootsift"], "no config 'rootsift'; did you mean rootsift-vlad?"),
         (["index", "--config", "hog", "--set", "whitening.dimesion=8"],
-         "hog.yaml: whitening.dimesion: no such key; did you mean dimension?"),
+         "--set: whitening.dimesion: no such key; did you mean dimension?"),
         (["index", "--config", "hog", "--data", "absent"], "absent is not a folder"),
         (["index", "--data", "absent", "--weights", "absent"], "absent is not a folder"),
         (["index", "--config", "mobilenet_v2-gem", "--weights", "absent.safetensors"],
@@ -196,6 +197,16 @@ def test_stopping_says_how_to_go_on(landmarks: Run, monkeypatch: pytest.MonkeyPa
     assert "the same command goes on where it was" in err
 
 
+def test_stopping_while_libraries_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*rest: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.__import__", stopped)
+    with pytest.raises(SystemExit) as leaving:
+        entrance.main()
+    assert leaving.value.code == 130
+
+
 def test_an_option_that_is_none(landmarks: Run) -> None:
     code, _, err = landmarks("index", "--confg", "hog")
     assert code == 2
@@ -233,6 +244,12 @@ def test_index_without_a_config_says_what_it_takes_and_keeps_it(
     code, _, err = landmarks(*index, "--run", run, "--config", "rootsift-vlad")
     assert code == 2
     assert "holds another system, hog" in err
+    # By the name that it had before, in the folder of that name.
+    monkeypatch.setitem(RENAMED, data.name, "hog")
+    code, _, err = landmarks(*index, "--config", data.name, *SMALL, "--set", "classifiers.knn.k=3")
+    assert code == 0, err
+    assert err.startswith(f"{data.name} is now called hog\n")
+    assert f"{run}: nothing changed, nothing to do" in err
 
 
 def test_every_stage(landmarks: Run, data: Path, tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ def test_files_in_the_way(mistake: Say, run: Path, data: Path, tmp_path: Path) -
     assert f"{tmp_path / 'file'} is a file" in said
     said = mistake("evaluate", "--run", run, "--data", data, "--out", tmp_path / "file")
     assert "cannot be written (Not a directory): make the folder writable" in said
+    assert said.endswith("; --out puts the figures elsewhere\n")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

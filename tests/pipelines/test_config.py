@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.config import CONFIGS, config_names, dump_config, load_config
+from pipelines.config import CONFIGS, RENAMED, config_names, dump_config, load_config
 from pipelines.studies.methods import Budget
 from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError
@@ -39,6 +39,15 @@ def test_every_shipped_config_is_read_and_named_after_its_file(path: Path) -> No
 def test_the_names_are_those_of_the_files() -> None:
     assert config_names() == sorted(path.stem for path in PATHS)
     assert "rootsift-vlad" in config_names()
+
+
+@pytest.mark.parametrize(("old", "now"), RENAMED.items())
+def test_a_name_of_before_is_taken_and_says_the_one_of_now(
+    old: str, now: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    assert load_config(old).name == now
+    assert caplog.messages == [f"{old} is now called {now}"]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -102,7 +111,20 @@ def test_overrides_are_yaml_by_dotted_keys() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_key_or_value_is_named(override: str, message: str) -> None:
-    assert refused(override).startswith(f"{CONFIGS / 'rootsift-vlad.yaml'}: {message}")
+    whole = override.startswith(("answer", "classifiers={}"))
+    where = CONFIGS / "rootsift-vlad.yaml" if whole else "--set"
+    assert refused(override).startswith(f"{where}: {message}")
+
+
+def test_a_wrong_key_is_compared_with_those_of_its_place(tmp_path: Path) -> None:
+    # Words stand in a config, though not here.
+    assert "whitening.word: no such key; there are dimension, " in refused("whitening.word=3")
+    own = tmp_path / "own.yaml"
+    own.write_text((CONFIGS / "hog.yaml").read_text() + "sed: 3\n")
+    assert (
+        refused("index.factory=Flat", name=str(own))
+        == f"{own}: sed: no such key; did you mean seed?"
+    )
 
 
 def test_several_faults_are_counted() -> None:

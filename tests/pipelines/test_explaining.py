@@ -68,6 +68,10 @@ def test_a_page_and_a_picture_are_written(
     assert code == 2
     assert "made by no network" in err
     assert not (Path.cwd() / "why.html").exists()
+    for given, told in (("absent.jpg", "no such file"), ("http://a.example/b.jpg", "a URL: save")):
+        code, _, err = landmarks("explain", given, *on_cpu)
+        assert code == 2
+        assert f"landmarks: {given}: {told}" in err
 
 
 def test_what_the_page_draws_adds_up(explained: Explanation) -> None:

@@ -38,12 +38,3 @@ def test_the_same_as_json() -> None:
     for column, total in told["totals"].items():
         assert sum(layer[column] for layer in told["layers"]) == total
     assert told["totals"]["parameters"] == 1_235_496
-
-
-def test_the_old_name_says_the_new_one() -> None:
-    options = ("squeezenet1_1", "--size", "64")
-    done = CliRunner().invoke(app, ["describe", *options])
-    assert done.stdout == said(*options)
-    assert done.stderr.count("\n") == 1
-    assert "landmarks layers" in done.stderr
-    assert "describe" not in CliRunner().invoke(app, ["--help"]).stdout

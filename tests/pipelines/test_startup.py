@@ -60,6 +60,13 @@ def test_a_classical_system_answers_without_what_fits_it(data: Path, tmp_path: P
     assert not (set(HEAVY) - tables) & set(loaded("list", "--run", tmp_path / "run"))
 
 
+def test_photographs_are_fetched_without_what_describes_them(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("id,url\n")
+    tables = {"pandas", "pyarrow", "PIL"}
+    found = loaded("data", "fetch", tmp_path / "list.csv", "--out", tmp_path / "out")
+    assert not (set(HEAVY) - tables) & set(found)
+
+
 @pytest.mark.parametrize(
     "code",
     ["import retrieval, torch", "import pipelines, torchvision", "import faiss, torch"],

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.building.replacing import begin_build
 from retrieval import agreement
 from retrieval.config import SystemConfig
 from retrieval.descriptors.describer import Describer
 from retrieval.errors import RunError
 from retrieval.networks import runtime
-from retrieval.photographs.table import load_data_set
+from retrieval.photographs.table import load_data_set, read_table
 from retrieval.run import Run
 from retrieval.system import System
 from tests.photographs import write_data_set
@@ -85,6 +86,12 @@ def test_a_damaged_note_costs_one_more_try(run: Path) -> None:
     assert Run(run).agreed.read_text() != "{"
 
 
+def test_adding_by_another_runtime_is_refused_by_name(run: Path) -> None:
+    system = System.load(run)
+    with pytest.raises(RunError, match=r"built with \w+ by torch, and .* with .*openvino"):
+        system.add(read_table(run.parent / "data" / "test.csv", bank=True))
+
+
 @QUANTISES
 def test_a_build_in_eight_bits_answers_by_them(tmp_path: Path) -> None:
     data = load_data_set(write_data_set(tmp_path / "data"))
@@ -97,6 +104,12 @@ def test_a_build_in_eight_bits_answers_by_them(tmp_path: Path) -> None:
     System.build(config, data, tmp_path / "run", "cpu")
     after = {one.name: one.stat().st_mtime_ns for one in (tmp_path / "run/quantised").iterdir()}
     assert before == after
+    photograph = built.rows["id"].iloc[0]
+    assert len(built.remove(photograph).rows) == len(built.rows) - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "_why_torch", lambda device, name: "not installed")
+        with pytest.raises(RunError, match=r"holds networks of eight bits, .*not installed"):
+            begin_build(tmp_path / "run", config, data, None, "cpu", False, lambda held: False)
     next((tmp_path / "run/quantised").glob("*.bin")).write_bytes(b"?")
     with pytest.raises(RunError, match="damaged"):
         System.load(tmp_path / "run")

@@ -26,6 +26,8 @@ from pipelines.demo.rendering.weather import draw_weather
 
 COLUMNS = ("id", "path", "landmark_id", "source")
 SOURCE = "demo"
+LANDMARKS, GALLERY_VIEWS, QUERY_VIEWS, NONE = 52, 10, 4, 150
+PHOTOGRAPHS = LANDMARKS * (GALLERY_VIEWS + QUERY_VIEWS) + NONE
 Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
@@ -48,10 +50,10 @@ def render_data_set(
     folder: Path,
     *,
     seed: int = 0,
-    landmarks: int = 52,
-    gallery_views: int = 10,
-    query_views: int = 4,
-    none: int = 150,
+    landmarks: int = LANDMARKS,
+    gallery_views: int = GALLERY_VIEWS,
+    query_views: int = QUERY_VIEWS,
+    none: int = NONE,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> None:

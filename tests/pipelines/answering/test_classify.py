@@ -20,8 +20,7 @@ from pipelines.answering.classify import (
     ClassifySummary,
     Form,
     chunks_ahead,
-    classify_csv,
-    classify_input,
+    classify_list,
 )
 from pipelines.lists.formats import FORMATS, read_records
 from pipelines.lists.inputs import listed, opened
@@ -83,7 +82,7 @@ def test_answers_are_those_of_the_system(server: BadServer, tmp_path: Path) -> N
     classify(listed, tmp_path / "out.csv", chunk_rows=20)
     system = FakeSystem()
     decoded = [decode(PHOTOGRAPHS[f"{i}.jpg"], 32) for i in range(20)]
-    expected = system.predictions([""] * 20, system.describer.describe(decoded))
+    expected = system.predictions([""] * 20, system.query_describer.describe(decoded))
     rows = read(tmp_path / "out.csv")
     assert [row["landmark"] for row in rows] == expected["landmark"].tolist()
     assert np.float32([row["probability"] for row in rows]).tolist() == pytest.approx(
@@ -161,7 +160,7 @@ def test_another_list_or_system_is_refused(server: BadServer, tmp_path: Path) ->
     out = tmp_path / "out.csv"
     classify(listed, out)
     with pytest.raises(RunError, match="another system"):
-        classify_csv(FakeSystem("other"), listed, out, fetch=QUICK, chunk_rows=8)
+        classify_list(FakeSystem("other"), listed, out, fetch=QUICK, chunk_rows=8)
     write_list(listed, [f"{server.url}/ok/2.jpg"])
     with pytest.raises(RunError, match="another input"):
         classify(listed, out, retry_failed=True)
@@ -238,7 +237,7 @@ def test_leaving_in_the_middle_stops_at_once(server: BadServer, tmp_path: Path) 
     urls = [f"{server.url}/ok/{i}.jpg" for i in range(8)] + [f"{server.url}/slow/9/1.jpg"] * 40
     listed = write_list(tmp_path / "list.csv", urls)
     with pytest.raises(KeyboardInterrupt):
-        classify_csv(Broken(), listed, tmp_path / "out.csv", fetch=QUICK, chunk_rows=8)
+        classify_list(Broken(), listed, tmp_path / "out.csv", fetch=QUICK, chunk_rows=8)
     assert server.now > 0, "it did not wait for the slow ones"
 
 
@@ -266,7 +265,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 def classify_as(form: Form, csv: Path, out: Path, **options: object) -> ClassifySummary:
     settings = {"fetch": QUICK, "chunk_rows": 8, **options}
-    return classify_input(FakeSystem(), listed(csv), out, form=form, **settings)  # type: ignore[arg-type]
+    return classify_list(FakeSystem(), listed(csv), out, form=form, **settings)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -411,7 +410,7 @@ def test_photographs_are_not_written_over(tmp_path: Path) -> None:
     photograph = tmp_path / "a.jpg"
     photograph.write_bytes(PHOTOGRAPHS["3.jpg"])
     with opened([str(photograph)]) as given, pytest.raises(RunError, match="is a photograph"):
-        classify_input(FakeSystem(), given, photograph, restart=True)
+        classify_list(FakeSystem(), given, photograph, restart=True)
     assert photograph.read_bytes() == PHOTOGRAPHS["3.jpg"]
 
 
@@ -423,7 +422,7 @@ def test_a_folder_that_was_begun_goes_on_only_while_it_is_the_same(tmp_path: Pat
 
     def again() -> ClassifySummary:
         with opened([str(folder)]) as given:
-            return classify_input(FakeSystem(), given, tmp_path / "out.csv")
+            return classify_list(FakeSystem(), given, tmp_path / "out.csv")
 
     assert (again().rows, again().nothing_to_do) == (3, True)
     (folder / "new.jpg").write_bytes(PHOTOGRAPHS["4.jpg"])

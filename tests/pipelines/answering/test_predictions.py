@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipelines.answering.classify import classify_input
+from pipelines.answering.classify import classify_list
 from pipelines.answering.predictions import ban_frequent, rethreshold, vote_csvs
 from pipelines.building.index import build_run
 from pipelines.config import load_config
@@ -302,7 +302,7 @@ def test_a_threshold_is_the_one_that_an_index_would_have(
         build_run(config, load_data_set(data), tmp_path / which, "cpu")
         files[which] = tmp_path / f"{which}.csv"
         with opened([str(data / "photos")]) as given:
-            classify_input(System.load(tmp_path / which, "cpu"), given, files[which])
+            classify_list(System.load(tmp_path / which, "cpu"), given, files[which])
     assert files["plain"].read_bytes() != files["asked"].read_bytes()
     rethreshold(files["plain"], tmp_path / "anew.csv", tmp_path / "plain", device="cpu", **point)  # type: ignore[arg-type]
     assert (tmp_path / "anew.csv").read_bytes() == files["asked"].read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import shutil
@@ -85,10 +86,10 @@ FILES = (
     "classifiers/both/ensemble.json", "classifiers/both/rejection.json",
     "classifiers/both/svm/svm.safetensors", "classifiers/both/vote/knn.safetensors",
     "classifiers/knn/knn.safetensors", "classifiers/knn/rejection.json",
-    "descriptors/000/manifest.json", "descriptors/000/rows.parquet",
-    "descriptors/000/shard-00000.safetensors", "descriptors/001/manifest.json",
+    "descriptors/000/manifest.jsonl", "descriptors/000/rows.parquet",
+    "descriptors/000/shard-00000.safetensors", "descriptors/001/manifest.jsonl",
     "descriptors/001/shard-00000.safetensors",
-    "features/manifest.json", "features/shard-00000.safetensors", "index/bank-rows.parquet",
+    "features/manifest.jsonl", "features/shard-00000.safetensors", "index/bank-rows.parquet",
     "index/bank/descriptors.npy", "index/bank/inverted.safetensors", "index/bank/kept.codes.npy",
     "index/bank/words.words.npy", "index/gallery/descriptors.npy",
     "index/gallery/inverted.safetensors", "index/gallery/kept.points.npy",
@@ -198,8 +199,14 @@ def test_a_run_by_a_version_without_checksums_is_indexed_again(
 ) -> None:
     run = Path(shutil.copytree(built, tmp_path / "run"))
     before = answers(run)
-    for name in ("run.json", "stages/describer.json", "features/manifest.json",
-                 "descriptors/000/manifest.json", "descriptors/001/manifest.json"):  # fmt: skip
+    for name in ("features", "descriptors/000", "descriptors/001"):
+        first, *lines = map(json.loads, (run / name / "manifest.jsonl").read_text().splitlines())
+        (run / name / "manifest.jsonl").unlink()
+        shards = {one["name"]: one["shard"] for one in lines}
+        write_json(
+            run / name / "manifest.json", {"made_from": first["made_from"], "shards": shards}
+        )
+    for name in ("run.json", "stages/describer.json"):
         told = read_json(run / name)
         write_json(run / name, {k: v for k, v in told.items() if k not in ("sha256", "files")})
     write_json(run / "descriptors" / "removed.json", ["m1v0"])

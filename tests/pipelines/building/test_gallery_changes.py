@@ -48,6 +48,11 @@ def chosen(
         return chosen_ids(known, RUN, given, landmarks)
 
 
+def test_a_list_of_nothing_is_told(known: Known) -> None:
+    with pytest.raises(TableError, match="standard input: nothing came; give a list of ids or"):
+        chosen(known, "-")
+
+
 def test_landmarks_are_listed_with_their_counts(known: Known) -> None:
     assert list(landmark_rows(known)) == [
         ["landmark", "name", "photographs"],

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
@@ -35,7 +35,8 @@ from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.predictions import prediction_columns
 from retrieval.run import Run
-from retrieval.storage.files import read_sealed, write_sealed
+from retrieval.storage.files import read_sealed
+from retrieval.storage.shards import ShardStore
 from retrieval.system import System
 from retrieval.vectors.whitening import Whitening
 from tests.photographs import blank, view, write_csv, write_photograph
@@ -109,7 +110,9 @@ def test_a_finished_run_says_what_it_is(built: dict[str, Path], data: Path, name
     assert SystemConfig.model_validate(record["config"]) == config_of(name)
     assert record["answer"] in record["config"]["classifiers"]
     assert record["names"]["L3"] == "Landmark 3"
-    assert set(record["timings"]) == {"describe", "describer", "index", "classifiers"}
+    stages = {"describe", "describer", "index", "classifiers"}
+    learnt = {"extractor"} if name == "rootsift-vlad" else set()
+    assert set(record["timings"]) == stages | learnt
     assert not [path for path in built[name].rglob("*") if path.name.endswith(".tmp")]
 
 
@@ -161,6 +164,41 @@ def test_a_changed_config_says_which_field_and_is_built_anew(
     ]
     build("hog", data, tmp_path / "fresh", "whitening.dimension=8")
     assert contents(run) == contents(tmp_path / "fresh")
+
+
+def test_whitenings_within_an_extractor_are_left_out_of_too(data: Path, tmp_path: Path) -> None:
+    hog = {"kind": "hog", "side": 64, "cells": [16]}
+    parts = [{"extractor": hog, "whitening": {"dimension": 8}},
+             {"extractor": {**hog, "side": 48}}]  # fmt: skip
+    values = {"name": "joint", "extractor": {"kind": "combination", "parts": parts},
+              "whitening": None, "classifiers": {"knn": {"kind": "knn", "k": 5}}}  # fmt: skip
+    build_run(SystemConfig.model_validate(values), load_data_set(data), tmp_path, "cpu")
+    galleries = System.load(tmp_path, "cpu").calibration_galleries()
+    assert len(galleries) == PARTS
+    assert not np.array_equal(galleries[0].vectors, galleries[1].vectors)
+
+
+@pytest.mark.parametrize("name", ["hog", "rootsift-vlad"])
+def test_another_whitening_extracts_and_aggregates_nothing(
+    built: dict[str, Path], name: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Codebook and whitening learn from some photographs, and all are described.
+    few = "fit_photographs=20"
+    run = tmp_path / "run"
+    build(name, data, run, few)
+    with monkeypatch.context() as patch:
+        patch.setattr("retrieval.descriptors.extraction.read_photograph", None)
+        patch.setattr("retrieval.aggregation.vlad.vlad", None)
+        build(name, data, run, few, "whitening.dimension=8", "whitening.power=-0.25")
+    fresh = tmp_path / "fresh"
+    build(name, data, fresh, few, "whitening.dimension=8", "whitening.power=-0.25")
+    assert contents(run) == contents(fresh)
+    # What is not kept is described as ever, to the same bytes.
+    monkeypatch.setattr("retrieval.describing.MOST_BYTES", 0)
+    build(name, data, tmp_path / "bare", few, "whitening.dimension=8", "whitening.power=-0.25")
+    assert not (tmp_path / "bare" / "aggregated").exists()
+    for file in ("whitening/whitening.safetensors", "index/gallery/descriptors.npy"):
+        assert (tmp_path / "bare" / file).read_bytes() == (fresh / file).read_bytes()
 
 
 def test_pairs_teach_the_whitening_and_other_landmarks_teach_it_anew(
@@ -245,9 +283,9 @@ def test_views_of_all_photographs_teach_the_whitening(
         assert one.bank_eligible is not None
         assert one.bank_eligible.tolist() == (part_of(bank["id"]) == part).tolist()
     described = len(system.rows) + len(bank)
-    manifest = json.loads((tmp_path / "run/views/manifest.json").read_text())
-    assert manifest["made_from"]["views"]["count"] == 2
-    assert sum(shard["rows"] for shard in manifest["shards"].values()) == 2 * described
+    views = ShardStore.open(tmp_path / "run/views")
+    assert views.made_from["views"]["count"] == 2
+    assert views.rows == 2 * described
     learnt, without = (
         (tmp_path / run / "whitening/whitening.safetensors").read_bytes()
         for run in ("run", "plain")
@@ -277,21 +315,21 @@ def test_another_classifier_describes_nothing_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("last", [2, 9], ids=["extracting", "describing"])
+@pytest.mark.parametrize("last", [2, 9, 15], ids=["extracting", "describing", "whitening"])
 def test_a_killed_build_goes_on_to_the_same_bytes(
     built: dict[str, Path], data: Path, tmp_path: Path, last: int
 ) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, "rootsift-vlad", str(data), str(run), str(last), *SMALL["rootsift-vlad"]],
+        [*command, "rootsift-vlad", str(data), str(run), str(last), "", *SMALL["rootsift-vlad"]],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
-    folder = run / ("features" if last == 2 else "descriptors/000")
+    folder = run / ("features", "aggregated/rows-000", "descriptors/000")[last // 6]
     # 32 photographs are six shards; the one that was just written is not in the manifest.
     assert len(list(folder.glob("shard-*"))) == (last - 1) % 6 + 1
-    assert len(json.loads((folder / "manifest.json").read_text())["shards"]) == (last - 1) % 6
+    assert len(ShardStore.open(folder)) == (last - 1) % 6
     with pytest.raises(RunError, match=r"run\.json is missing"):
         System.load(run, "cpu")
     build("rootsift-vlad", data, run)
@@ -598,17 +636,15 @@ def test_an_addition_cut_short_is_finished_first(
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    name = "describe_table" if left == "table" else "finish"
+    name = "aggregate_table" if left == "table" else "finish"
     step = f"retrieval.build.{name}"
     with monkeypatch.context() as patch:
         patch.setattr(step, interrupted)
         with pytest.raises(KeyboardInterrupt):
             add_photographs(run, more.iloc[:7], "cpu")
     if left == "shards":  # one of two is there
-        note = run / "descriptors" / "001" / "manifest.json"
-        manifest = read_sealed(note)
-        del manifest["shards"]["shard-00001.safetensors"]
-        write_sealed(note, manifest)
+        note = run / "descriptors" / "001" / "manifest.jsonl"
+        note.write_bytes(b"".join(note.read_bytes().splitlines(keepends=True)[:-1]))
     for change in (
         lambda: add_photographs(run, more.iloc[7:], "cpu"),
         lambda: remove_photographs(run, ["m1v0"], "cpu"),
@@ -731,7 +767,7 @@ def test_classify_of_a_list_answers_as_the_system_does(
     sources = [*read_table(data / "test.csv")["source"], str(tmp_path / "gone.jpg")]
     rows = [(f"q{i}", source) for i, source in enumerate(sources)]
     listed = write_csv(tmp_path / "list.csv", rows, ("id", "path"))
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=7)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=7)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     expected = system.classify(sources)

@@ -18,11 +18,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from pipelines.answering.classify import classify_csv
+from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
 from retrieval.descriptors import cache as describing
+from retrieval.descriptors.deferred import DeferredFeatures
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.searcher import Searcher
@@ -101,6 +102,23 @@ def test_a_run_answers(built: Path, data: Path) -> None:
     assert json.loads((built / "run.json").read_text())["index"]["bytes_per_image"] > least - 100
 
 
+def test_what_nobody_looks_at_is_not_looked_for(
+    built: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SVM looks at no neighbours: queries need no words, and no features to be verified by."""
+    sources = read_table(data / "test.csv")["source"].tolist()[:6]
+    by_all = replace(System.load(built, "cpu"), answer="svm")
+    expected = by_all.predictions(sources, by_all.describer.describe(sources))
+    looked: list[int] = []
+    found = sift.detect
+    monkeypatch.setattr(sift, "detect", lambda *given: (looked.append(1), found(*given))[1])
+    told = by_all.classify(sources)
+    assert not looked
+    pd.testing.assert_frame_equal(told, expected)
+    replace(by_all, answer="knn").classify(sources)
+    assert len(looked) == len(sources)
+
+
 def test_every_part_has_its_say(built: Path, data: Path) -> None:
     system = System.load(built, "cpu")
     queries = asked(system, data)[:12]
@@ -134,11 +152,11 @@ def test_a_build_killed_in_describing_goes_on_to_the_same_bytes(
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.pipelines.dying_build"]
     dead = subprocess.run(
-        [*command, config, str(data), str(run), "9"],
+        [*command, config, str(data), str(run), "9", ""],
         cwd=ROOT, capture_output=True, check=False,
     )  # fmt: skip
     assert dead.returncode == -signal.SIGKILL, dead.stderr.decode()
-    assert len(list((run / "descriptors" / "000").glob("shard-*"))) == 3
+    assert len(list((run / "aggregated" / "rows-000").glob("shard-*"))) == 3
     build(config, data, run)
     assert contents(run) == contents(built)
 
@@ -211,6 +229,64 @@ def test_features_that_are_not_stored_are_made_again(
     assert any("cannot be verified with" in message for message in caplog.messages)
 
 
+def test_features_at_hand_are_not_made_again_while_thresholds_are_fitted(
+    config: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {**CONFIG, "local": {**CONFIG["local"], "words": None}}
+    fields["search"] = {"stored": False, "verification": {"top": 5}}
+    path = tmp_path / "verified.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    made: list[object] = []
+    monkeypatch.setattr("retrieval.indexing.read_photograph", lambda *given: made.append(given))
+    build(str(path), data, tmp_path / "run")
+    assert not made
+    found = (tmp_path / "run/classifiers/knn/rejection.json").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.setattr(describing, "WINDOW", WINDOW)
+    # Without them, they are: to the same thresholds.
+    monkeypatch.setattr("retrieval.build.at_hand", lambda *_: False)
+    monkeypatch.setattr("retrieval.describing.at_hand", lambda *_: False)
+    build(str(path), data, tmp_path / "bare")
+    assert (tmp_path / "bare/classifiers/knn/rejection.json").read_bytes() == found
+
+
+def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = {"kept": CONFIG["local"]["kept"], "detector": {"kind": "sift", "keypoints": 150}}
+    verification = {"top": 5, "early_exit": 0.5}
+    fields = {**CONFIG, "local": local, "answer": "knn"}
+    fields["search"] = {"verification": verification}
+    path = tmp_path / "verified.yaml"
+    path.write_text(yaml.safe_dump(fields))
+    build(str(path), data, tmp_path / "run")
+    system = System.load(tmp_path / "run", "cpu")
+    early = system.gallery.searcher.early_exit
+    assert early is not None
+    sources = read_table(data / "test.csv")["source"].tolist()
+    queries = system.query_describer.describe(sources)
+    near = system.gallery.searcher.index.search(queries.vectors, 5)
+    plain = early.plain(queries.vectors, near)
+    assert 0 < plain.sum() < len(plain)
+    assert isinstance(queries.kept, DeferredFeatures)
+    found = system.neighbours(queries)
+    assert queries.kept.described == (~plain).sum()
+    # Those that are verified are as they would be without early exits.
+    searcher = replace(system.gallery.searcher, early_exit=None)
+    eager = replace(system, gallery=replace(system.gallery, searcher=searcher))
+    expected = eager.neighbours(eager.query_describer.describe(sources))
+    np.testing.assert_array_equal(found.rows[~plain], expected.rows[~plain])
+    np.testing.assert_array_equal(found.similarities[~plain], expected.similarities[~plain])
+    # The others keep their nearest neighbour, which counts as if it were confirmed.
+    np.testing.assert_array_equal(found.rows[plain, 0], near.rows[plain, 0])
+    gained = found.similarities[plain, 0] - near.similarities[plain, 0]
+    assert gained == pytest.approx(system.config.search.verification.weight, abs=1e-3)
+    # Tables are described whole.
+    figures = evaluate_run(system, data / "test.csv", tmp_path / "out")
+    assert figures["knn"]["top1"] > 0.5
+    assert len(system.classify([*sources[:3], tmp_path / "none.jpg"])) == 4
+
+
 @pytest.mark.slow
 def test_an_augmented_gallery(config: str, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -264,7 +340,7 @@ def test_photographs_without_keypoints_and_none_at_all(run: Path, tmp_path: Path
     assert found["landmark"].tolist() == ["", "", "", "L3"]
     listed = write_csv(tmp_path / "list.csv", [(i, one) for i, one in enumerate(sources)],
                        ("id", "path"))  # fmt: skip
-    classify_csv(system, listed, tmp_path / "out.csv", chunk_rows=3)
+    classify_list(system, listed, tmp_path / "out.csv", chunk_rows=3)
     with (tmp_path / "out.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     assert [row["status"] for row in written] == found["status"].tolist()

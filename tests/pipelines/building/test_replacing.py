@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.building.index import build_run
 from pipelines.building.replacing import begin_build
+from pipelines.config import RENAMED
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.photographs.table import DataSet, load_data_set
@@ -71,6 +72,20 @@ def test_the_same_system_and_data_go_on(run: Path, data: Path, more: tuple[str, 
 def test_a_config_under_another_name_is_the_same(run: Path, data: Path) -> None:
     config = config_of("hog").model_copy(update={"name": "mine", "description": "my own"})
     assert begin(run, config, load_data_set(data)) == []
+
+
+def test_a_system_that_was_renamed_is_the_same(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    now, changed = (
+        config_of("hog", *more).model_copy(update={"name": "gradients"})
+        for more in ((), ("classifiers.knn.k=3",))
+    )
+    monkeypatch.setitem(RENAMED, "hog", "gradients")
+    build_run(now, load_data_set(data), run, "cpu")
+    assert caplog.messages[-1] == f"{run}: nothing changed, nothing to do"
+    assert begin(run, changed, load_data_set(data)) == []
 
 
 def test_data_that_moved_are_the_same(run: Path, data: Path, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from retrieval.errors import ConfigError, DownloadError, RunError, TableError
 from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.table import read_table
 from tests.crashes import killed_at
+from tests.photographs import encoded, picture
 from tests.pipelines.fakes import QUICK, photographs
 from tests.servers import BadServer, bad_server
 
@@ -86,7 +87,8 @@ class TestFetch:
     def test_failures_are_rows_with_reasons(self, server: BadServer, tmp_path: Path) -> None:
         table = tmp_path / "t.csv"
         urls = ["ok/1.jpg", "status/404", "ok/page", "ok/half", "ok/2.jpg"]
-        server.files |= {"page": b"<html>", "half": PHOTOGRAPHS["1.jpg"][:300]}
+        whole = encoded(picture(0, 900, 1200))  # many times as large as it is checked at
+        server.files |= {"page": b"<html>", "half": whole[: len(whole) * 49 // 50]}
         ids = ["aaa1", "aaa2", "aaa3", "aaa4", "../../x"]
         rows = [f"{i},{server.url}/{url}\n" for i, url in zip(ids, urls, strict=True)]
         table.write_text("id,url\n" + "".join(rows) + "aaa5,\n")

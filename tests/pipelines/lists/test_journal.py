@@ -247,7 +247,7 @@ def test_two_at_a_time_are_refused(tmp_path: Path) -> None:
     write_list(tmp_path)
     with (
         Journal(tmp_path / "out.csv", COLUMNS, {"input": "x"}, {"limit": 1}),
-        pytest.raises(RunError, match="another process"),
+        pytest.raises(RunError, match="another command"),
     ):
         run(tmp_path, odd)
 

@@ -75,6 +75,21 @@ def test_the_runs_own_choices_have_the_figures_that_evaluating_gives(
     assert "of the run's classifier svm, the latter with rejection learnt" in text
 
 
+@pytest.mark.slow
+def test_another_table_leaves_the_first_described(
+    built: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = with_mlp(System.load(built, "cpu"), FAST)
+    header, *rows = (data / "test.csv").read_text().splitlines()
+    other = data / "few.csv"
+    other.write_text("\n".join([header, *rows[::2]]) + "\n")
+    for table in (data / "test.csv", other):
+        evaluate_run(system, table, built / "evaluation")
+    monkeypatch.setattr(HogExtractor, "features", None)
+    evaluate_run(system, data / "test.csv", built / "evaluation")
+    ablate_run(system, other, tmp_path / "table.md")
+
+
 def test_every_kind_is_tried(built: Path) -> None:
     system = System.load(built, "cpu")
     tried = {part: [one.what for one in those]

@@ -14,6 +14,7 @@ from retrieval.aggregation.fisher import Fisher, FisherConfig, Mixture, fisher_v
 from retrieval.errors import ConfigError
 from retrieval.local.features import no_features
 from retrieval.types import unit_rows
+from retrieval.vectors.clustering import train_kmeans
 from tests.features import local_features
 from tests.oracles import descriptors as oracle
 
@@ -73,6 +74,32 @@ def test_a_mixture_finds_the_clusters_and_does_not_complain() -> None:
     np.testing.assert_allclose(found.weights[order], [0.3, 0.7], atol=0.02)
     np.testing.assert_allclose(found.means[order], [[2, 0, 0], [-2, 0, 0]], atol=0.1)
     np.testing.assert_allclose(found.deviations[order].mean(axis=1), [0.3, 0.6], atol=0.05)
+
+
+def test_a_mixture_is_as_likely_as_scikit_learns() -> None:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(30, 16))
+    rows = centres[random.integers(30, size=9000)] + random.normal(size=(9000, 16)) * 0.8
+    rows = rows.astype(np.float32)
+    found = learn_mixture(rows, 12, 0, "cpu")
+    theirs = GaussianMixture(
+        12, covariance_type="diag", means_init=train_kmeans(rows, 12, seed=0),
+        init_params="random_from_data", max_iter=30, tol=1e-3, reg_covar=1e-5, random_state=0,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs.fit(rows)
+    expected = theirs.score(rows)
+    constant = 0.5 * rows.shape[1] * np.log(2 * np.pi)
+    own = found.expected(rows)[1] / len(rows) - constant
+    assert own == pytest.approx(expected, abs=5e-3)
+    # What it says of its own likelihood is what theirs says of the same mixture.
+    theirs.weights_, theirs.means_ = found.weights, found.means
+    theirs.precisions_cholesky_ = 1.0 / found.deviations
+    assert own == pytest.approx(theirs.score(rows), abs=1e-3)
 
 
 def test_fit_makes_another(tmp_path: Path) -> None:

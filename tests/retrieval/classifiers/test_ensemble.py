@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -14,8 +16,8 @@ from retrieval.classifiers.ensemble import (
     StackedFusion,
     WeightedFusion,
 )
-from retrieval.classifiers.members import KINDS
-from retrieval.classifiers.registry import held_out_scores
+from retrieval.classifiers.members import KINDS, Fitting
+from retrieval.classifiers.registry import fit_and_hold_out, held_out_scores
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.evaluation.selection import held_out_gap
@@ -168,7 +170,7 @@ def test_fusion_and_its_cross_fitted_ones_are_of_one_kind(monkeypatch: pytest.Mo
     monkeypatch.setattr(trees, "LEAST", 60)
     held = [KINDS[type(one)].held_out(one, gallery, 0) for one in config.members.values()]
     assert isinstance(StackedFusion.fit(held, config), StackedFusion)
-    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, gallery, [gallery])
+    fitted, judged = EnsembleClassifier.fit_and_hold_out(config, Fitting(gallery, [gallery]))
     assert isinstance(fitted.fusion, WeightedFusion)
     weighted = EnsembleClassifier.held_out(CONFIG, [gallery])
     np.testing.assert_array_equal(judged.gallery.values, weighted.gallery.values)
@@ -219,3 +221,24 @@ def test_an_ensemble_of_one_ranks_as_that_one() -> None:
 def test_neighbours_are_the_most_that_a_member_asks() -> None:
     config = EnsembleConfig(members={"few": VoteConfig(k=3), "more": VoteConfig(k=9)})
     assert config.k == EnsembleClassifier.fit(config, clusters(3, 4, 5, 0.3)).neighbours == 9
+
+
+def test_an_ensemble_shares_what_stands_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery = clusters(6, 8, 30, 1.2)
+    fits: list[object] = []
+    for name in ("fit", "held_out"):
+        before = getattr(KINDS[SvmConfig], name)
+        counted = functools.partial(lambda do, *given: (fits.append(do), do(*given))[1], before)
+        monkeypatch.setattr(KINDS[SvmConfig], name, counted)
+    fitting = Fitting(gallery, [gallery])
+    alone, held = fit_and_hold_out(MEMBERS["svm"], fitting)
+    together, fused = fit_and_hold_out(CONFIG, fitting)
+    assert isinstance(together, EnsembleClassifier)
+    assert together.members["svm"] is alone
+    assert len(fits) == 2
+    # Another of the kind is another.
+    fit_and_hold_out(SvmConfig(penalty=2.0), fitting)
+    assert len(fits) == 4
+    assert len(held.rows) == len(fused.rows)
+    anew = EnsembleClassifier.fit_and_hold_out(CONFIG, Fitting(gallery, [gallery]))[1]
+    np.testing.assert_array_equal(fused.gallery.values, anew.gallery.values)

@@ -24,6 +24,7 @@ from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.joint_frontend import JointFrontend
 from retrieval.descriptors.registry import build_extractor
 from retrieval.errors import DecodeError, FetchError, PhotographError
+from retrieval.frontend import Shared
 from retrieval.photographs.decoding import read_photograph
 from retrieval.types import Photograph
 from tests.photographs import features_of, picture, write_photograph
@@ -63,11 +64,15 @@ class OnDevice(Means):
         super().__init__(batched, batch)
         self.told: list[str] = []
 
-    def prepare(self, photographs: Sequence[Photograph]) -> list[Photograph]:
+    def prepare(
+        self, photographs: Sequence[Photograph], shared: Shared | None = None
+    ) -> list[Photograph]:
         assert threading.current_thread() is not threading.main_thread()
         return list(photographs)
 
-    def start(self, prepared: list[Photograph]) -> Callable[[], list[Any]]:
+    def start(
+        self, prepared: list[Photograph], shared: Shared | None = None
+    ) -> Callable[[], list[Any]]:
         assert threading.current_thread() is threading.main_thread()
         self.told.append("start")
 

@@ -15,7 +15,13 @@ from retrieval.explain.shares import Shares, mixed, shares, towards
 from retrieval.explain.splitting import split
 from retrieval.vectors.whitening import WhiteningConfig
 from tests.photographs import blank, features_of, view
-from tests.retrieval.descriptors.test_contract import EXAMPLES, PHOTOGRAPHS, SMALL, extractor
+from tests.retrieval.descriptors.test_contract import (
+    ANY_SIZE,
+    EXAMPLES,
+    PHOTOGRAPHS,
+    SMALL,
+    extractor,
+)
 
 examples = pytest.mark.parametrize("name", EXAMPLES)
 WHITENINGS = {
@@ -50,6 +56,19 @@ def test_shares_add_up_to_the_similarity(name: str, whitening: str) -> None:
         pieces = sum(part.values.sum() for part in side.pieces)
         assert pieces + side.constant == pytest.approx(one @ other, abs=1e-5)
     np.testing.assert_allclose(split(by, ONE).total, one, atol=1e-5)
+
+
+@examples
+@pytest.mark.parametrize("size", [*ANY_SIZE, "blank"])
+def test_photographs_of_any_size_are_split(name: str, size: str) -> None:
+    by = describer(name, "shrunk")
+    photograph = {**ANY_SIZE, "blank": blank()}[size]
+    (row,) = by.describe([photograph]).vectors
+    if row.any():
+        np.testing.assert_allclose(split(by, photograph).total, row, atol=1e-5)
+    else:
+        with pytest.raises(ExplainError, match="nothing to describe"):
+            split(by, photograph)
 
 
 @examples

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from retrieval.classifiers.base import Scores
 from retrieval.classifiers.calibration import NoCurve
@@ -35,6 +36,7 @@ SYSTEM: dict[str, Any] = {
         "knn": {"kind": "knn", "k": 9},
         "svm": {"kind": "svm", "bank_weight": 0.5},
         "centroid": {"kind": "centroid"},
+        "mlp": {"kind": "mlp", "hidden": 8, "steps": 20},
         "both": {"kind": "ensemble", "members": {"a": {"kind": "knn"}, "b": {"kind": "svm"}}},
     },
     "answer": "knn",
@@ -138,9 +140,12 @@ def test_a_signal_at_the_value_that_is_told_turns_the_verdict() -> None:
     told = judged(Rejection(0.3, NoCurve(0, 0), model), near, signals)
     scores = system().classifiers["knn"].scores(described, near)
     found = signal_matrix(scores, signals, -1.0)[0]
-    assert [row.name for row in told.signals] == ["confidence", "margin", "agreement", "bank"]
-    assert sum(row.added for row in told.signals) + 0.1 == pytest.approx(told.confidence, abs=1e-5)
-    for row in told.signals:
+    looked_at = ["confidence", "margin", "agreement", "bank", "offset"]
+    assert [row.name for row in told.signals] == looked_at
+    assert sum(row.added for row in told.signals) == pytest.approx(told.confidence, abs=1e-5)
+    turning = [row for row in told.signals if np.isfinite(row.needed)]
+    assert {"confidence", "bank"} <= {row.name for row in turning}
+    for row in turning:
         changed = found.copy()
         changed[SIGNALS.index(row.name)] = row.needed
         assert float(model.confidence(changed[None])[0]) == pytest.approx(0.3, abs=1e-5)
@@ -172,11 +177,12 @@ def test_what_cannot_be_explained_is_one_line() -> None:
         ({"against": "nobody"}, "no photograph of this id"),
         ({"method": "magic"}, "--method magic: there is none; there are shares, gradient"),
         ({"method": "grad-cam"}, "made by no network"),
-        ({"method": "occlusion", "target": "class"}, "no trained network"),
         ({"method": "occlusion", "target": "age"}, "--target age: there is none"),
     ):
         with pytest.raises(ExplainError, match=told):
             system().explain(QUERY, **given)
+    with pytest.raises(ExplainError, match="has no trained network or mlp"):
+        system(True).explain(QUERY, method="occlusion", target="class")
     with pytest.raises(ExplainError, match="cannot be explained: nothing to describe"):
         system(True).explain(blank())
 
@@ -223,3 +229,18 @@ def test_a_representation_alone_is_not_split() -> None:
         "svm", system().classifiers["svm"], system().rejections["svm"], described, near, None, None
     )
     assert [one.score for one in told.cases] == [None, None]
+
+
+@pytest.mark.parametrize("target", ["similarity", "margin", "class"])
+def test_targets_are_what_the_classifiers_make_of_the_descriptor(target: str) -> None:
+    base: Any = system()
+    told = base.explain(QUERY, method="occlusion", target=target)
+    (row,) = base.describer.describe([QUERY]).vectors
+    code = told.against.code
+    expected = {
+        "similarity": row @ base.gallery.vectors[told.against.row],
+        "margin": base.classifiers["svm"].margins(row[None])[0, code],
+        "class": base.classifiers["mlp"].head(torch.from_numpy(row[None])).detach()[0, code],
+    }
+    assert told.attribution.value == pytest.approx(float(expected[target]), abs=1e-4)
+    assert np.abs(told.attribution.map).max() > 1e-3

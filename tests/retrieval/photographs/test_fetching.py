@@ -10,7 +10,9 @@ import threading
 import time
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +27,8 @@ from retrieval.errors import FetchError
 from retrieval.photographs import http_answer, http_client
 from retrieval.photographs.addresses import is_public
 from retrieval.photographs.fetch_config import FetchConfig
-from retrieval.photographs.fetching import Fetched, Fetcher, fetch_all
+from retrieval.photographs.fetching import Fetcher
+from retrieval.photographs.http_client import Lookup
 from tests.servers import BadServer, bad_server
 
 PHOTO = bytes(range(256)) * 40
@@ -45,6 +48,29 @@ def server() -> Iterator[BadServer]:
     files |= {"a.zlib": zlib.compress(PHOTO), "a.raw": zlib.compress(PHOTO, wbits=-15)}
     with bad_server(files) as server:
         yield server
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of one URL: exactly one of ``data`` and ``error`` is there."""
+
+    row: int
+    data: bytes | None
+    error: FetchError | None
+
+
+def fetch_all(
+    urls: Sequence[tuple[int, str]], limits: FetchConfig, lookup: Lookup | None = None
+) -> list[Fetched]:
+    with ThreadPoolExecutor(1) as pool, Fetcher(limits, lookup) as fetcher:
+        jobs = [(row, fetcher.submit(url, bytes, pool)) for row, url in urls]
+        errors = [job.exception() for _, job in jobs]
+        assert all(error is None or isinstance(error, FetchError) for error in errors)
+        return [
+            Fetched(row, None, error) if isinstance(error, FetchError)
+            else Fetched(row, job.result(), None)
+            for (row, job), error in zip(jobs, errors, strict=True)
+        ]  # fmt: skip
 
 
 def config(**changes: object) -> FetchConfig:
@@ -76,7 +102,7 @@ def reason(url: str, **changes: object) -> str:
 def test_every_row_comes_out_once_whatever_becomes_of_it(server: BadServer) -> None:
     urls = [(i, f"{server.url}/{'ok' if i % 3 else 'flaky/1'}/a.jpg?{i}") for i in range(20)]
     urls += [(20 + i, f"{server.url}/status/404?{i}") for i in range(5)]
-    fetched = sorted(fetch_all(iter(urls), config(look_ahead=4)), key=lambda f: f.row)
+    fetched = fetch_all(urls, config())
     assert [f.row for f in fetched] == list(range(25))
     assert all((f.data is None) != (f.error is None) for f in fetched)
 
@@ -519,31 +545,15 @@ def test_requests_are_bounded_in_all_and_per_host(server: BadServer) -> None:
     assert server.busiest == 5
 
 
-def test_no_more_is_begun_than_the_look_ahead(server: BadServer) -> None:
-    taken: list[int] = []
-
-    def urls() -> Iterator[tuple[int, str]]:
-        for row in range(1000):
-            taken.append(row)
-            yield row, f"{server.url}/ok/b.jpg"
-
-    fetched = fetch_all(urls(), config(look_ahead=5))
-    for _ in range(3):
-        next(fetched)
-    assert len(taken) <= 8
-    fetched.close()  # type: ignore[attr-defined]
-    assert len(taken) <= 8
-
-
 def test_leaving_early_ends_what_is_under_way(server: BadServer) -> None:
     before = threading.active_count()
-    urls = [(0, f"{server.url}/ok/a.jpg"), *((i, f"{server.url}/slow/9/{i}") for i in range(1, 9))]
-    for fetched in fetch_all(urls, config(read_seconds=60.0, total_seconds=60.0)):
-        assert fetched.row == 0
+    slow = config(read_seconds=60.0, total_seconds=60.0)
+    with ThreadPoolExecutor(1) as pool, Fetcher(slow) as fetcher:
+        assert fetcher.submit(f"{server.url}/ok/a.jpg", len, pool).result() == len(PHOTO)
+        jobs = [fetcher.submit(f"{server.url}/slow/9/{i}", len, pool) for i in range(1, 9)]
         while server.now < 7:
             time.sleep(0.01)
-        break
-    del fetched
+    assert all(job.cancelled() for job in jobs)
     assert not any(thread.name == "fetcher" for thread in threading.enumerate())
     assert threading.active_count() <= before + 9  # the server's threads alone
     assert server.now > 0, "it did not wait for the slow ones"
@@ -551,15 +561,17 @@ def test_leaving_early_ends_what_is_under_way(server: BadServer) -> None:
 
 def test_bytes_in_flight_are_bounded(server: BadServer) -> None:
     server.files["large"] = bytes(500_000)
-    urls = [(i, f"{server.url}/ok/large?{i}") for i in range(60)]
-    limits = config(max_bytes=1_000_000, bytes_in_flight=2_000_000, look_ahead=60)
+    taken = threading.Event()
+    limits = config(max_bytes=1_000_000, bytes_in_flight=2_000_000)
     tracemalloc.start()
     try:
-        fetched = fetch_all(urls, limits)
-        next(fetched)
-        time.sleep(0.2)  # time enough for all 30 MB to arrive, were they let
-        peak = tracemalloc.get_traced_memory()[1]
-        assert sum(1 for f in fetched if f.data) == 59
+        with ThreadPoolExecutor(1) as pool, Fetcher(limits) as fetcher:
+            urls = [f"{server.url}/ok/large?{i}" for i in range(60)]
+            jobs = [fetcher.submit(url, lambda data: taken.wait(9), pool) for url in urls]
+            time.sleep(0.4)  # time enough for all 30 MB to arrive, were they let
+            peak = tracemalloc.get_traced_memory()[1]
+            taken.set()
+            assert all(job.result() for job in jobs)
     finally:
         tracemalloc.stop()
     assert peak < 8_000_000

@@ -12,7 +12,7 @@ import pytest
 
 from retrieval.errors import TableError
 from retrieval.photographs.folders import escaped, find_test, scan_folder
-from retrieval.photographs.table import load_data_set, read_table
+from retrieval.photographs.table import load_data_set, read_bank, read_table
 from tests.photographs import blank, write_csv, write_photograph
 
 
@@ -38,6 +38,17 @@ def test_a_folder_for_each_landmark(tmp_path: Path) -> None:
     ]
     assert (table["row"] == 0).all()
     assert table["source"].iloc[0] == str(tmp_path / "Old Bridge/1.jpg")
+
+
+def test_a_bank_is_all_photographs_whatever_its_folders_mean(tmp_path: Path) -> None:
+    photographs(tmp_path, "1.jpg", "Tower/train/2.jpg", "notes.txt")
+    said: list[str] = []
+    table = read_bank(tmp_path, say=said.append)
+    assert columns(table) == [("1.jpg", None), ("Tower/train/2.jpg", None)]
+    assert said == [f"{tmp_path}: 1 file left out, no photograph by the ending: .txt 1"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TableError, match="empty: no photographs in this folder"):
+        read_bank(tmp_path / "empty")
 
 
 @pytest.mark.parametrize(

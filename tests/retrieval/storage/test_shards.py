@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import RunError
-from retrieval.storage.files import atomic_write, read_arrays, read_json, write_arrays, write_json
+from retrieval.storage.files import (
+    atomic_write,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+    write_sealed,
+)
 from retrieval.storage.fingerprint import checksum, fingerprint, first_difference
 from retrieval.storage.shards import Shard, ShardStore
 
@@ -191,15 +198,84 @@ def test_a_shard_may_hold_no_good_row(tmp_path: Path) -> None:
 
 def test_the_manifest_says_what_there_is(tmp_path: Path) -> None:
     store_of(tmp_path)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["made_from"] == MADE_FROM
-    assert list(manifest["shards"]) == ["shard-00000.safetensors", "shard-00001.safetensors"]
-    entry = manifest["shards"]["shard-00001.safetensors"]
-    assert entry == {
+    first, *lines = map(json.loads, (tmp_path / "manifest.jsonl").read_text().splitlines())
+    assert first["made_from"] == MADE_FROM
+    assert [one["name"] for one in lines] == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    assert lines[1]["shard"] == {
         "rows": 4,
         "failed": 1,
         "sha256": checksum(tmp_path / "shard-00001.safetensors"),
     }
+
+
+def test_the_manifest_grows_by_a_line_a_shard(tmp_path: Path) -> None:
+    store = ShardStore(tmp_path, MADE_FROM)
+    path = tmp_path / "manifest.jsonl"
+    for number in range(3):
+        before, inode = path.read_bytes(), path.stat().st_ino
+        store.write(number, shard(number))
+        assert path.read_bytes().startswith(before)
+        assert path.stat().st_ino == inode  # added to, and not written anew
+    assert path.read_bytes().count(b"\n") == 4
+
+
+@pytest.mark.parametrize("cut", [1, 40])
+def test_a_line_that_was_cut_short_costs_its_shard(tmp_path: Path, cut: int) -> None:
+    store_of(tmp_path / "whole", shards=3)
+    store_of(tmp_path / "cut", shards=3)
+    path = tmp_path / "cut/manifest.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    store = ShardStore(tmp_path / "cut", MADE_FROM)
+    assert [number in store for number in range(3)] == [True, True, False]
+    store.write(2, shard(20))
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_line_costs_its_shard_and_stands_in_order_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_of(tmp_path / "whole", shards=3)
+    store_of(tmp_path / "hit", shards=3)
+    path = tmp_path / "hit/manifest.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    lines[2] = lines[2].replace(b'"rows": 4', b'"rows": 5')
+    path.write_bytes(b"\n".join(lines))
+    store = ShardStore(tmp_path / "hit", MADE_FROM)
+    assert f"{path}: line 3 is damaged: its shard is made anew" in caplog.messages
+    assert [number in store for number in range(3)] == [True, False, True]
+    store.write(1, shard(10))
+    assert contents(tmp_path / "hit") == contents(tmp_path / "whole")
+
+
+def test_a_manifest_of_an_earlier_version_is_read_and_gone_by(tmp_path: Path) -> None:
+    whole = store_of(tmp_path / "whole", shards=2)
+    store_of(tmp_path / "old", shards=2)
+    _, *lines = map(json.loads, (tmp_path / "old/manifest.jsonl").read_text().splitlines())
+    (tmp_path / "old/manifest.jsonl").unlink()
+    shards = {one["name"]: one["shard"] for one in lines}
+    write_sealed(tmp_path / "old/manifest.json", {"made_from": MADE_FROM, "shards": shards})
+    before = contents(tmp_path / "old")
+    store = ShardStore(tmp_path / "old", MADE_FROM)
+    assert (len(store), store.digest) == (2, whole.digest)
+    assert contents(tmp_path / "old") == before  # what is only read stays as it is
+    store.write(2, shard(20))
+    whole.write(2, shard(20))
+    assert contents(tmp_path / "old") == contents(tmp_path / "whole")
+
+
+def test_shards_of_parts_make_the_whole(tmp_path: Path) -> None:
+    whole = store_of(tmp_path / "whole", shards=5)
+    parts = [ShardStore(tmp_path / str(part), MADE_FROM) for part in range(2)]
+    for number in range(5):
+        parts[number % 2].write(number, shard(10 * number))
+    store = ShardStore(tmp_path / "joined", MADE_FROM)
+    store.adopt(parts)
+    assert store.digest == whole.digest
+    assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
+    # Cut short, it is done once more.
+    (tmp_path / "joined/shard-00003.safetensors").unlink()
+    ShardStore(tmp_path / "joined", MADE_FROM).adopt(parts)
+    assert contents(tmp_path / "joined") == contents(tmp_path / "whole")
 
 
 def test_the_same_makings_keep_the_shards_and_say_nothing(
@@ -222,7 +298,7 @@ def test_other_makings_empty_the_store_and_name_the_field(
     digest = store_of(tmp_path).digest
     store = ShardStore(tmp_path, {**MADE_FROM, "extractor": {"kind": "hog", "side": 96}})
     assert len(store) == 0
-    assert list(contents(tmp_path)) == ["manifest.json"]
+    assert list(contents(tmp_path)) == ["manifest.jsonl"]
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path}: extractor.side changed, so it is made anew"
     ]
@@ -232,10 +308,10 @@ def test_other_makings_empty_the_store_and_name_the_field(
 def test_shards_without_a_manifest_are_litter(tmp_path: Path) -> None:
     """A store that was being emptied when it was killed."""
     store_of(tmp_path, shards=3)
-    (tmp_path / "manifest.json").unlink()
+    (tmp_path / "manifest.jsonl").unlink()
     store = store_of(tmp_path, shards=1)
     assert len(store) == 1
-    assert list(contents(tmp_path)) == ["manifest.json", "shard-00000.safetensors"]
+    assert list(contents(tmp_path)) == ["manifest.jsonl", "shard-00000.safetensors"]
 
 
 def test_the_digest_is_of_the_content(tmp_path: Path) -> None:
@@ -274,7 +350,7 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
 
 
 def test_no_store(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"manifest\.json is missing"):
+    with pytest.raises(RunError, match=r"manifest\.jsonl is missing"):
         ShardStore.open(tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -289,7 +365,7 @@ def test_seconds_add_up_over_runs_outside_the_folder(tmp_path: Path) -> None:
     store = ShardStore(folder, MADE_FROM, clock)
     store.write(1, shard(1), 2.25)
     assert store.seconds == 3.75
-    assert "seconds" not in (folder / "manifest.json").read_text()
+    assert "seconds" not in (folder / "manifest.jsonl").read_text()
     # Made anew, the time of what is gone is gone.
     assert ShardStore(folder, {**MADE_FROM, "code": 2}, clock).seconds == 0.0
     assert other.seconds == 100.0

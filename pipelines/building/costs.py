@@ -1,0 +1,315 @@
+"""What the stages of a build cost, worked out from measured costs: seconds, memory, disk.
+
+Each stage is counted in multiplications and additions of the kind that it mostly does, by the rules
+that its code follows; ``pipelines/costs.yaml`` says what one takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, log2, sqrt
+from typing import Final
+
+from pydantic import Field
+
+from pipelines.config import CONFIGS, read_config
+from retrieval.classifiers.ensemble import EnsembleConfig
+from retrieval.classifiers.members import MemberConfig
+from retrieval.classifiers.svm import SvmConfig
+from retrieval.classifiers.vote import VoteConfig
+from retrieval.config import SystemConfig
+from retrieval.descriptors.aggregated import AggregatedConfig
+from retrieval.descriptors.cross_fit import PARTS, parts_left_out
+from retrieval.descriptors.extraction import WINDOW
+from retrieval.descriptors.registry import JointConfig
+from retrieval.index.faiss_index import IndexConfig, resolve_factory
+from retrieval.types import StrictModel
+from retrieval.vectors.whitening import EXACT_LIMIT
+
+STAGES: Final = ("describe", "describer", "index", "classifiers")
+"""As they are named in the timings of run.json."""
+KMEANS_ROUNDS: Final = 10
+SAMPLE_PER_LIST: Final = 40
+HELD_OUT: Final = 5_000
+PIXEL: Final = 3 * 3 / 4
+"""Bytes of a decoded photograph for each pixel of a square of its longer side."""
+FLOAT: Final = 4
+
+
+class ByKind(StrictModel):
+    """Of an extractor that is no network, and of one that is."""
+
+    classical: float = Field(gt=0.0)
+    network: float = Field(gt=0.0)
+
+    def of(self, network: bool) -> float:
+        return self.network if network else self.classical
+
+
+class Seconds(StrictModel):
+    """See ``pipelines/costs.yaml``."""
+
+    product: float = Field(gt=0.0)
+    search: float = Field(gt=0.0)
+    cluster: float = Field(gt=0.0)
+    separator: float = Field(gt=0.0)
+    covariance: float = Field(gt=0.0)
+    eigen: float = Field(gt=0.0)
+    codebook: float = Field(gt=0.0)
+    byte: float = Field(gt=0.0)
+    whitening: float = Field(gt=0.0)
+    classifier: float = Field(gt=0.0)
+    start: ByKind
+
+
+class Bytes(ByKind):
+    """See ``pipelines/costs.yaml``."""
+
+    row: int = Field(gt=0)
+
+
+class Costs(StrictModel):
+    """See ``pipelines/costs.yaml``."""
+
+    seconds: Seconds
+    bytes: Bytes
+    recall: dict[str, float]
+
+
+@cache
+def measured_costs() -> Costs:
+    """What was measured."""
+    return Costs.model_validate(read_config(CONFIGS.parent / "costs.yaml"))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a build is of.
+
+    Attributes:
+        gallery: photographs of landmarks.
+        bank: photographs of none.
+        landmarks: how many there are.
+        numbers: of a descriptor before it is whitened.
+        feature_bytes: of what a photograph's descriptor is made from.
+        stored_bytes: of words and kept features of a photograph, beside its descriptor.
+        milliseconds: of decoding and describing a photograph, all cores at work.
+        side: of photographs as they are decoded, in pixels.
+        network: whether a network describes.
+        pace: how many times as long as in the table the other work takes here.
+        cores: of the machine.
+    """
+
+    gallery: int
+    bank: int
+    landmarks: int
+    numbers: int
+    feature_bytes: float
+    stored_bytes: float
+    milliseconds: float
+    side: int
+    network: bool
+    pace: float
+    cores: int
+
+    @property
+    def photographs(self) -> int:
+        return self.gallery + self.bank
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What one stage takes: seconds, and bytes of memory at its peak and of disk."""
+
+    name: str
+    seconds: float
+    memory: float
+    disk: float
+
+
+def stage_costs(config: SystemConfig, work: Work, costs: Costs | None = None) -> list[StageCost]:
+    """What each of :data:`STAGES` takes."""
+    costs = costs or measured_costs()
+    base = costs.bytes.of(work.network)
+    base += costs.bytes.row * work.photographs
+    stages = [
+        _describe(config, work, costs),
+        _learn(config, work, costs),
+        _index(config, work, costs),
+        _classifiers(config, work, costs),
+    ]
+    return [StageCost(one.name, one.seconds, base + one.memory, one.disk) for one in stages]
+
+
+def start_seconds(work: Work, costs: Costs | None = None) -> float:
+    """What a command takes before its first stage."""
+    return (costs or measured_costs()).seconds.start.of(work.network) * work.pace
+
+
+def taught(config: SystemConfig, work: Work) -> int:
+    """How many photographs teach codebook and whitening."""
+    return min(work.photographs, config.fit_photographs)
+
+
+def dimension(config: SystemConfig, work: Work) -> int:
+    """Numbers of a descriptor in the index."""
+    if config.whitening is None:
+        return work.numbers
+    return min(config.whitening.dimension, work.numbers, max(taught(config, work) - 1, 1))
+
+
+def left_out(config: SystemConfig, work: Work) -> int:
+    """How many describers are learnt besides, each without a part of the photographs."""
+    return parts_left_out(work.photographs, config.pairs_teach, bool(config.whitenings))
+
+
+def row_bytes(factory: str, numbers: int) -> float:
+    """Bytes of a photograph in an index of FAISS; none in one that a server holds."""
+    if not factory:
+        return 0.0
+    ids = 8.0 if "IVF" in factory else 0.0
+    codes = re.search(r"(?<!O)PQ(\d+)", factory)
+    if codes:
+        return ids + float(codes[1])
+    if "SQ8" in factory:
+        return ids + numbers
+    return ids + numbers * (2.0 if "SQfp16" in factory else FLOAT)
+
+
+def stored_bytes(config: SystemConfig, work: Work) -> float:
+    """Bytes of a photograph in the index and beside it."""
+    return row_bytes(factory_of(config, work), dimension(config, work)) + work.stored_bytes
+
+
+def factory_of(config: SystemConfig, work: Work) -> str:
+    """FAISS's key of the index; empty where a server holds the gallery."""
+    if not isinstance(config.index, IndexConfig):
+        return ""
+    return resolve_factory(config.index.factory, work.gallery)
+
+
+def lists_of(rows: int) -> int:
+    """Lists of an inverted file: as of :func:`retrieval.index.faiss_index.resolve_factory`."""
+    return int(2 ** round(log2(4 * sqrt(rows))))
+
+
+def _describe(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
+    views = config.whitening.views * taught(config, work) if config.whitening else 0
+    row = FLOAT * dimension(config, work) * (1 + left_out(config, work)) + work.stored_bytes
+    pixels = 2 * WINDOW * PIXEL * work.side**2
+    seconds = work.milliseconds / 1000 * (work.photographs + views)
+    disk = row * work.photographs + work.feature_bytes * taught(config, work)
+    return StageCost("describe", seconds + costs.seconds.byte * disk, pixels, disk)
+
+
+def _learn(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
+    rows, numbers = taught(config, work), work.numbers
+    side = min(rows, numbers)
+    if side <= EXACT_LIMIT:
+        once = costs.seconds.covariance * rows * numbers * side + costs.seconds.eigen * side**3
+    else:  # a randomised range finder: some rounds of two products each
+        once = costs.seconds.product * rows * numbers * dimension(config, work) * 12
+    whitenings = (1 + left_out(config, work)) * len(config.whitenings)
+    seconds = (once + costs.seconds.whitening) * whitenings * work.pace
+    if _has_codebook(config):
+        seconds += costs.seconds.codebook * rows * work.pace
+    # Rows, as they are and centred, and a square in float64, decomposed.
+    memory = 4 * FLOAT * rows * numbers + 4 * 8 * min(side, EXACT_LIMIT) ** 2
+    disk = whitenings * FLOAT * numbers * (dimension(config, work) + 1)
+    return StageCost("describer", seconds, memory, disk)
+
+
+def _index(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
+    factory = factory_of(config, work)
+    numbers, rows = dimension(config, work), work.gallery
+    seconds = 0.0
+    lists = re.search(r"IVF(\d+)", factory)
+    if lists:
+        many = int(lists[1])
+        sample = min(rows, max(SAMPLE_PER_LIST * many, 10_000))
+        products = (KMEANS_ROUNDS * sample + rows) * many * numbers
+        seconds = costs.seconds.cluster * products * work.pace
+    whole = row_bytes(factory, numbers) * rows
+    copied = FLOAT * numbers * (1 + left_out(config, work)) + work.stored_bytes
+    disk = whole + copied * work.photographs
+    sample = min(rows, 2**18) * numbers * FLOAT
+    return StageCost("index", seconds + costs.seconds.byte * disk, whole + sample, disk)
+
+
+def _classifiers(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
+    seconds, memory = 0.0, 0.0
+    for one in config.classifiers.values():
+        for each in _members(one):
+            more, peak = _classifier(each, config, work, costs)
+            seconds += more
+            memory = max(memory, peak)
+    # Each gallery that photographs are held out in is a copy of the vectors.
+    copies = FLOAT * dimension(config, work) * work.photographs * (1 + bool(left_out(config, work)))
+    return StageCost("classifiers", seconds, copies + memory, 0.0)
+
+
+def _classifier(
+    one: MemberConfig, config: SystemConfig, work: Work, costs: Costs
+) -> tuple[float, float]:
+    """Seconds and memory of fitting a classifier, and of scoring held-out photographs by it."""
+    numbers, galleries = dimension(config, work), 1 + max(1, left_out(config, work))
+    seconds, memory = 0.0, 0.0
+    if isinstance(one, SvmConfig):
+        rows, machines = svm_work(one, work)
+        trained = numbers * rows * machines * _trainings(one.folds, config, work)
+        seconds = costs.seconds.separator * trained
+        # In float64, and as LinearSVC copies it, in each thread.
+        memory = rows * numbers * (8 + 16 * work.cores)
+        memory += FLOAT * numbers * machines * 2
+    elif isinstance(one, VoteConfig):
+        own = galleries * work.gallery * work.bank * numbers
+        queries = min(work.gallery, HELD_OUT) + min(work.bank, HELD_OUT)
+        seconds = costs.seconds.search * (own + queries * searched(config, work) * numbers)
+    return seconds * work.pace + costs.seconds.classifier * sqrt(galleries) * work.pace, memory
+
+
+def searched(config: SystemConfig, work: Work) -> float:
+    """How many rows a query is compared with."""
+    lists = re.search(r"IVF(\d+)", factory_of(config, work))
+    if not lists or not isinstance(config.index, IndexConfig):
+        return work.gallery
+    many = int(lists[1])
+    return many + work.gallery * min(1.0, config.index.nprobe / many)
+
+
+def svm_work(one: SvmConfig, work: Work) -> tuple[float, int]:
+    """Rows that a landmark's separator is trained on, and how many separators there are."""
+    everything, machines = work.photographs, work.landmarks + 1
+    if everything <= one.most_rows and everything * work.landmarks <= one.most_work:
+        return everything, machines
+    own = min(work.gallery / max(work.landmarks, 1), one.most_positives)
+    negatives = min(work.bank, one.bank_negatives) + one.random_negatives + one.hard_negatives
+    return own + negatives, machines
+
+
+def _trainings(folds: int, config: SystemConfig, work: Work) -> int:
+    """How often all of a classifier is trained: for itself, and for the folds held out."""
+    each = work.gallery / max(work.landmarks, 1)
+    folds = min(folds, max(2, int(each)))
+    parts = left_out(config, work)
+    if parts:
+        return 1 + parts * max(2, round(folds / PARTS))
+    return 1 + min(folds, ceil(min(work.gallery, HELD_OUT) / (work.gallery / folds)))
+
+
+def _members(one: object) -> Iterator[MemberConfig]:
+    """A classifier, or those that an ensemble fits for its answer and for its weights."""
+    if isinstance(one, EnsembleConfig):
+        yield from one.members.values()
+    else:
+        yield one  # type: ignore[misc]
+
+
+def _has_codebook(config: SystemConfig) -> bool:
+    whole = config.extractor
+    parts = [one.extractor for one in whole.parts] if isinstance(whole, JointConfig) else [whole]
+    words = config.local is not None and config.local.words is not None
+    return words or any(isinstance(one, AggregatedConfig) for one in parts)

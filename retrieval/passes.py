@@ -1,0 +1,26 @@
+"""A sign of life from what is learnt in passes over many rows, however deep it is called."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
+_told: ContextVar[Callable[[], None] | None] = ContextVar("told", default=None)
+
+
+@contextlib.contextmanager
+def watched(told: Callable[[], None]) -> Iterator[None]:
+    """Have ``told`` called after each pass that is done within."""
+    before = _told.set(told)
+    try:
+        yield
+    finally:
+        _told.reset(before)
+
+
+def one_pass() -> None:
+    """Tell whoever watches, if anyone does, that a pass is done."""
+    told = _told.get()
+    if told is not None:
+        told()

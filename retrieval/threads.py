@@ -1,0 +1,83 @@
+"""Many small matrix products on every core, to the same bits whichever the number of threads.
+
+A library of linear algebra that splits each small product over its own threads spends more on
+their waiting for one another than on the product, and rounds by how many there are. Here every
+product has one thread, and products run beside each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+from retrieval.devices import cores
+from retrieval.streams import ahead
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD: Final = 4
+"""Items begun for each thread before the first of them is waited for."""
+
+
+class _Limit:
+    """One thread a product, for as long as anyone in the process wants it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._wanted = 0
+        self._set: Any = None
+
+    def want(self) -> None:
+        with self._guard:
+            if not self._wanted:
+                self._set = _libraries().limit(limits=1, user_api="blas")
+            self._wanted += 1
+
+    def release(self) -> None:
+        with self._guard:
+            self._wanted -= 1
+            if not self._wanted:
+                self._set.restore_original_limits()
+
+
+_limit = _Limit()
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """The libraries of linear algebra that are loaded: looking for them takes milliseconds."""
+    return ThreadpoolController()
+
+
+@contextlib.contextmanager
+def one_thread_a_product() -> Iterator[None]:
+    """Keep matrix products of this process to a thread each, FAISS's among them."""
+    _limit.want()
+    try:
+        yield
+    finally:
+        _limit.release()
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """``function`` of each item, in order, a thread a core, each product in one thread.
+
+    Items are asked for in the calling thread, a few ahead: they may come from disk.
+    """
+    items = iter(items)
+    first = list(itertools.islice(items, 2))
+    with one_thread_a_product():
+        if len(first) < 2:
+            yield from map(function, first)
+            return
+        with ThreadPoolExecutor(cores()) as pool:
+            begun = (pool.submit(function, one) for one in itertools.chain(first, items))
+            yield from (one.result() for one in ahead(begun, AHEAD * cores()))

@@ -1,0 +1,111 @@
+"""What stages cost: rules of the code that they count, tried against that code."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.building.costs import Work, row_bytes, stage_costs, svm_work
+from pipelines.building.index import build_run
+from pipelines.config import load_config
+from retrieval.classifiers.svm import SvmConfig
+from retrieval.config import SystemConfig
+from retrieval.descriptors.registry import build_extractor
+from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.photographs.table import load_data_set
+from tests.pipelines.building.test_index import config_of
+
+WORK = Work(
+    gallery=1000, bank=300, landmarks=50, numbers=1280, feature_bytes=5120.0, stored_bytes=0.0,
+    milliseconds=10.0, side=448, network=True, pace=1.0, cores=2,
+)  # fmt: skip
+
+
+def system(**changes: object) -> SystemConfig:
+    return load_config("mobilenet_v2-gem", [f"{key}={one}" for key, one in changes.items()])
+
+
+def total(config: SystemConfig, work: Work) -> float:
+    return sum(one.seconds for one in stage_costs(config, work))
+
+
+@pytest.mark.parametrize(
+    "factory", ["Flat", "SQfp16", "IVF16,Flat", "IVF16,SQ8", "OPQ16_64,IVF16,PQ16"]
+)
+def test_bytes_of_a_row_are_those_of_the_index(factory: str, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).standard_normal((20_000, 64), dtype=np.float32)
+    FaissIndex.build(rows, IndexConfig(factory=factory)).save(tmp_path)
+    whole = (tmp_path / "index.faiss").stat().st_size
+    assert row_bytes(factory, 64) == pytest.approx(whole / len(rows), rel=0.2)
+
+
+def test_disk_is_what_a_run_takes(data: Path, tmp_path: Path) -> None:
+    config, photographs = config_of("hog"), load_data_set(data)
+    build_run(config, photographs, tmp_path / "run", "cpu")
+    vectors = sum(one.stat().st_size for one in (tmp_path / "run/index").rglob("*.npy"))
+    numbers = build_extractor(config.extractor, "cpu", 0).dimension
+    work = replace(WORK, gallery=24, bank=8, landmarks=6, numbers=numbers)
+    told = {one.name: one.disk for one in stage_costs(config, work)}
+    index = 24 * 4 * 16
+    assert told["index"] - index == pytest.approx(vectors, rel=0.2)
+    learnt = sum(
+        one.stat().st_size
+        for name in ("whitening", "calibration")
+        for one in (tmp_path / "run" / name).rglob("*.safetensors")
+    )
+    assert told["describer"] == pytest.approx(learnt, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stage"),
+    [
+        ({"milliseconds": 20.0}, "describe"),
+        ({"numbers": 2560}, "describer"),
+        ({"gallery": 4000}, "classifiers"),
+        ({"landmarks": 100}, "classifiers"),
+        ({"stored_bytes": 1e4}, "index"),
+    ],
+)
+def test_more_takes_longer(changes: dict[str, float], stage: str) -> None:
+    more = replace(WORK, **changes)  # type: ignore[arg-type]
+    for before, after in zip(stage_costs(system(), WORK), stage_costs(system(), more), strict=True):
+        assert after.seconds >= before.seconds
+        if before.name == stage:
+            assert after.seconds > before.seconds
+
+
+def test_a_machine_half_as_quick_takes_twice_as_long_to_work_things_out() -> None:
+    slow = {one.name: one.seconds for one in stage_costs(system(), replace(WORK, pace=2.0))}
+    quick = {one.name: one.seconds for one in stage_costs(system(), WORK)}
+    assert slow["describe"] == quick["describe"]  # which is timed itself
+    assert slow["describer"] == pytest.approx(2 * quick["describer"])
+    assert slow["classifiers"] == pytest.approx(2 * quick["classifiers"])
+
+
+def test_nothing_grows_worse_than_n_log_n() -> None:
+    """From 100,000 to 5 million photographs, at 25 a landmark."""
+    config = system(**{"index.factory": "auto"})
+    few, many = (
+        replace(WORK, gallery=n, bank=n // 10, landmarks=n // 25) for n in (100_000, 5_000_000)
+    )
+    for before, after in zip(stage_costs(config, few), stage_costs(config, many), strict=True):
+        assert after.memory <= 60 * before.memory
+        if before.name in ("describe", "describer"):
+            assert after.seconds <= 50 * before.seconds * 1.01
+
+
+def test_an_svm_is_trained_on_a_bounded_set_where_there_are_many() -> None:
+    rows, machines = svm_work(SvmConfig(), replace(WORK, gallery=40_000, landmarks=20))
+    assert (rows, machines) == (40_300, 21)
+    rows, machines = svm_work(SvmConfig(), replace(WORK, gallery=1_200_000, landmarks=13_000))
+    assert rows == pytest.approx(1_200_000 / 13_000 + 300 + 1000 + 500)
+    assert machines == 13_001
+
+
+def test_views_are_described_too() -> None:
+    plain = stage_costs(system(), WORK)[0].seconds
+    viewed = stage_costs(system(**{"whitening.views": 4}), WORK)[0].seconds
+    assert viewed == pytest.approx(5 * plain, rel=0.05)

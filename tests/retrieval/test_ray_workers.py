@@ -1,0 +1,121 @@
+"""A build whose photographs a Ray cluster describes, on two simulated machines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval import build
+from retrieval.config import SystemConfig
+from retrieval.describing import no_bar
+from retrieval.errors import ConfigError, RunError
+from retrieval.photographs.table import DataSet, load_data_set
+from retrieval.ray_workers import describe_by_ray
+from retrieval.run import Run
+from tests.pipelines.runs import contents
+
+CONFIG = SystemConfig.model_validate(
+    {
+        "name": "small",
+        "extractor": {"kind": "hog", "side": 64, "cells": [16]},
+        "whitening": {"dimension": 16},
+        "fit_photographs": 100,
+        "classifiers": {"knn": {"kind": "knn", "k": 5}},
+    }
+)
+ROOT = Path(__file__).parents[2]
+EACH = 640
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
+    """Two landmarks of many photographs: five shards."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name in ("bridge", "tower"):
+        (folder / name).mkdir()
+        for number in range(EACH):
+            pixels = rng.integers(0, 256, (320, 320, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return load_data_set(folder)
+
+
+@pytest.fixture(scope="module")
+def undivided(data: DataSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    run = Run(tmp_path_factory.mktemp("undivided") / "run")
+    build.build(CONFIG, data, run, "cpu")
+    return contents(run.folder)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._private import ray_constants
+    from ray.cluster_utils import Cluster
+
+    # All of it on loopback: Ray takes the machine's outer address in place of it otherwise.
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    # Actors run the code that is tested, wherever it is installed.
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    here = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    one = Cluster(initialize_head=True, head_node_args=here)
+    one.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    yield one
+    one.shutdown()
+
+
+@pytest.mark.slow
+def test_two_machines_make_the_bytes_of_one(
+    data: DataSet, undivided: dict[str, bytes], cluster: Any, tmp_path: Path
+) -> None:
+    run = Run(tmp_path / "run")
+    describe_by_ray(CONFIG, data, run, "cpu", cluster.address)
+    build.build(CONFIG, data, run, "cpu")
+    assert contents(run.folder) == undivided
+    describe_by_ray(CONFIG, data, run, "cpu", "nowhere:1")  # nothing to do, so nobody is asked
+
+
+@pytest.mark.slow
+def test_the_parts_of_a_lost_machine_are_done_again(
+    data: DataSet,
+    undivided: dict[str, bytes],
+    cluster: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = Run(tmp_path / "run")
+    lost = threading.Thread(target=_lose, args=(cluster, run))
+    lost.start()
+    describe_by_ray(CONFIG, data, run, "cpu", cluster.address)
+    lost.join()
+    assert "was lost with its machine" in caplog.text
+    build.build(CONFIG, data, run, "cpu")
+    assert contents(run.folder) == undivided
+
+
+def _lose(cluster: Any, run: Run) -> None:
+    """Take the second machine away once both have begun."""
+    while len(list(run.parts.glob("*/descriptors/000"))) < 2:
+        threading.Event().wait(0.05)
+    (other,) = [one for one in cluster.list_all_nodes() if not one.head]
+    cluster.remove_node(other, allow_graceful=False)
+
+
+def test_a_cluster_that_is_not_there(data: DataSet, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    run = Run(tmp_path / "run")
+    with pytest.raises(RunError, match=r"--workers 127\.0\.0\.1:1: no Ray cluster answers there"):
+        describe_by_ray(CONFIG, data, run, "cpu", "127.0.0.1:1", no_bar)
+
+
+def test_without_ray(data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        describe_by_ray(CONFIG, data, Run(tmp_path / "run"), "cpu", "ray", no_bar)
+    assert not (tmp_path / "run").exists()
