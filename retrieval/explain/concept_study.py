@@ -25,7 +25,7 @@ from retrieval.explain.concepts import (
 )
 from retrieval.explain.drawn import drawn, of_rows, opened
 from retrieval.explain.explainer import Explainer
-from retrieval.explain.layers import Layer
+from retrieval.explain.layers import MapLayer
 from retrieval.explain.targets import SIMILARITY, Asked, Target, target_of
 from retrieval.photographs.folders import photographs_below
 from retrieval.photographs.given import open_given
@@ -220,7 +220,7 @@ def landmark_codes(explainer: Explainer, landmarks: Sequence[str], count: int) -
 
 
 def _derivatives(
-    explainer: Explainer, code: int, layer: Layer, target: str, told: Progress
+    explainer: Explainer, code: int, layer: MapLayer, target: str, told: Progress
 ) -> Rows:
     rows = np.flatnonzero(np.asarray(explainer.gallery.codes) == code)[:OF_LANDMARK].tolist()
     made = []

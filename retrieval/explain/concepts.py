@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import ExplainError
 from retrieval.explain.derivable import derivable
-from retrieval.explain.layers import Layer, channel_slopes, layer_named, layers_of, outputs
+from retrieval.explain.layers import MapLayer, channel_slopes, layer_named, layers_of, outputs
 from retrieval.explain.targets import Asked, Target
 from retrieval.types import Photograph, Reals
 
@@ -115,7 +115,7 @@ class ConceptScore:
         return self.p < SIGNIFICANT
 
 
-def layer_for(asked: Asked, name: str | None) -> Layer:
+def layer_for(asked: Asked, name: str | None) -> MapLayer:
     """The layer by name, or the default (:func:`retrieval.explain.layers.layer_named`).
 
     Raises:
@@ -124,7 +124,7 @@ def layer_for(asked: Asked, name: str | None) -> Layer:
     return layer_named(layers_of(derivable(asked.describer, asked.photograph)), name)
 
 
-def mean_channels(asked: Asked, layer: Layer, photographs: Sequence[Photograph]) -> Rows:
+def mean_channels(asked: Asked, layer: MapLayer, photographs: Sequence[Photograph]) -> Rows:
     """(n, channels) of n photographs, the mean over their places."""
     found = [
         outputs(derivable(asked.describer, one), layer).mean(dim=(1, 2)).numpy()
@@ -133,7 +133,7 @@ def mean_channels(asked: Asked, layer: Layer, photographs: Sequence[Photograph])
     return np.array(found, np.float32).reshape(len(photographs), layer.channels)
 
 
-def slopes(asked: Asked, layer: Layer, target: Target) -> Rows:
+def slopes(asked: Asked, layer: MapLayer, target: Target) -> Rows:
     """(channels,) derivatives of a photograph's target by the channels."""
     by = derivable(asked.describer, asked.photograph)
     return np.asarray(channel_slopes(by, layer, target.function).numpy(), np.float32)

@@ -23,7 +23,7 @@ MAPS = 3
 
 
 @dataclass(frozen=True)
-class Layer:
+class MapLayer:
     """A layer of one of a describer's networks.
 
     Attributes:
@@ -50,7 +50,7 @@ class Layer:
         return moved if moved.ndim == 4 else moved.unsqueeze(-1)
 
 
-def layers_of(by: Derivable) -> list[Layer]:
+def layers_of(by: Derivable) -> list[MapLayer]:
     """The layers with maps, network by network, each from its input on.
 
     Args:
@@ -64,7 +64,7 @@ def layers_of(by: Derivable) -> list[Layer]:
     ]
 
 
-def _layers(seen: Seen, place: int, prefix: str) -> list[Layer]:
+def _layers(seen: Seen, place: int, prefix: str) -> list[MapLayer]:
     outputs: dict[str, list[tuple[int, ...]]] = {}
 
     def note(name: str, module: nn.Module, given: Any, output: Any) -> None:
@@ -90,12 +90,12 @@ def _layers(seen: Seen, place: int, prefix: str) -> list[Layer]:
             continue
         places = (rest[0], rest[1] if len(rest) > 1 else 1)
         found.append(
-            Layer(prefix + name, place, modules[name], len(shapes), axis, last[axis], places)
+            MapLayer(prefix + name, place, modules[name], len(shapes), axis, last[axis], places)
         )
     return found
 
 
-def layer_named(layers: list[Layer], name: str | None) -> Layer:
+def layer_named(layers: list[MapLayer], name: str | None) -> MapLayer:
     """One of them; by default the last of the first network.
 
     Raises:
@@ -111,7 +111,7 @@ def layer_named(layers: list[Layer], name: str | None) -> Layer:
 
 
 @contextmanager
-def met(layer: Layer, take: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+def met(layer: MapLayer, take: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Within, ``take`` is given what comes out of the layer; what it returns goes on instead."""
     count = 0
 
@@ -131,7 +131,7 @@ class _EnoughError(Exception):
     """The layer was reached: what comes behind it need not run."""
 
 
-def output_of(by: Derivable, layer: Layer, values: Tensor) -> Tensor:
+def output_of(by: Derivable, layer: MapLayer, values: Tensor) -> Tensor:
     """(n, channels, rows, columns) of (n, 3, h, w) normalised photographs, with derivatives."""
     found: list[Tensor] = []
 
@@ -145,7 +145,7 @@ def output_of(by: Derivable, layer: Layer, values: Tensor) -> Tensor:
     return layer.channels_first(found[0])
 
 
-def outputs(by: Derivable, layer: Layer) -> Tensor:
+def outputs(by: Derivable, layer: MapLayer) -> Tensor:
     """(channels, rows, columns) of the photograph's largest view."""
     seen = by.seen[layer.seen]
     with torch.inference_mode():
@@ -153,7 +153,7 @@ def outputs(by: Derivable, layer: Layer) -> Tensor:
         return output_of(by, layer, largest)[0].cpu()
 
 
-def channel_slopes(by: Derivable, layer: Layer, function: Callable[[Tensor], Tensor]) -> Tensor:
+def channel_slopes(by: Derivable, layer: MapLayer, function: Callable[[Tensor], Tensor]) -> Tensor:
     """(channels,) how fast a target grows where a channel does, at all places of all views."""
     shift = torch.zeros(layer.channels, device=by.seen[layer.seen].values.device)
     shift.requires_grad_()

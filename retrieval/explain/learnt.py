@@ -18,7 +18,7 @@ from retrieval.explain.concept_study import landmark_codes
 from retrieval.explain.derivable import Derivable, derivable
 from retrieval.explain.drawn import drawn, opened
 from retrieval.explain.explainer import Explainer
-from retrieval.explain.layers import Layer, layer_named, layers_of, met
+from retrieval.explain.layers import MapLayer, layer_named, layers_of, met
 from retrieval.explain.targets import Asked, target_of
 from retrieval.explain.visualisation import (
     Colours,
@@ -133,7 +133,7 @@ def learnt(
     return found
 
 
-def _chosen(known: list[Layer], names: Sequence[str]) -> list[Layer]:
+def _chosen(known: list[MapLayer], names: Sequence[str]) -> list[MapLayer]:
     if names:
         return [layer_named(known, name) for name in names]
     own = [layer for layer in known if layer.seen == known[0].seen]
@@ -142,7 +142,7 @@ def _chosen(known: list[Layer], names: Sequence[str]) -> list[Layer]:
 
 
 def _answers(
-    asked: Asked, layers: Sequence[Layer], photographs: Sequence[Photograph]
+    asked: Asked, layers: Sequence[MapLayer], photographs: Sequence[Photograph]
 ) -> list[_Answers]:
     """Of every layer, from one pass a photograph."""
     found: list[list[tuple[Tensor, Tensor, tuple[int, int]]]] = [[] for _ in layers]

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, normalize
 
 from retrieval.explain.derivable import Derivable
-from retrieval.explain.layers import Layer, output_of
+from retrieval.explain.layers import MapLayer, output_of
 from retrieval.types import Photograph
 
 SIDE: Final = 112
@@ -61,7 +61,7 @@ class Colours:
         return cls(pixels.mean(axis=0).astype(np.float32), root.astype(np.float32))
 
 
-def channel(by: Derivable, layer: Layer, channels: Sequence[int]) -> Objective:
+def channel(by: Derivable, layer: MapLayer, channels: Sequence[int]) -> Objective:
     """The mean of a channel's map: the i-th picture is for the i-th channel."""
     places = torch.tensor(channels)
 
@@ -72,7 +72,7 @@ def channel(by: Derivable, layer: Layer, channels: Sequence[int]) -> Objective:
     return function
 
 
-def neuron(by: Derivable, layer: Layer, channels: Sequence[int]) -> Objective:
+def neuron(by: Derivable, layer: MapLayer, channels: Sequence[int]) -> Objective:
     """The middle place of a channel's map alone."""
     places = torch.tensor(channels)
 
