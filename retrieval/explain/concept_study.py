@@ -154,6 +154,7 @@ def study(
     side = explainer.describer.longest_side
     first = drawn(explainer, 1, side, seed)[0].asked
     where = layer_for(first, layer)
+    codes = landmark_codes(explainer, landmarks, LANDMARKS)
 
     def rows_of(photographs: Sequence[Path | Photograph]) -> Rows:
         made = []
@@ -172,7 +173,6 @@ def study(
     centre, scale = channel_scale(random)
     scaled = {name: (rows - centre) / scale for name, rows in named.items()}
     separated, chances = separate(scaled, (random - centre) / scale, seed)
-    codes = landmark_codes(explainer, landmarks, LANDMARKS)
     derivatives = {
         explainer.name(explainer.gallery.landmarks[code]): _derivatives(
             explainer, code, where, target, told
