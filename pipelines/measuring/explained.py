@@ -32,7 +32,7 @@ from retrieval.types import Photograph, Reals
 
 MAP_SIDE: Final = 160
 """Longest side of a map in the report, in pixels."""
-LOOKED_AT: Final = 12
+LOOKED_AT: Final = 20
 """False accepts, and right answers, of which the evidence is looked at."""
 Progress = Callable[[int, int], None]
 
