@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.progress import progress_bar
-from retrieval.explain.checks import CHECKED, Checks, check
+from retrieval.explain.checks import CHECKED, HALF, Checks, check
 from retrieval.explain.concept_study import (
     LANDMARKS,
     OF_LANDMARK,
@@ -64,14 +64,14 @@ def checks_table(found: Checks) -> Table:
         if one.refused:
             table.add_row(one.method, *[""] * 5, f"does not apply: {one.refused}")
             continue
-        figures = (one.ranks[-1], one.structure[-1], one.deletion, one.insertion, one.occlusion)
+        figures = (one.ranks[HALF], one.structure[HALF], one.deletion, one.insertion, one.occlusion)
         verdict = Text("fails", "bold red") if one.fails else Text("passes")
         table.add_row(one.method, *(f"{value:.2f}" for value in figures), verdict)
     deletion, insertion = found.random
     table.add_row("in no order", "", "", f"{deletion:.2f}", f"{insertion:.2f}", "", "")
     table.caption = (
-        "rank, structure: how like the trained network's the map still is with all weights random"
-        " (a method fails from 0.5 on); deletion: low is good; insertion: high is good; occlusion:"
+        "rank, structure: how like the trained network's the map still is with the upper half of"
+        " the layers random (a method fails that is 0.5 or more alike then or later); deletion: low is good; insertion: high is good; occlusion:"
         " rank correlation with it"
     )
     return table
