@@ -71,8 +71,8 @@ def checks_table(found: Checks) -> Table:
     table.add_row("in no order", "", "", f"{deletion:.2f}", f"{insertion:.2f}", "", "")
     table.caption = (
         "rank, structure: how like the trained network's the map still is with the upper half of"
-        " the layers random (a method fails that is 0.5 or more alike then or later); deletion: low is good; insertion: high is good; occlusion:"
-        " rank correlation with it"
+        " the layers random (a method fails that is 0.5 or more alike then or later); deletion: low"
+        " is good; insertion: high is good; occlusion: rank correlation with it"
     )
     return table
 
