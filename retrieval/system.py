@@ -27,8 +27,10 @@ from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import TableError
+from retrieval.explain.checks import marked
 from retrieval.explain.explainer import SHARES, Explainer
 from retrieval.explain.explanation import Explanation
+from retrieval.explain.kept import CHECKS, kept
 from retrieval.explain.targets import SIMILARITY
 from retrieval.index.early_exit import SavedExit
 from retrieval.index.gallery import Gallery
@@ -362,7 +364,9 @@ class System:
             PhotographError: the photograph cannot be read or described.
             TypeError: it is none.
         """
-        return self.explainer.explain(photograph, against, method, target)
+        explained = self.explainer.explain(photograph, against, method, target)
+        found = kept(self.run.folder, CHECKS, self.record["describer"])
+        return marked(explained, method, found)
 
     @cached_property
     def explainer(self) -> Explainer:

@@ -64,6 +64,24 @@ def data_bank(
     say(str(summary))
 
 
+@app.command("concepts", epilog="Example: landmarks data concepts --out data/concepts")
+def data_concepts(
+    out: Annotated[Path, typer.Option(help="Folder.")] = Path("data/concepts"),
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, other photographs.")] = 0,
+) -> None:
+    """Render photographs of concepts (stripes, water, columns …) for landmarks concepts."""
+    rendered_concepts(out, seed)
+
+
+def rendered_concepts(out: Path, seed: int) -> None:
+    """Render what is not there yet."""
+    from pipelines.demo.concepts import TOTAL, make_concepts
+
+    with progress_bar("rendering concepts", TOTAL) as progress:
+        count = make_concepts(out, seed=seed, progress=progress)
+    say(f"{count:,} photographs of concepts → {out}")
+
+
 @app.command("check", epilog="Example: landmarks data check photos")
 def data_check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a single table.")],

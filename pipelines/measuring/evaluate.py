@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipelines.measuring.answers import judge_rows, result_of
+from pipelines.measuring.explained import explain_examples, rows_to_explain
 from pipelines.measuring.written import write_evaluation
 from pipelines.progress import progress_bar
 from pipelines.report.measured import (
@@ -134,7 +136,8 @@ def evaluate_run(
     Raises:
         TableError: the CSV is bad.
     """
-    return write_evaluation(measure_run(system, csv, out, share), out)
+    measured = measure_run(system, csv, out, share)
+    return write_evaluation(_with_explained(system, measured), out)
 
 
 def evaluate_runs(
@@ -158,8 +161,15 @@ def evaluate_runs(
         name: measure_run(system, csv, out / name, share) for name, system in systems.items()
     }
     for name, one in measured.items():
-        write_evaluation(one, out / name)
+        write_evaluation(_with_explained(systems[name], one), out / name)
     return write_evaluation(side_by_side(measured), out)
+
+
+def _with_explained(system: System, measured: Measured) -> Measured:
+    """With what the report says of why."""
+    rows = {row for some in rows_to_explain(measured) for row in some}
+    with progress_bar("explaining", len(rows)) as progress:
+        return replace(measured, explained=explain_examples(system, measured, progress))
 
 
 def measure_run(system: System, csv: Path, out: Path, share: float | None = None) -> Measured:

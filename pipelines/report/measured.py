@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from pipelines.report.explained import Explained
 from retrieval.errors import RunError
 from retrieval.evaluation.intervals import Difference, Outcomes, paired_differences
 from retrieval.evaluation.metrics import Truth, recognition_metrics
@@ -115,6 +116,7 @@ class Measured:
         notes: one-line remarks that a reader of the figures has to know.
         origins: (n,) where each test photograph comes from, as the table's ``source`` column says;
             empty where it has none.
+        explained: why some of the photographs were answered so.
     """
 
     config: str
@@ -138,6 +140,7 @@ class Measured:
     conditions: Mapping[str, str | int | float]
     notes: Sequence[str]
     origins: Sequence[str] = ()
+    explained: Explained = field(default_factory=Explained)
 
     @property
     def caveats(self) -> list[str]:
@@ -271,6 +274,8 @@ def side_by_side(systems: Mapping[str, Measured]) -> Measured:
         gallery_codes=_recoded(first.gallery_codes, first.landmarks, landmarks),
         results=results,
         conditions={**shared, "config": title, **each},
+        # Of the first system alone.
+        explained=Explained(),
         notes=list(dict.fromkeys(note for one in systems.values() for note in one.notes)),
     )
 

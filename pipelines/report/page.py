@@ -38,6 +38,8 @@ BY_ORIGIN: Final = ("gap", "top1", "false_accept_rate")
 QUERY_SIDE: Final = 288
 NEIGHBOUR_SIDE: Final = 144
 JPEG_QUALITY: Final = 78
+MAP_BUDGET: Final = 1_500_000
+"""Bytes that match maps take in the page; examples beyond that have none."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +201,7 @@ def render(measured: Measured) -> bytes:
             mistaken=curves.false_accepts(measured, CONFUSIONS),
             worst=curves.worst_landmarks(measured, WORST),
             groups=_galleries(measured, cache(thumbnail)),
+            explained=measured.explained,
             failed=_failed(measured),
             listed=LISTED,
         )
@@ -314,10 +317,18 @@ def _plots(measured: Measured) -> list[dict[str, Any]]:
 def _galleries(
     measured: Measured, thumbnails: Thumbnailer
 ) -> list[tuple[examples.Group, list[dict[str, Any]]]]:
-    return [
-        (group, [_example(measured, row, thumbnails) for row in group.rows])
-        for group in examples.groups(measured, SHOWN)
-    ]
+    left = MAP_BUDGET
+    found = []
+    for group in examples.groups(measured, SHOWN):
+        shown = []
+        for row in group.rows:
+            one = measured.explained.maps.get(row)
+            maps = {} if one is None else {t: pictured(p) for t, p in one.pictures.items()}
+            left -= sum(len(map_.uri) for map_ in maps.values())
+            example = _example(measured, row, thumbnails)
+            shown.append({**example, "maps": maps if left >= 0 else {}})
+        found.append((group, shown))
+    return found
 
 
 def _example(measured: Measured, row: int, thumbnails: Thumbnailer) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def render(explained: Explanation, system: str) -> bytes:
             "target": made.target,
             "value": made.value,
             "note": made.note,
+            "failed": made.failed,
             "picture": pictured(overlay(explained.photograph, made.map, made.signed)),
         },
         verdicts=[_verdict(explained, one) for one in explained.verdicts],

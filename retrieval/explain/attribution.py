@@ -20,6 +20,7 @@ class Attribution:
             speaks against.
         signed: whether values below nought mean something.
         note: what the method says of itself, or empty.
+        failed: how it failed the check on the system, or empty.
     """
 
     method: str
@@ -28,3 +29,4 @@ class Attribution:
     map: NDArray[np.float32]
     signed: bool
     note: str = ""
+    failed: str = ""

@@ -84,7 +84,8 @@ def test_help_shows_the_groups(landmarks: Run) -> None:
     panels = re.findall(r"╭─ (.+?) ─+╮(.+?)╰", out, re.DOTALL)
     told = {name: set(re.findall(r"^│ (\w+)", rows, re.MULTILINE)) for name, rows in panels}
     assert {"index", "add", "remove", "list", "train"} <= told["Build a run"]
-    assert {"classify", "vote", "rethreshold", "score", "explain"} == told["Answer photographs"]
+    own = {"classify", "vote", "rethreshold", "score", "explain", "concepts", "visualise"}
+    assert own == told["Answer photographs"]
     assert {"evaluate", "compare", "ablate", "protocol"} == told["Measure"]
     assert {"doctor", "config", "layers", "plan"} == told["Machine and systems"]
 

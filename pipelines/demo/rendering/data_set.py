@@ -81,7 +81,7 @@ def render_data_set(
         for numbers in _batches(range(none), gallery_views + query_views)
     ]
     rows: list[Rendered] = []
-    for done in _run(jobs, workers or os.cpu_count() or 1):
+    for done in run_jobs(jobs, workers or os.cpu_count() or 1):
         rows += done
         if progress is not None:
             progress(len(done), 0)
@@ -116,12 +116,13 @@ def render_plain(
         partial(_render_named, folder, seed, [(number, names[number]) for number in numbers])
         for numbers in _batches(todo, 4)
     ]
-    for done in _run(jobs, workers or os.cpu_count() or 1):
+    for done in run_jobs(jobs, workers or os.cpu_count() or 1):
         if progress is not None:
             progress(len(done), 0)
 
 
-def _run(jobs: Sequence[Callable[[], list[T]]], workers: int) -> Iterator[list[T]]:
+def run_jobs(jobs: Sequence[Callable[[], list[T]]], workers: int) -> Iterator[list[T]]:
+    """What each job gives, in their order, by so many processes; 1 is this one."""
     if workers == 1:
         yield from (job() for job in jobs)
         return
@@ -154,7 +155,7 @@ def _render_landmark(
         picture = photograph(rng, scene, shot, draw_weather(rng), near, far)
         table = "index" if view < gallery_views else "test"
         row = Rendered(_identifier(seed, subject.id, view), table, subject.id)
-        _save(folder / row.path, film.jpeg(rng, picture))
+        save(folder / row.path, film.jpeg(rng, picture))
         rows.append(row)
     return rows
 
@@ -166,7 +167,7 @@ def _render_plain(folder: Path, seed: int, numbers: Sequence[int]) -> list[Rende
         rng = np.random.default_rng([seed, 4, number])
         data = _plain_photograph(rng, kinds[number // 2 % len(kinds)])
         row = Rendered(_identifier(seed, "none", number), "test" if number % 2 else "none", "")
-        _save(folder / row.path, data)
+        save(folder / row.path, data)
         rows.append(row)
     return rows
 
@@ -175,7 +176,7 @@ def _render_named(folder: Path, seed: int, named: Sequence[tuple[int, str]]) -> 
     kinds = list(KINDS)
     for number, name in named:
         rng = np.random.default_rng([seed, 5, number])
-        _save(folder / name, _plain_photograph(rng, kinds[number % len(kinds)]))
+        save(folder / name, _plain_photograph(rng, kinds[number % len(kinds)]))
     return [name for _, name in named]
 
 
@@ -194,7 +195,7 @@ def _batches(numbers: Sequence[int], size: int) -> Iterable[Sequence[int]]:
     return (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
-def _save(path: Path, data: bytes) -> None:
+def save(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name and renames it; no fsync, since the seed keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partly = path.with_name(path.name + ".part")
@@ -207,4 +208,4 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
-    _save(path, text.getvalue().encode())
+    save(path, text.getvalue().encode())
