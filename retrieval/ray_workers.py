@@ -69,7 +69,7 @@ def describe_by_ray(
         RunError: the cluster cannot be reached, or all of its machines are lost; what was described
             stays.
     """
-    ray = _ray()  # before minutes are spent on learning
+    ray = reach(address)  # before minutes are spent on learning
     rows = learn_run(config, data, run, device, bar, watcher)
     if rows is None:
         return
@@ -84,12 +84,34 @@ def describe_by_ray(
                 told = done
 
 
-def _ray() -> Any:
+def reach(address: str) -> Any:
+    """Ray, where it is installed and something listens at an address.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        RunError: nothing listens there.
+    """
     try:
         import ray
     except ImportError:
         raise ConfigError('--workers needs Ray: pip install "landmark-retrieval[ray]"') from None
+    with _answering(address):
+        if address != HERE:
+            _knock(address)
     return ray
+
+
+@contextlib.contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Whatever goes wrong with a cluster is one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise RunError(
+            f"--workers {address}: no Ray cluster answers there ({reason}): see that it runs"
+            " (ray start --head), or describe in parts (landmarks describe --part)"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -100,16 +122,10 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     else:
         quiet["address"] = address
-    try:
+    with _answering(address):
         if address != HERE:
             _knock(address)
         ray.init(**quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise RunError(
-            f"--workers {address}: no Ray cluster answers there ({reason}): see that it runs"
-            " (ray start --head), or describe in parts (landmarks describe --part)"
-        ) from None
     try:
         yield
     finally:

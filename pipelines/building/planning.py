@@ -160,7 +160,7 @@ def plan_of(data: Path | None, wishes: Wishes, gallery: Path | None = None) -> P
     """The plan for a data folder, or for numbers of photographs.
 
     Raises:
-        ConfigError: neither tells how many photographs there are.
+        ConfigError: neither tells how many photographs there are, or both do.
         TableError: the data cannot be read.
     """
     photographs = None if data is None else load_data_set(data, gallery)
@@ -254,6 +254,12 @@ def size(many: float) -> str:
 
 
 def _facts(data: DataSet | None, wishes: Wishes) -> MachineFacts:
+    told = (wishes.photographs, wishes.landmarks, wishes.bank)
+    if data is not None and any(one is not None for one in told):
+        raise ConfigError(
+            f"{data.folder} says how many there are: leave out --photographs, --landmarks and"
+            " --bank, or the folder"
+        )
     if data is None:
         if not wishes.photographs or not wishes.landmarks:
             raise ConfigError("say of what: a data folder, or --photographs and --landmarks")

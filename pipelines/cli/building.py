@@ -121,6 +121,7 @@ def index(
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
+    from retrieval.ray_workers import reach
 
     asked = {"target_precision": target_precision, "max_false_accepts": max_false_accepts}
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]
@@ -135,6 +136,8 @@ def index(
     system = named or settle_system(photographs, folder, overrides, weights, on)
     photographs = subset_of(photographs, subset, system.seed)
     check_room(system, photographs, folder)
+    if workers is not None:
+        reach(workers)
     begin_build(folder, system, photographs, gallery, on, replace, _agreed)
     record = build_run(system, photographs, folder, on, workers)
     _say_built(folder, record)

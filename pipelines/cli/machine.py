@@ -85,7 +85,7 @@ def plan(
         Path | None, typer.Argument(help="A data folder; without it, --photographs, --landmarks.")
     ] = None,
     photographs: Annotated[
-        int | None, typer.Option(min=1, help="Photographs of landmarks.")
+        int | None, typer.Option(min=1, max=10**10, help="Photographs of landmarks.")
     ] = None,
     landmarks: Annotated[int | None, typer.Option(min=1, help="Landmarks.")] = None,
     bank: Annotated[

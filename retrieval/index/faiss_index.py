@@ -48,6 +48,8 @@ _CACHED_BYTES = 1 << 22  # of the gallery, in an exact search
 _TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
 _LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
 _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a factory key on
+MOST_LISTS = 2**22
+"""Of an IVF index: FAISS makes each at once, though it has no rows."""
 _HALVES = "SQfp16"
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
@@ -347,8 +349,9 @@ class _Rows:
 def _empty_index(factory: str, dimension: int) -> Any:
     """An untrained index by inner product; RunError where FAISS cannot make one."""
     try:
-        if re.search(r"IVF0+\b", factory):
-            raise RuntimeError("an IVF index of no lists")
+        lists = [int(one) for one in re.findall(r"IVF(\d{1,20})", factory)]
+        if not all(1 <= one <= MOST_LISTS for one in lists):
+            raise RuntimeError("an IVF index of no lists, or of more than could be trained")
         return faiss.index_factory(dimension, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         logger.debug("FAISS on %s: %s", factory, error)

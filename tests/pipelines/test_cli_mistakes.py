@@ -83,6 +83,16 @@ def test_predictions_go_to_a_file_of_their_own(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv"]
 
 
+def test_without_ray_nothing_is_begun(
+    mistake: Say, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = mistake("index", "--config", "hog", "--data", data, "--run", tmp_path / "other",
+                   "--workers", "ray")  # fmt: skip
+    assert "--workers needs Ray: pip install" in told
+    assert not (tmp_path / "other").exists()
+
+
 def test_what_is_no_list(mistake: Say, run: Path, tmp_path: Path) -> None:
     (tmp_path / "long").write_text("a" * 200_000)
     said = mistake("classify", tmp_path / "long", "--run", run, "--out", tmp_path / "out.csv")

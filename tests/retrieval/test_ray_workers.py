@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -107,15 +109,18 @@ def _lose(cluster: Any, run: Run) -> None:
     cluster.remove_node(other, allow_graceful=False)
 
 
-def test_a_cluster_that_is_not_there(data: DataSet, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
+def test_a_cluster_that_is_not_there(
+    data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # which is not asked
     run = Run(tmp_path / "run")
     with pytest.raises(RunError, match=r"--workers 127\.0\.0\.1:1: no Ray cluster answers there"):
         describe_by_ray(CONFIG, data, run, "cpu", "127.0.0.1:1", no_bar)
+    assert not run.folder.exists()  # nothing was learnt
 
 
 def test_without_ray(data: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match="pip install"):
         describe_by_ray(CONFIG, data, Run(tmp_path / "run"), "cpu", "ray", no_bar)
     assert not (tmp_path / "run").exists()

@@ -280,6 +280,9 @@ def test_a_plan_is_told_written_and_built(
     code, _, err = landmarks("plan", data, "--config", "hog", "--device", "cpu", "--memory", "1MB")
     assert code == 1
     assert "does not fit: memory: " in err
+    code, _, err = landmarks("plan", data, "--config", "hog", "--photographs", 9)
+    assert code == 2
+    assert f"{data} says how many there are: leave out --photographs" in err
     code, _, err = landmarks("plan", data, "--config", "hog", "--write", written)
     assert (code, err.count("\n")) == (2, 1)
     assert "is there already" in err

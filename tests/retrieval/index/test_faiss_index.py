@@ -352,7 +352,9 @@ def test_auto_is_resolved_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert FaissIndex.load(tmp_path).factory == "IVF64,Flat"
 
 
-@pytest.mark.parametrize("factory", ["", "Flatt", "IVG64,Flat", "IVF0,Flat", "LSH"])
+@pytest.mark.parametrize(
+    "factory", ["", "Flatt", "IVG64,Flat", "IVF0,Flat", "LSH", "IVF2000000000,SQ8"]
+)
 def test_unknown_factory_is_refused_with_the_config(factory: str) -> None:
     with pytest.raises(ValidationError, match="no FAISS factory key"):
         IndexConfig(factory=factory)
