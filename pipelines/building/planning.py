@@ -269,8 +269,6 @@ def _facts(data: DataSet | None, wishes: Wishes) -> MachineFacts:
         many = Counted(
             wishes.photographs, bank, wishes.landmarks, wishes.photographs > wishes.landmarks
         )
-    elif (wishes.photographs, wishes.landmarks, wishes.bank) != (None, None, None):
-        raise ConfigError("--photographs, --landmarks and --bank are for plans without a folder")
     else:
         many = counted(data)
     facts = gather(many, wishes.weights, wishes.device)

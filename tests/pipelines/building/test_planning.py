@@ -212,7 +212,7 @@ def test_a_plan_is_of_something(wishes: Wishes, match: str) -> None:
 
 
 def test_a_folder_says_itself_how_many_there_are(data: Path) -> None:
-    with pytest.raises(ConfigError, match="are for plans without a folder"):
+    with pytest.raises(ConfigError, match="says how many there are: leave out"):
         plan_of(data, Wishes(landmarks=5))
 
 
