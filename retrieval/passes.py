@@ -1,4 +1,4 @@
-"""A sign of life from what is learnt in passes over many rows, however deep it is called."""
+"""Progress of what is learnt in passes over many rows, however deep it is called."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def watched(told: Callable[[], None]) -> Iterator[None]:
 
 
 def one_pass() -> None:
-    """Tell whoever watches, if anyone does, that a pass is done."""
+    """Tell the function of :func:`watched`, if there is one, that a pass is done."""
     told = _told.get()
     if told is not None:
         told()

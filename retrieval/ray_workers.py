@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 HERE: Final = "ray"
 """What is asked for a cluster of this machine alone; anything else is a cluster's address."""
 EACH: Final = 4
-"""Parts an actor: where a machine is slower than others, these take over what it is not given."""
+"""Parts for each actor: with several, a fast machine is given more of them than a slow one."""
 PORT: Final = 6379
 """Of a cluster whose address names none."""
 KNOCKED: Final = 5.0
@@ -103,7 +103,7 @@ def reach(address: str) -> Any:
 
 @contextlib.contextmanager
 def _answering(address: str) -> Iterator[None]:
-    """Whatever goes wrong with a cluster is one line."""
+    """Make an error of one line of whatever goes wrong with a cluster."""
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:

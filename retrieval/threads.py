@@ -28,7 +28,7 @@ AHEAD: Final = 4
 
 
 class _Limit:
-    """One thread a product, for as long as anyone in the process wants it."""
+    """One thread a product, for as long as any caller in the process wants it."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()

@@ -40,7 +40,7 @@ FLOAT: Final = 4
 
 
 class ByKind(StrictModel):
-    """Of an extractor that is no network, and of one that is."""
+    """A cost of extractors that are no networks, and of those that are."""
 
     classical: float = Field(gt=0.0)
     network: float = Field(gt=0.0)
@@ -81,7 +81,7 @@ class Costs(StrictModel):
 
 @cache
 def measured_costs() -> Costs:
-    """What was measured."""
+    """The costs in ``pipelines/costs.yaml``."""
     return Costs.model_validate(read_config(CONFIGS.parent / "costs.yaml"))
 
 

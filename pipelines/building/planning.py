@@ -49,7 +49,7 @@ from retrieval.photographs.table import DataSet, load_data_set
 log = logging.getLogger(__name__)
 
 WRONG: Final = 1.5
-"""By how much a plan may be wrong, either way."""
+"""How many times too high a plan may be, before a build is refused by it."""
 NUMBERS: Final = 2048
 """Of a descriptor before it is whitened, where that was not probed."""
 UNKNOWN: Final = 1000.0

@@ -28,8 +28,8 @@ def explain(
     against: Annotated[
         str | None,
         typer.Option(
-            help="Id of a gallery photograph that it is held against; by default the best"
-            " candidate's most similar one."
+            help="Id of the gallery photograph to compare with; by default the best candidate's"
+            " most similar one."
         ),
     ] = None,
     method: Annotated[
@@ -59,9 +59,9 @@ def explain(
     """Tell why a photograph is answered as it is: a page, or a picture.
 
     The similarity to a gallery photograph is split over the places of both, the
-    vote over neighbours, an SVM's margin over places; and what would have had to
-    differ for another verdict is told. With --check every method is measured on
-    the run's networks: those that fail are marked on the page from then on.
+    vote over neighbours, an SVM's margin over places. It also tells what would
+    have had to differ for another verdict. With --check every method is measured
+    on the run's networks: those that fail are marked on the page from then on.
     """
     from pipelines.measuring.explaining import check_methods, checks_table
     from pipelines.report.why import require_form, write
@@ -108,7 +108,7 @@ def concepts(
     device: Device = "auto",
     weights: Weights = None,
 ) -> None:
-    """Tell which concepts a run's network knows, and which landmarks hang on them (TCAV).
+    """Tell which concepts a run's network knows, and which landmarks depend on them (TCAV).
 
     A score is the share of a landmark's photographs that come nearer to it as
     the concept grows. Scores that chance explains are struck out. Without

@@ -197,7 +197,7 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
 def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
     """A table's photographs, described below ``out/descriptors``; a killed call goes on.
 
-    Each table has a folder there: whoever asks one, and then another, describes each once.
+    Each table has a folder there, so that asking for one and then another describes each once.
     """
     with progress_bar("describing", len(table)) as progress:
         store = describe_table(

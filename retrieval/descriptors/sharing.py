@@ -1,4 +1,4 @@
-"""What the parts of a joint extractor share on the way to their features."""
+"""What the parts of a joint extractor share: a network's passes, and SIFT's keypoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SAME: tuple[str, ...] = ("trunk", "weights", "precision", "runtime", "quantised"
 
 
 def sharing(extractors: Sequence[Extractor]) -> list[Extractor]:
-    """The same extractors, told of what others among them work out too."""
+    """The same extractors, each of which takes from the others what these work out too."""
     return [
         replace(one, detector=_told(one.detector, extractors))
         if isinstance(one, AggregatedExtractor)

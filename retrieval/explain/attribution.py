@@ -1,4 +1,4 @@
-"""What a method makes of one photograph: a map of what a number hangs on."""
+"""A method's result for one photograph: a map of what a number depends on."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ FADED: Final = 0.5
 GREYED: Final = np.arange(9) / 8
 """Shares of a photograph that are greyed."""
 CHECKED: Final = (SHARES, *(one for one in METHODS if one != "occlusion"))
-"""The methods that can fail. Occlusion is what they are held against: it looks at no weights."""
+"""The methods that can fail. Occlusion is what they are compared with: it looks at no weights."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def check(
 
 @dataclass(frozen=True)
 class _Known:
-    """What all methods on a photograph are held against."""
+    """What all methods on a photograph are compared with."""
 
     asked: Asked
     target: Target
@@ -170,7 +170,7 @@ class _Known:
         return np.random.default_rng(0).permutation(len(self.grid))
 
     def areas(self, order: NDArray[np.int64]) -> tuple[float, float]:
-        """Under the target as cells are greyed in an order, and as they come back in it."""
+        """Areas under the target as cells are greyed in an order, and as they come back in it."""
         ends = np.rint(GREYED * len(order)).astype(int)
         photograph, grid = self.asked.photograph, self.grid
         greyed = [without(photograph, grid, order[:end]) for end in ends]

@@ -1,4 +1,4 @@
-"""Concepts of a system: folders of photographs, and how far its landmarks hang on them."""
+"""Concepts of a system: folders of photographs, and how far its landmarks depend on them."""
 
 from __future__ import annotations
 

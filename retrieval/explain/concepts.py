@@ -1,5 +1,5 @@
 """Concepts: directions in a layer's channels that photographs of something lie in, and how far
-landmarks hang on them (TCAV).
+landmarks depend on them (TCAV).
 
 Kim et al., "Interpretability beyond feature attribution: quantitative testing with concept
 activation vectors" (ICML 2018). A linear separator between photographs of the concept and random
@@ -15,8 +15,8 @@ random sets are not independent, since the concept's photographs are the same in
 them finds chance significant. Here the effect is tested: the derivative in the separator's
 direction times how far photographs that it was not fitted to lie apart in it, which is to first
 order what the target gains with the concept. Random sets stand in the concept's place, each against
-others, and the concept's mean effect is held against theirs by a two-sided t-test for one
-observation more, corrected for the number of concepts (Holm).
+others. The concept's mean effect is compared with theirs by a two-sided t-test for one further
+observation, corrected for the number of concepts (Holm).
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class ConceptScore:
-    """How far one landmark hangs on one concept.
+    """How far one landmark depends on one concept.
 
     Attributes:
         concept, landmark: their names.
@@ -220,7 +220,7 @@ def unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 def concept_scores(
     concepts: Sequence[Concept], chances: Sequence[Separators], derivatives: Mapping[str, Rows]
 ) -> list[ConceptScore]:
-    """How far landmarks hang on concepts.
+    """How far landmarks depend on concepts.
 
     Args:
         concepts: with their separators.
@@ -241,7 +241,7 @@ def concept_scores(
 
 
 def one_more(value: float, others: NDArray[np.float64]) -> float:
-    """Chance that a value is as far from the mean of its likes, by Student's t (two-sided)."""
+    """Probability that one further value is as far from the mean (Student's t, two-sided)."""
     from scipy.stats import t
 
     spread = float(others.std(ddof=1)) * np.sqrt(1.0 + 1.0 / len(others))
@@ -251,8 +251,8 @@ def one_more(value: float, others: NDArray[np.float64]) -> float:
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Corrected for their number (Holm, "A simple sequentially rejective multiple test procedure",
-    1979)."""
+    """Probabilities corrected for their number (Holm, "A simple sequentially rejective multiple
+    test procedure", 1979)."""
     values = np.asarray(chances, np.float64)
     order = np.argsort(values)
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))

@@ -1,4 +1,4 @@
-"""The road from a photograph to the explanation of its answer."""
+"""From a photograph to the explanation of its answer."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class Explainer:
         return Signals.of(self.gallery, query, found) if rejection.needs_signals else None
 
     def _row(self, query: Representation, first: Verdict, against: str | None) -> int:
-        """The gallery photograph that the query is held against.
+        """The gallery photograph that the query is compared with.
 
         Raises:
             ExplainError: there is none.

@@ -1,4 +1,4 @@
-"""One answer explained: the photograph, the gallery photograph it is held against, and why."""
+"""One answer explained: the photograph, the gallery photograph it is compared with, and why."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINES: Final = 40
 
 @dataclass(frozen=True)
 class GalleryPhotograph:
-    """What a photograph is held against.
+    """The gallery photograph that a photograph is compared with.
 
     Attributes:
         row: of the gallery.
@@ -64,7 +64,7 @@ class Explanation:
     Attributes:
         id: of the photograph.
         photograph: (h, w, 3), at most :data:`SHOWN` large.
-        against: the gallery photograph that it is held against.
+        against: the gallery photograph that it is compared with.
         verdicts: the classifiers', the one that answers first.
         names: readable names of the landmarks that are spoken of, by code.
         ids, sources: of the gallery photographs that are spoken of, by row.

@@ -32,7 +32,7 @@ class Asked:
     Attributes:
         describer: in float32.
         photograph: (h, w, 3), at most as large as that sees it.
-        against: the gallery photograph that it is held against, likewise.
+        against: the gallery photograph that it is compared with, likewise.
         code: of the landmark that is explained.
         classifiers: of the system, by name.
         answer: the name of the one that answers.

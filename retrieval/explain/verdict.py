@@ -114,7 +114,7 @@ class Verdict:
         name: of the classifier.
         kind: of the classifier.
         accepted: whether the first candidate is the answer; none otherwise.
-        confidence: what is held against the threshold.
+        confidence: what is compared with the threshold.
         threshold: the least confidence that is accepted.
         probability: that the first candidate is right; NaN where there is none.
         cases: the first candidate's, and the runner-up's if there is one.

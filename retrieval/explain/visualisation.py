@@ -54,7 +54,7 @@ class Colours:
 
     @classmethod
     def of(cls, photographs: Sequence[Photograph]) -> Colours:
-        """Measured."""
+        """Measured on photographs."""
         pixels = np.concatenate([one[::7, ::7].reshape(-1, 3) for one in photographs]) / 255.0
         values, vectors = np.linalg.eigh(np.cov(pixels.T))
         root = vectors * np.sqrt(np.maximum(values, 1e-6)) @ vectors.T

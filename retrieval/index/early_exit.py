@@ -2,8 +2,8 @@
 
 A query's lead is by how much its nearest neighbour is more similar than the nearest photograph of
 any other landmark, and than the nearest of none. From some lead on, verification hardly ever makes
-another answer: that lead is learnt on photographs of gallery and bank that are held out. Whoever
-leads by as much is not verified, and its nearest neighbour counts as one that many inliers
+another answer: that lead is learnt on photographs of gallery and bank that are held out. A query
+that leads by as much is not verified, and its nearest neighbour counts as one that many inliers
 confirmed, so that its confidence compares with those of queries that were.
 """
 

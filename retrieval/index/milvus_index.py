@@ -296,7 +296,7 @@ class MilvusIndex:
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[Any]:
-        """A client; whatever goes wrong with the server is one line."""
+        """A client; makes an error of one line of whatever goes wrong with the server."""
         pymilvus, address, client = _pymilvus(), _address(self.config), None
         try:
             client = _client(address, os.environ.get(TOKEN, ""), self.config.timeout)
