@@ -171,10 +171,10 @@ def take_parts(run: Run, table: pd.DataFrame, recipe: Mapping[str, Any]) -> None
 def is_described(run: Run, made_from: Mapping[str, Any], rows: int, addition: str = FIRST) -> bool:
     """Whether a run's shards of photographs that came in together are there whole, by this
     recipe."""
-    folder = run.descriptors / addition
-    if not is_store(folder):
+    try:
+        store = ShardStore.open(run.descriptors / addition)
+    except RunError:  # there are none, or they are damaged, and made anew
         return False
-    store = ShardStore.open(folder)
     return store.made_from == made_from and store.rows == rows
 
 

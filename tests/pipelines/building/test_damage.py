@@ -82,6 +82,8 @@ def refusal(work: Callable[[], Any]) -> Any:
 
 REMEDIES = (AGAIN, "(landmarks index)", "(landmarks add)", "(landmarks remove)")
 FILES = (
+    "aggregated/rows-000/manifest.jsonl", "aggregated/rows-000/shard-00000.safetensors",
+    "aggregated/rows-001/manifest.jsonl", "aggregated/rows-001/shard-00000.safetensors",
     "calibration/0/whitening/whitening.safetensors",
     "classifiers/both/ensemble.json", "classifiers/both/rejection.json",
     "classifiers/both/svm/svm.safetensors", "classifiers/both/vote/knn.safetensors",
@@ -95,8 +97,8 @@ FILES = (
     "index/gallery/inverted.safetensors", "index/gallery/kept.points.npy",
     "index/gallery/kept.starts.npy", "index/gallery/words.values.npy", "index/index.faiss",
     "index/index.json", "index/rows.parquet", "local/asmk.safetensors", "local/kept.safetensors",
-    "run.json", "stages/classifiers.json", "stages/describer.json", "stages/index.json",
-    "timings.json", "whitening/whitening.safetensors",
+    "run.json", "stages/classifiers.json", "stages/describer.json", "stages/extractor.json",
+    "stages/index.json", "timings.json", "whitening/whitening.safetensors",
 )  # fmt: skip
 USERS = ("descriptors/001/rows.parquet", "descriptors/removed.json")
 """What nothing but the user can tell again."""
