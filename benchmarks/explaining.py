@@ -28,15 +28,15 @@ from numpy.typing import NDArray
 
 from retrieval.devices import machine
 from retrieval.errors import ExplainError
+from retrieval.explain import SHARES, SIMILARITY
 from retrieval.explain.derivable import derivable
-from retrieval.explain.explainer import SHARES
 from retrieval.explain.grad_cam import grad_cam
 from retrieval.explain.grid import Grid
 from retrieval.explain.methods import METHODS
 from retrieval.explain.occlusion import occlusion
 from retrieval.explain.shares import shares
 from retrieval.explain.splitting import grid_of, split
-from retrieval.explain.targets import SIMILARITY, Asked, target_of
+from retrieval.explain.targets import Asked, target_of
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set
 from retrieval.storage.files import atomic_write

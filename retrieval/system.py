@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,7 @@ from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import AUTO, choose_device
 from retrieval.errors import TableError
-from retrieval.explain.checks import marked
-from retrieval.explain.explainer import SHARES, Explainer
-from retrieval.explain.explanation import Explanation
-from retrieval.explain.kept import CHECKS, kept
-from retrieval.explain.targets import SIMILARITY
+from retrieval.explain import SHARES, SIMILARITY
 from retrieval.index.early_exit import SavedExit
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
@@ -42,6 +38,10 @@ from retrieval.predictions import blank_predictions
 from retrieval.run import COLUMNS, Run
 from retrieval.storage.shards import OK
 from retrieval.types import STRING, Integers, Vectors
+
+if TYPE_CHECKING:
+    from retrieval.explain.explainer import Explainer
+    from retrieval.explain.explanation import Explanation
 
 NONE: Final = Neighbours(np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32))
 """For classifiers that look at no neighbours."""
@@ -364,6 +364,9 @@ class System:
             PhotographError: the photograph cannot be read or described.
             TypeError: it is none.
         """
+        from retrieval.explain.checks import marked
+        from retrieval.explain.kept import CHECKS, kept
+
         explained = self.explainer.explain(photograph, against, method, target)
         found = kept(self.run.folder, CHECKS, self.record["describer"])
         return marked(explained, method, found)
@@ -371,6 +374,9 @@ class System:
     @cached_property
     def explainer(self) -> Explainer:
         """What explains this system's answers; it has the networks once more, in float32."""
+        # Here, and not above: a fifth of a second that no answer should wait for.
+        from retrieval.explain.explainer import Explainer
+
         config = self.config.in_float32()
         return Explainer(
             describer=self.describer,

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ExplainError
+from retrieval.explain import SHARES, SIMILARITY
 from retrieval.explain.derivable import derivable
-from retrieval.explain.explainer import SHARES
 from retrieval.explain.explanation import Explanation
 from retrieval.explain.grid import Grid
 from retrieval.explain.methods import METHODS, attribution
@@ -26,7 +26,7 @@ from retrieval.explain.occlusion import occlusion, without
 from retrieval.explain.randomised import randomised
 from retrieval.explain.shares import shares
 from retrieval.explain.splitting import split
-from retrieval.explain.targets import SIMILARITY, Asked, Target, target_of
+from retrieval.explain.targets import Asked, Target, target_of
 from retrieval.types import Reals
 
 STEPS: Final = 4

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from retrieval.errors import ExplainError, PhotographError
+from retrieval.explain import SIMILARITY
 from retrieval.explain.concepts import (
     RANDOM,
     ConceptScore,
@@ -26,7 +27,7 @@ from retrieval.explain.concepts import (
 from retrieval.explain.drawn import drawn, of_rows, opened
 from retrieval.explain.explainer import Explainer
 from retrieval.explain.layers import MapLayer
-from retrieval.explain.targets import SIMILARITY, Asked, Target, target_of
+from retrieval.explain.targets import Asked, Target, target_of
 from retrieval.photographs.folders import photographs_below
 from retrieval.photographs.given import open_given
 from retrieval.types import Photograph

@@ -16,6 +16,7 @@ from retrieval.classifiers.signals import Signals
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ExplainError, FetchError, PhotographError
+from retrieval.explain import SHARES
 from retrieval.explain.explanation import (
     SHOWN,
     Explanation,
@@ -35,8 +36,6 @@ from retrieval.index.neighbours import Neighbours
 from retrieval.photographs.given import Given, open_given
 from retrieval.types import Photograph
 
-SHARES: Final = "shares"
-"""The method that splits similarities and margins exactly."""
 NEIGHBOURS: Final = 50
 """Neighbours looked for, at least."""
 

@@ -18,9 +18,9 @@ from retrieval.classifiers.network import NetworkClassifier
 from retrieval.classifiers.svm import SvmClassifier
 from retrieval.descriptors.describer import NO_FEATURES, Describer
 from retrieval.errors import ExplainError
+from retrieval.explain import SIMILARITY
 from retrieval.types import Photograph
 
-SIMILARITY: Final = "similarity"
 Function = Callable[[Tensor], Tensor]
 """(n, d) float32 unit rows to (n,) numbers, with derivatives."""
 

@@ -55,6 +55,7 @@ def test_a_classical_system_answers_without_what_fits_it(data: Path, tmp_path: P
     photograph = next((data / "photos").iterdir())
     found = loaded("classify", photograph, "--run", tmp_path / "run", "--device", "cpu")
     assert not set(FITTING) & set(found)
+    assert "retrieval.explain.explainer" not in found
     assert found.index("faiss") < found.index("torch")
     tables = {"pandas", "pyarrow"}
     assert not (set(HEAVY) - tables) & set(loaded("list", "--run", tmp_path / "run"))
