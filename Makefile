@@ -20,8 +20,8 @@ BIN   := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 config    := $(if $(CONFIG),--config "$(CONFIG)")
-# A process a core. Not --dist worksteal, by which all of them stood still once in a while.
-pytest    := $(BIN)/pytest -n auto
+# A process a core.
+pytest    := $(BIN)/pytest -n auto --dist worksteal
 on_device := --device "$(DEVICE)"
 weights   := $(if $(WEIGHTS),--weights "$(WEIGHTS)")
 

@@ -128,12 +128,21 @@ def _why_torch(device: torch.device, runtime: Runtime) -> str | None:
     return None
 
 
+_loading = threading.Lock()
+
+
 def openvino() -> ModuleType:
-    """OpenVINO, without what would send statistics of its use over the network."""
+    """OpenVINO, without what would send statistics of its use over the network.
+
+    Its first look at numpy's types is taken here, by one thread: where two take it at a time, as
+    those that begin to describe would, they wait for each other for ever, Python's lock in hand.
+    """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    with warnings.catch_warnings():
+    with _loading, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return importlib.import_module("openvino")
+        found = importlib.import_module("openvino")
+        found.Type.f32.to_dtype()
+        return found
 
 
 @contextlib.contextmanager

@@ -178,3 +178,32 @@ def test_an_openvino_that_cannot_be_loaded_is_done_without(
     assert not isinstance(settled(trunk(), CPU).network, CompiledNetwork)
     with pytest.raises(ConfigError, match="libtbb"):
         settled(trunk(), CPU, "auto", "openvino")
+
+
+RACE = """
+import sys, threading
+from retrieval.networks.runtime import openvino
+
+sys.setswitchinterval(1e-6)  # threads take turns as often as they can
+many = 16
+together = threading.Barrier(many)
+
+def look(place):
+    together.wait()
+    for _ in range(20 * place):
+        pass
+    loaded.Type.f32.to_dtype()
+
+loaded = openvino()
+threads = [threading.Thread(target=look, args=(place,), daemon=True) for place in range(many)]
+for one in threads:
+    one.start()
+for one in threads:
+    one.join()
+"""
+
+
+def test_threads_that_first_look_at_numpy_together_do_not_wait_for_each_other() -> None:
+    """Each time in a process of its own: only the first look can stand still."""
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", RACE], check=True, timeout=60)
