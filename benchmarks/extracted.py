@@ -50,7 +50,7 @@ class Extracted:
 
     def build(self, config: SystemConfig, data: DataSet, run: Path) -> dict[str, Any]:
         """:func:`build_run` of some of the photographs, none of which is read again."""
-        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        table = data.photographs
         wanted = {one: place for place, one in enumerate(table["id"])}
         # Photographs that are not among them get places that no table has.
         places = np.array([wanted.get(one, -1 - i) for i, one in enumerate(self.ids)])

@@ -451,7 +451,7 @@ def epoch(report: Report, scale: Scale, data: Path, device: str) -> None:
     """Epochs of a training whose last stage and head learn; the second is the one that counts."""
     report.head("Training")
     found = load_data_set(data)
-    table = pd.concat([found.gallery, found.bank], ignore_index=True)
+    table = found.photographs
     table = pd.concat([table] * -(-scale.trained // len(table)), ignore_index=True)
     table = table.head(scale.trained)
     table["id"] = [f"{name}-{place}" for place, name in enumerate(table["id"])]

@@ -90,7 +90,7 @@ def main() -> None:
         config = load_config(name)
         if name.startswith(("mobilenet", "resnet")):
             config = config.with_weights(options.weights)
-        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        table = data.photographs
         taught = Extracted.of(config, table, options.work / name / "taught")
         asked = Extracted.of(config, data.test, options.work / name / "test")
         for seed in seeds:

@@ -90,7 +90,7 @@ def measured(
     work: Path,
 ) -> list[Figures]:
     """A line a source of the test's photographs of none, and one of all of them."""
-    table = pd.concat([data.gallery, data.bank], ignore_index=True)
+    table = data.photographs
     taught = Extracted.of(config, table, work / "taught")
     asked = Extracted.of(config, none, work / "none")
     of_bank = np.array(bank_origins(data), dtype=object)

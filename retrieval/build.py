@@ -100,7 +100,7 @@ def build(
     run.create()
     with run.locked():
         run.mend()
-        table = pd.concat([data.gallery, data.bank], ignore_index=True)
+        table = data.photographs
         added = {name: run.read_rows(name) for name in run.additions() if name != FIRST}
         _refuse_added(run, table, added)
         _say_kept(run, added)
@@ -145,14 +145,12 @@ def build_part(
     Raises:
         RunError: another process describes this part, or other parts are described otherwise.
     """
-    run.create()
-    table = pd.concat([data.gallery, data.bank], ignore_index=True)
-    with run.locked(wait=True):
-        require_same_data(run, table)
-        describer, recipe, known = _learn(run, config, table, device, bar, watcher, apart=True)
-        if is_described(run, as_json(described_from(recipe, table)), len(table)):
+    table = data.photographs
+    with _learnt_apart(config, table, run, device, bar, watcher) as (learnt, described):
+        if described:
             return None
         part.within(run).create()  # from here on, nothing else is learnt in the run
+    describer, recipe, known = learnt
     return describe_part(run, part, table, describer, recipe, bar, known)
 
 
@@ -175,13 +173,31 @@ def learn_run(
     Raises:
         RunError: as of :func:`build_part`.
     """
+    table = data.photographs
+    with _learnt_apart(config, table, run, device, bar, watcher) as (_, described):
+        return None if described else len(table)
+
+
+Learnt = tuple[Describer, dict[str, Any], Mapping[int, Outcome]]
+"""As of :func:`retrieval.describing.describer_stage`."""
+
+
+@contextlib.contextmanager
+def _learnt_apart(
+    config: SystemConfig,
+    table: pd.DataFrame,
+    run: Run,
+    device: str,
+    bar: Bar,
+    watcher: Watcher | None,
+) -> Iterator[tuple[Learnt, bool]]:
+    """What parts of a table are described by, and whether all of it is described already; the run
+    is locked meanwhile."""
     run.create()
-    table = pd.concat([data.gallery, data.bank], ignore_index=True)
     with run.locked(wait=True):
         require_same_data(run, table)
-        _, recipe, _ = _learn(run, config, table, device, bar, watcher, apart=True)
-        described = is_described(run, as_json(described_from(recipe, table)), len(table))
-    return None if described else len(table)
+        learnt = _learn(run, config, table, device, bar, watcher, apart=True)
+        yield learnt, is_described(run, as_json(described_from(learnt[1], table)), len(table))
 
 
 def _learn(
@@ -192,8 +208,8 @@ def _learn(
     bar: Bar,
     watcher: Watcher | None,
     apart: bool = False,
-) -> tuple[Describer, dict[str, Any], Mapping[int, Outcome]]:
-    """Networks and the describer of a run; as :func:`retrieval.describing.describer_stage`."""
+) -> Learnt:
+    """Networks and the describer of a run."""
     keep = has_parts(run)
     if config.training is not None:
         fit_network(

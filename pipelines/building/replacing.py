@@ -168,7 +168,7 @@ def _difference(held: dict[str, Any], asked: dict[str, Any], run: Run, data: Dat
         return f"the photographs of other data, {held['data']}"
     if held.get("gallery", asked["gallery"]) != asked["gallery"]:
         return f"the photographs of another table, {held['gallery'] or 'index.csv'}"
-    if rows is not None and rows["id"].isin(_ids(data)).mean() < SHARED:
+    if rows is not None and rows["id"].isin(data.photographs["id"]).mean() < SHARED:
         return f"other photographs of {held['data']}, most of which are not there any more"
     return None
 
@@ -194,16 +194,12 @@ def _rows(run: Run) -> pd.DataFrame | None:
         return None
 
 
-def _ids(data: DataSet) -> pd.Series:
-    return pd.concat([data.gallery["id"], data.bank["id"]], ignore_index=True)
-
-
 def _same_photographs(before: pd.DataFrame, data: DataSet) -> bool:
     """Whether ids and landmarks are the same, wherever the files lie."""
-    landmarks = pd.concat([data.gallery["landmark"], data.bank["landmark"]], ignore_index=True)
-    return len(before) == len(landmarks) and bool(
-        (before["id"].to_numpy() == _ids(data).to_numpy()).all()
-        and (before["landmark"].fillna("").to_numpy() == landmarks.fillna("").to_numpy()).all()
+    now = data.photographs
+    return len(before) == len(now) and all(
+        bool((before[key].fillna("").to_numpy() == now[key].fillna("").to_numpy()).all())
+        for key in ("id", "landmark")
     )
 
 

@@ -29,7 +29,7 @@ def subset_of(data: DataSet, share: float | None, seed: int) -> DataSet:
         return data
     if not 0 < share <= 1:
         raise ConfigError(f"--subset {share:g}: give a share above 0, at most 1, such as 0.1")
-    landmarks = pd.concat([data.gallery["landmark"], data.bank["landmark"]], ignore_index=True)
+    landmarks = data.photographs["landmark"]
     codes = pd.Categorical(landmarks, categories=sorted(landmarks.dropna().unique())).codes
     taken = drawn(codes.astype(np.int64), share, np.random.default_rng(seed), leave=0, least=1)
     many = len(data.gallery)

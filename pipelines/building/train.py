@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import pandas as pd
 from pydantic import ValidationError
 from rich.table import Table
 from torch import Tensor, nn
@@ -160,7 +159,7 @@ def train_network(
     Returns:
         what ``training.json`` says.
     """
-    table = _photographs(data)
+    table = data.photographs
     first = world is None or world.first
     watcher = Bars(folder / BOARD) if first else Watcher()
     try:
@@ -205,7 +204,7 @@ def train_run(
     files.create()
     with joined(device) as world, files.locked() if world.first else contextlib.nullcontext():
         if sanity and world.first:
-            found = check_sanity(_training(system), _photographs(data), device, system.seed)
+            found = check_sanity(_training(system), data.photographs, device, system.seed)
             log.info("sanity: ten photographs learnt by heart in %d steps", found.steps)
         world.wait()
         if trials:
@@ -355,7 +354,3 @@ def _training(system: SystemConfig) -> TrainingConfig:
     if system.training is None:
         raise ConfigError(f"{system.name} has no section training: there is nothing to train")
     return system.training
-
-
-def _photographs(data: DataSet) -> pd.DataFrame:
-    return pd.concat([data.gallery, data.bank], ignore_index=True)

@@ -189,7 +189,7 @@ def _tables(data: DataSet, holidays: Path) -> dict[str, pd.DataFrame]:
     names = [path.stem for path in paths]
     holidays_groups(names)  # refuses what is no Holidays
     return {
-        LEARNT: pd.concat([data.gallery, data.bank], ignore_index=True),
+        LEARNT: data.photographs,
         TEST: data.test,
         HOLIDAYS: make_table(names, map(str, paths), [None] * len(paths)),
     }

@@ -69,6 +69,11 @@ class DataSet:
     test: pd.DataFrame | None
     names: dict[str, str]
 
+    @property
+    def photographs(self) -> pd.DataFrame:
+        """Gallery and bank, one after the other: all that a run is built of."""
+        return pd.concat([self.gallery, self.bank], ignore_index=True)
+
 
 def load_data_set(
     folder: Path, gallery: Path | None = None, *, say: Callable[[str], None] = log.warning
