@@ -22,9 +22,10 @@ from retrieval.explain.explanation import PhotographPair, similarity_shares
 from retrieval.explain.kept import CONCEPTS, kept
 from retrieval.explain.layers import layer_named, layers_of, outputs
 from retrieval.explain.overlay import overlay
-from retrieval.explain.shares import Shares, towards
+from retrieval.explain.shares import Shares
 from retrieval.explain.split import Split
 from retrieval.explain.splitting import split
+from retrieval.explain.verdict import margin_split
 from retrieval.photographs.decoding import shrink
 from retrieval.photographs.given import open_given
 from retrieval.system import System
@@ -124,8 +125,7 @@ def _match_map(system: System, measured: Measured, row: int, pair: _Pair) -> Mat
         classifier = system.classifiers.get(result.name)
         code = int(result.best[row])
         if isinstance(classifier, SvmClassifier) and pair.split is not None and code >= 0:
-            scaled = pair.split.scaled(classifier.scale.astype(np.float64)).unit()
-            side = towards(scaled, classifier.weights[code])
+            side = margin_split(classifier, pair.split, code)
             pictures[f"margin by {result.name}"] = _drawn(pair.query, side.map)
             break
     return MatchMap(pair.shares.similarity, pictures)

@@ -266,12 +266,15 @@ def _by_svm(
     terms.append(Term("what speaks for other landmarks, and for none", against))
     if config.bank_weight:
         terms.append(Term("the margin of none besides", bank))
-    score = None
-    if split is not None:
-        scaled = split.scaled(classifier.scale.astype(np.float64)).unit()
-        score = towards(scaled, classifier.weights[code])
-        score = replace(score, constant=score.constant + float(classifier.biases[code]))
+    score = None if split is None else margin_split(classifier, split, code)
     return Case(code, value, tuple(terms), score=score)
+
+
+def margin_split(classifier: SvmClassifier, split: Split, code: int) -> Side:
+    """A landmark's margin by places, the bias in the constant."""
+    scaled = split.scaled(classifier.scale.astype(np.float64)).unit()
+    side = towards(scaled, classifier.weights[code])
+    return replace(side, constant=side.constant + float(classifier.biases[code]))
 
 
 def _by_centroid(
