@@ -16,6 +16,7 @@ from retrieval.descriptors.registry import build_extractor
 from retrieval.errors import ExplainError
 from retrieval.explain.concept_study import ConceptStudy, read_concepts
 from retrieval.explain.concepts import (
+    by_roots,
     channel_scale,
     concept_scores,
     holm,
@@ -114,6 +115,13 @@ def test_one_observation_more_is_tested_at_its_level() -> None:
     chances = np.array([one_more(row[0], row[1:]) for row in values])
     assert np.mean(chances < 0.05) == pytest.approx(0.05, abs=0.012)
     assert one_more(9.0, values[0, 1:]) < 1e-4
+
+
+def test_products_of_two_things_by_chance_are_no_effect() -> None:
+    values = np.prod(np.random.default_rng(0).normal(size=(2, 3000, 25)), axis=0)
+    assert np.mean([one_more(row[0], row[1:]) < 0.01 for row in values]) > 0.02
+    assert np.mean([by_roots(row[0], row[1:]) < 0.01 for row in values]) < 0.01
+    assert by_roots(-40.0, values[0, 1:]) < 1e-3
 
 
 def test_corrections_are_holms() -> None:
