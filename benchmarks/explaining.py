@@ -3,8 +3,9 @@
 Of queries that a run answers right, drawn by a seed, a part of the photograph is greyed: where an
 explanation has its largest values, in the middle, and at random. What the similarity to the best
 neighbour loses says whether the explanation is true of the system; what is still answered right
-where but the places with the largest values are left, whether it is enough. The times stand beside
-that of describing photographs by the same networks.
+where but the places with the largest values are left, whether it is enough. Beside what is lost
+stands what the shares lead to expect: their sum over the largest, as a multiple of that over the
+middle. Times are the processor's, beside that of describing photographs by the same networks.
 
     python benchmarks/explaining.py RUN... --data FOLDER [--weights FOLDER]
 
@@ -162,10 +163,11 @@ def row_of(name: str, method: str, found: Sequence[Effect], seconds: float) -> s
     """A line of the table."""
     mean = {key: float(np.mean([getattr(one, key) for one in found])) for key in vars(found[0])}
     ratios = [mean["largest"] / max(mean[key], 1e-9) for key in ("middle", "random")]
-    own = mean["in_largest"] / mean["in_middle"]
+    # Only shares say how much; the values of other methods order places.
+    own = f"{mean['in_largest'] / mean['in_middle']:.1f}" if method == SHARES else ""
     return (
         f"| {name} | {method} | {mean['similarity']:.3f} | {mean['largest']:.3f} |"
-        f" {mean['middle']:.3f} | {mean['random']:.3f} | {ratios[0]:.1f} | {own:.1f} |"
+        f" {mean['middle']:.3f} | {mean['random']:.3f} | {ratios[0]:.1f} | {own} |"
         f" {ratios[1]:.1f} | {mean['kept']:.0%} | {len(found)} | {seconds:.2f} |"
     )
 
