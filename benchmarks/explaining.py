@@ -40,7 +40,7 @@ from retrieval.explain.grad_cam import grad_cam
 from retrieval.explain.grid import Grid
 from retrieval.explain.layers import layers_of
 from retrieval.explain.methods import METHODS
-from retrieval.explain.occlusion import occlusion
+from retrieval.explain.occlusion import occlusion, without
 from retrieval.explain.shares import shares
 from retrieval.explain.splitting import grid_of, split
 from retrieval.explain.targets import Asked, target_of
@@ -74,20 +74,6 @@ class Effect:
     in_middle: float
 
 
-def greyed(photograph: Photograph, grid: Grid, cells: Cells) -> Photograph:
-    """The photograph with some cells in its mean colour.
-
-    Edges are soft (a Gaussian's, of a third of a cell): a hard one would be something to describe.
-    """
-    height, width = photograph.shape[:2]
-    mask = cells.reshape(grid.rows, grid.columns).astype(np.float32)
-    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    mask = cv2.GaussianBlur(mask, (0, 0), max(height / grid.rows, width / grid.columns) / 3)
-    mean = photograph.reshape(-1, 3).mean(axis=0)
-    mixed = photograph * (1 - mask[..., None]) + mean * mask[..., None]
-    return np.asarray(mixed.round().clip(0, 255), np.uint8)
-
-
 def largest(values: NDArray[Any], share: float) -> Cells:
     """The cells with the largest values, so large a share of all."""
     count = max(1, round(share * values.size))
@@ -110,8 +96,8 @@ def effect(
     grid, random = Grid(*values.shape), np.random.default_rng(seed)
     chosen = [largest(values, GREYED), middle(grid, GREYED)]
     chosen += [largest(random.random(values.shape), GREYED) for _ in range(RANDOM)]
-    pictures = [greyed(photograph, grid, cells) for cells in chosen]
-    left = greyed(photograph, grid, ~largest(values, KEPT))
+    pictures = [without(photograph, grid, cells) for cells in chosen]
+    left = without(photograph, grid, ~largest(values, KEPT))
     described = system.describer.describe([photograph, *pictures, left])
     found = described.vectors @ system.gallery.vectors[row]
     falls = found[0] - found[1:-1]
