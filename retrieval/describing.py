@@ -141,6 +141,7 @@ def describer_stage(
     run: Run,
     config: SystemConfig,
     table: pd.DataFrame,
+    digest: str,
     device: str,
     bar: Bar,
     keep: bool = False,
@@ -152,6 +153,7 @@ def describer_stage(
         run: of the describer.
         config: of the system.
         table: gallery and bank.
+        digest: its :func:`table_digest`.
         device: ``cpu`` or ``cuda``.
         bar: told of photographs that are extracted.
         keep: refuse to learn another than the run has, which parts of it were described by.
@@ -173,8 +175,8 @@ def describer_stage(
     if keep:
         _require_kept(run, EXTRACTOR, plain_recipe(recipe, extractor.whitened))
         _require_kept(run, DESCRIBER, recipe)
-    known, digest = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
-    recipe["taught_by"] = digest
+    known, taught_by = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
+    recipe["taught_by"] = taught_by
     recipe["left_out"] = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
     if config.labels_teach:
         recipe["landmarks"] = fingerprint(table["landmark"].iloc[list(known)].tolist())
@@ -209,7 +211,8 @@ def describer_stage(
         return plain, recipe, known
     store = None
     if not apart and at_hand(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
-        store = aggregate_table(run, FIRST, table, plain, recipe, bar, known)
+        made_from = {**recipe, "table": digest}
+        store = aggregate_table(run, FIRST, table, plain, made_from, bar, known)
     run.stage(DESCRIBER, recipe, make)
     return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
 
@@ -269,14 +272,18 @@ def aggregate_table(
     name: str,
     table: pd.DataFrame,
     plain: Describer,
-    recipe: Mapping[str, Any],
+    made_from: Mapping[str, Any],
     bar: Bar,
     known: Mapping[int, Outcome] | None = None,
 ) -> ShardStore:
-    """Describe a table's photographs without whitening, going on where a killed run was."""
+    """Describe a table's photographs without whitening, going on where a killed run was.
+
+    Args:
+        made_from: what decides the bytes of the table's descriptors once they are whitened.
+    """
     with bar("describing", len(table)) as progress:
         return describe_table(
-            table, plain, aggregated_folder(run, name), plain_recipe(recipe), progress, known,
+            table, plain, aggregated_folder(run, name), plain_recipe(made_from), progress, known,
             run.timings,
         )  # fmt: skip
 

@@ -112,20 +112,19 @@ def describe_table(
         table: the photographs.
         describer: fitted.
         folder: of the shards.
-        made_from: the config and inputs that the describer was made from.
+        made_from: all that decides their bytes, as :func:`described_from` gives it.
         progress, known, stored, shards: as of :func:`describe_sources`.
         clock: as of :class:`ShardStore`.
 
     Returns:
         the finished store.
     """
-    store = ShardStore(folder, described_from(made_from, table), clock)
+    store = ShardStore(folder, made_from, clock)
     describe_sources(table["source"].array, describer, store, progress, known, stored, shards)
     return store
 
 
 def whiten_table(
-    table: pd.DataFrame,
     describer: Describer,
     plain: ShardStore,
     folder: Path,
@@ -138,10 +137,9 @@ def whiten_table(
 
     Args:
         plain: the table's photographs by :attr:`Describer.plain`.
-        table, describer, folder, made_from, progress, clock, stored: as of
-            :func:`describe_table`.
+        describer, folder, made_from, progress, clock, stored: as of :func:`describe_table`.
     """
-    store = ShardStore(folder, described_from(made_from, table), clock)
+    store = ShardStore(folder, made_from, clock)
     store.mend()
     for number in range(len(plain)):
         if number not in store:
@@ -162,7 +160,7 @@ def whiten_table(
 
 
 def described_from(recipe: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """All that decides the bytes of a table's descriptors."""
+    """All that decides the bytes of a table's descriptors. Each of its files is looked at."""
     return {**recipe, "table": table_digest(table)}
 
 
