@@ -56,14 +56,12 @@ from retrieval.parts import (
     BuildPart,
     describe_part,
     has_parts,
-    is_described,
     require_same_data,
     take_parts,
 )
 from retrieval.photographs.table import DataSet, labels_of
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
 from retrieval.storage.fingerprint import fingerprint
-from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
@@ -204,8 +202,8 @@ def _learnt_apart(
             run, config, table, digest, device, bar, watcher, apart=True
         )
         made_from = {**recipe, "table": digest}
-        described = is_described(run, as_json(made_from), len(table))
-        yield (describer, made_from, known), described
+        store = ShardStore.whole(run.descriptors / FIRST, made_from, len(table))
+        yield (describer, made_from, known), store is not None
 
 
 def _learn(
@@ -314,8 +312,8 @@ def describe(
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
     stored, folder = made_from.get("local", {}).get("stored", True), run.descriptors / name
-    there = is_described(run, as_json(made_from), len(rows), name)
-    if there or describer.whitening is None or not at_hand(len(table), describer):
+    there = ShardStore.whole(folder, made_from, len(rows))
+    if there is not None or describer.whitening is None or not at_hand(len(table), describer):
         with bar("describing", len(table)) as progress:
             store = describe_table(
                 rows, describer, folder, made_from, progress, known, run.timings, stored

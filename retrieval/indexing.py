@@ -144,12 +144,9 @@ def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None
     """The stores of the same photographs that have their local features, or ``None``."""
     stores = []
     for one in additions:
-        try:
-            store = ShardStore.open(aggregated_folder(run, one.name))
-        except RunError:
-            return None
-        same = store.made_from == plain_recipe(one.store.made_from)
-        if not same or store.rows != len(one.table):
+        recipe = plain_recipe(one.store.made_from)
+        store = ShardStore.whole(aggregated_folder(run, one.name), recipe, len(one.table))
+        if store is None:
             return None
         stores.append(store)
     return stores

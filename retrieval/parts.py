@@ -162,7 +162,7 @@ def take_parts(run: Run, rows: int, made_from: Mapping[str, Any]) -> None:
     if not run.parts.is_dir():
         return
     made_from = as_json(made_from)
-    if has_parts(run) and not is_described(run, made_from, rows):
+    if has_parts(run) and ShardStore.whole(run.descriptors / FIRST, made_from, rows) is None:
         parts = _all_parts(run)
         with ExitStack() as locks:
             stores = []
@@ -174,16 +174,6 @@ def take_parts(run: Run, rows: int, made_from: Mapping[str, Any]) -> None:
         log.info("%s: its %d parts are taken", run, len(parts))
     with writing(run.parts):
         shutil.rmtree(run.parts)
-
-
-def is_described(run: Run, made_from: Mapping[str, Any], rows: int, addition: str = FIRST) -> bool:
-    """Whether a run's shards of photographs that came in together are there whole, by this
-    recipe."""
-    try:
-        store = ShardStore.open(run.descriptors / addition)
-    except RunError:  # there are none, or they are damaged, and made anew
-        return False
-    return store.made_from == made_from and store.rows == rows
 
 
 def _all_parts(run: Run) -> Sequence[BuildPart]:

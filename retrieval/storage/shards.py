@@ -25,7 +25,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import PhotographError
+from retrieval.errors import PhotographError, RunError
 from retrieval.storage.files import (
     Arrays,
     append,
@@ -108,6 +108,16 @@ class ShardStore:
             RunError: there is none, or it is damaged.
         """
         return cls(folder, _read_manifest(folder).made_from, clock)
+
+    @classmethod
+    def whole(cls, folder: Path, made_from: Mapping[str, Any], rows: int) -> ShardStore | None:
+        """A store of so many rows, made from this; ``None`` where there is no such one."""
+        try:
+            store = cls.open(folder)
+        except RunError:  # there is none, or it is damaged, and made anew
+            return None
+        same = store.made_from == as_json(made_from) and store.rows == rows
+        return store if same else None
 
     def __contains__(self, number: int) -> bool:
         return shard_name(number) in self._manifest.shards
