@@ -26,7 +26,7 @@ from retrieval.config import SystemConfig
 from retrieval.describing import Bar, no_bar
 from retrieval.descriptors.cache import Progress, windows_of
 from retrieval.devices import CUDA, limit_cores
-from retrieval.errors import ConfigError, LandmarksError, RunError
+from retrieval.errors import ConfigError, LandmarksError, RunError, first_line
 from retrieval.parts import MOST, BuildPart, has_parts, parts_of
 from retrieval.photographs.table import DataSet
 from retrieval.run import Run
@@ -107,10 +107,9 @@ def _answering(address: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RunError(
-            f"--workers {address}: no Ray cluster answers there ({reason}): see that it runs"
-            " (ray start --head), or describe in parts (landmarks describe --part)"
+            f"--workers {address}: no Ray cluster answers there ({first_line(error)}): see that it"
+            " runs (ray start --head), or describe in parts (landmarks describe --part)"
         ) from None
 
 
@@ -265,7 +264,7 @@ class _Actors:
         try:
             self._done += self.ray.get(answer)
         except lost as error:
-            log.warning("part %s was lost with its machine (%s)", part, _first_line(error))
+            log.warning("part %s was lost with its machine (%s)", part, first_line(error))
             self._waiting.append(part)
             alive = {one["NodeID"] for one in self.ray.nodes() if one["Alive"]}
             if place.node in alive:  # its process alone died
@@ -275,7 +274,3 @@ class _Actors:
             raise cause if isinstance(cause, LandmarksError) else error from None
         else:
             self._idle.append((actor, place))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -24,7 +24,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from retrieval.errors import LandmarksError, RunError, WriteError
+from retrieval.errors import LandmarksError, RunError, WriteError, first_line
 from retrieval.storage.fingerprint import seal
 from retrieval.types import STRING
 
@@ -80,7 +80,7 @@ def reading(path: Path, remedy: str = AGAIN) -> Iterator[None]:
     except PermissionError:
         raise RunError(f"{path} cannot be read (Permission denied): make it readable") from None
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        reason = first_line(error)
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise RunError(f"{path} is missing or damaged ({reason}): {remedy}") from None
