@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, log2, sqrt
+from math import ceil, sqrt
 from typing import Final
 
 from pydantic import Field
@@ -25,14 +25,13 @@ from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.cross_fit import PARTS, parts_left_out
 from retrieval.descriptors.extraction import WINDOW
 from retrieval.descriptors.registry import JointConfig
-from retrieval.index.faiss_index import IndexConfig, resolve_factory
+from retrieval.index.faiss_index import IndexConfig, resolve_factory, training_rows
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import EXACT_LIMIT
 
 STAGES: Final = ("describe", "describer", "index", "classifiers")
 """As they are named in the timings of run.json."""
 KMEANS_ROUNDS: Final = 10
-SAMPLE_PER_LIST: Final = 40
 HELD_OUT: Final = 5_000
 PIXEL: Final = 3 * 3 / 4
 """Bytes of a decoded photograph for each pixel of a square of its longer side."""
@@ -191,11 +190,6 @@ def factory_of(config: SystemConfig, work: Work) -> str:
     return resolve_factory(config.index.factory, work.gallery)
 
 
-def lists_of(rows: int) -> int:
-    """Lists of an inverted file: as of :func:`retrieval.index.faiss_index.resolve_factory`."""
-    return int(2 ** round(log2(4 * sqrt(rows))))
-
-
 def _describe(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
     views = config.whitening.views * taught(config, work) if config.whitening else 0
     row = FLOAT * dimension(config, work) * (1 + left_out(config, work)) + work.stored_bytes
@@ -229,7 +223,7 @@ def _index(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
     lists = re.search(r"IVF(\d+)", factory)
     if lists:
         many = int(lists[1])
-        sample = min(rows, max(SAMPLE_PER_LIST * many, 10_000))
+        sample = min(rows, training_rows(many))
         products = (KMEANS_ROUNDS * sample + rows) * many * numbers
         seconds = costs.seconds.cluster * products * work.pace
     whole = row_bytes(factory, numbers) * rows
@@ -283,7 +277,7 @@ def searched(config: SystemConfig, work: Work) -> float:
 def svm_work(one: SvmConfig, work: Work) -> tuple[float, int]:
     """Rows that a landmark's separator is trained on, and how many separators there are."""
     everything, machines = work.photographs, work.landmarks + 1
-    if everything <= one.most_rows and everything * work.landmarks <= one.most_work:
+    if one.trains_on_all(everything, work.landmarks):
         return everything, machines
     own = min(work.gallery / max(work.landmarks, 1), one.most_positives)
     negatives = min(work.bank, one.bank_negatives) + one.random_negatives + one.hard_negatives

@@ -20,7 +20,6 @@ from pipelines.building.costs import (
     StageCost,
     Work,
     factory_of,
-    lists_of,
     stage_costs,
     start_seconds,
     stored_bytes,
@@ -43,7 +42,7 @@ from retrieval.classifiers.svm import SvmConfig
 from retrieval.config import SystemConfig
 from retrieval.devices import CPU, cores
 from retrieval.errors import ConfigError, LandmarksError
-from retrieval.index.faiss_index import SMALL, IndexConfig
+from retrieval.index.faiss_index import SMALL, IndexConfig, lists_of
 from retrieval.photographs.table import DataSet, load_data_set
 
 log = logging.getLogger(__name__)
