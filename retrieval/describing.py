@@ -281,11 +281,12 @@ def aggregate_table(
     Args:
         made_from: what decides the bytes of the table's descriptors once they are whitened.
     """
+    folder, recipe = aggregated_folder(run, name), plain_recipe(made_from)
+    store = ShardStore.whole(folder, recipe, len(table))
+    if store is not None and not store.damaged():
+        return store  # a build asks twice, and is told of the work once
     with bar("describing", len(table)) as progress:
-        return describe_table(
-            table, plain, aggregated_folder(run, name), plain_recipe(made_from), progress, known,
-            run.timings,
-        )  # fmt: skip
+        return describe_table(table, plain, folder, recipe, progress, known, run.timings)
 
 
 def aggregated_folder(run: Run, name: str) -> Path:
