@@ -27,6 +27,7 @@ from retrieval.config import AUTO, SystemConfig
 from retrieval.describing import (
     Bar,
     aggregate_table,
+    aggregated_folder,
     at_hand,
     describer_stage,
     load_describer,
@@ -61,6 +62,7 @@ from retrieval.parts import (
 )
 from retrieval.photographs.table import DataSet, labels_of
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
+from retrieval.storage.files import remove_folder
 from retrieval.storage.fingerprint import fingerprint
 from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
@@ -312,8 +314,10 @@ def describe(
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
     stored, folder = made_from.get("local", {}).get("stored", True), run.descriptors / name
-    there = ShardStore.whole(folder, made_from, len(rows))
-    if there is not None or describer.whitening is None or not at_hand(len(table), describer):
+    kept = describer.whitening is not None and at_hand(len(table), describer)
+    if not kept:
+        remove_folder(aggregated_folder(run, name))  # another config's
+    if not kept or ShardStore.whole(folder, made_from, len(rows)) is not None:
         with bar("describing", len(table)) as progress:
             store = describe_table(
                 rows, describer, folder, made_from, progress, known, run.timings, stored

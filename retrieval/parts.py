@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.errors import ConfigError, RunError
 from retrieval.run import FIRST, Run
-from retrieval.storage.files import read_sealed, write_sealed, writing
+from retrieval.storage.files import read_sealed, remove_folder, write_sealed
 from retrieval.storage.fingerprint import first_difference
 from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore, is_store
@@ -172,8 +171,7 @@ def take_parts(run: Run, rows: int, made_from: Mapping[str, Any]) -> None:
                 stores.append(_whole(own, part, part.shards(rows), made_from))
             ShardStore(run.descriptors / FIRST, made_from, run.timings).adopt(stores)
         log.info("%s: its %d parts are taken", run, len(parts))
-    with writing(run.parts):
-        shutil.rmtree(run.parts)
+    remove_folder(run.parts)
 
 
 def _all_parts(run: Run) -> Sequence[BuildPart]:

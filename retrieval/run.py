@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from retrieval.storage.files import (
     read_sealed,
     read_table,
     reading,
+    remove_folder,
     write_json,
     write_sealed,
     writing,
@@ -359,9 +359,8 @@ class Run:
     def clear(self, name: str) -> None:
         """Take away the files of a stage, so that none stay that are not made again."""
         self.forget(name)
-        for folder in (self.folder / one for one in STAGES[name]):
-            with writing(folder), contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+        for folder in STAGES[name]:
+            remove_folder(self.folder / folder)
 
     def _noted(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The recipe of a stage, and what is told of it.

@@ -14,6 +14,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -201,6 +202,12 @@ def read_sealed_line(line: bytes) -> dict[str, Any]:
     if not isinstance(found, dict) or found.pop(SEAL, None) != seal(found):
         raise ValueError("changed since it was written")
     return found
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it; nothing where it is not there."""
+    with writing(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def append(path: Path, data: bytes) -> None:
