@@ -22,9 +22,9 @@ from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.config import SystemConfig
 from retrieval.descriptors.aggregated import AggregatedConfig
+from retrieval.descriptors.base import parts_of
 from retrieval.descriptors.cross_fit import PARTS, parts_left_out
 from retrieval.descriptors.extraction import WINDOW
-from retrieval.descriptors.registry import JointConfig
 from retrieval.index.faiss_index import IndexConfig, resolve_factory, training_rows
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import EXACT_LIMIT
@@ -36,6 +36,8 @@ HELD_OUT: Final = 5_000
 PIXEL: Final = 3 * 3 / 4
 """Bytes of a decoded photograph for each pixel of a square of its longer side."""
 FLOAT: Final = 4
+LOCAL_FEATURE: Final = 4 * FLOAT + 128
+"""Bytes of a local feature: place, scale, angle and a descriptor of a byte a number, SIFT's."""
 
 
 class ByKind(StrictModel):
@@ -178,6 +180,18 @@ def row_bytes(factory: str, numbers: int) -> float:
     return ids + numbers * (2.0 if "SQfp16" in factory else FLOAT)
 
 
+def feature_bytes(config: SystemConfig, numbers: int) -> float:
+    """Bytes of what a photograph's descriptor is made from, of a system that was not probed.
+
+    Local features are counted as :data:`LOCAL_FEATURE`; a network's have more numbers.
+    """
+    detectors = [one.local for one in _aggregated(config)]
+    if config.local is not None:
+        detectors.append(config.local.detector)
+    distinct = [one for i, one in enumerate(detectors) if one not in detectors[:i]]
+    return FLOAT * numbers + LOCAL_FEATURE * sum(one.keypoints for one in distinct)
+
+
 def stored_bytes(config: SystemConfig, work: Work) -> float:
     """Bytes of a photograph in the index and beside it."""
     return row_bytes(factory_of(config, work), dimension(config, work)) + work.stored_bytes
@@ -303,7 +317,10 @@ def _members(one: object) -> Iterator[MemberConfig]:
 
 
 def _has_codebook(config: SystemConfig) -> bool:
-    whole = config.extractor
-    parts = [one.extractor for one in whole.parts] if isinstance(whole, JointConfig) else [whole]
     words = config.local is not None and config.local.words is not None
-    return words or any(isinstance(one, AggregatedConfig) for one in parts)
+    return words or bool(_aggregated(config))
+
+
+def _aggregated(config: SystemConfig) -> list[AggregatedConfig]:
+    """The extractor, or those parts of it, that aggregate local features."""
+    return [one for one in parts_of(config.extractor) if isinstance(one, AggregatedConfig)]

@@ -20,6 +20,7 @@ from pipelines.building.costs import (
     StageCost,
     Work,
     factory_of,
+    feature_bytes,
     stage_costs,
     start_seconds,
     stored_bytes,
@@ -226,7 +227,7 @@ def check_room(config: SystemConfig, data: DataSet, run: Path) -> None:
     """
     landmarks = data.gallery["landmark"].nunique()
     facts = Work(
-        len(data.gallery), len(data.bank), landmarks, NUMBERS, FLOAT * NUMBERS,
+        len(data.gallery), len(data.bank), landmarks, NUMBERS, feature_bytes(config, NUMBERS),
         _stored_beside(config), 1.0, SIDE, bool(pretrained(config)), 1.0, cores(),
     )  # fmt: skip
     stages = stage_costs(config, facts)
@@ -298,7 +299,7 @@ def _option(
     milliseconds = measured.milliseconds or UNKNOWN
     milliseconds *= 1 / GPU_TIMES if network and facts.gpu else REFERENCE_CORES / facts.cores
     work = Work(
-        facts.gallery, facts.bank, facts.landmarks, NUMBERS, FLOAT * NUMBERS,
+        facts.gallery, facts.bank, facts.landmarks, NUMBERS, feature_bytes(config, NUMBERS),
         _stored_beside(config), milliseconds, SIDE, network, pace * cores() / facts.cores,
         facts.cores,
     )  # fmt: skip
