@@ -203,7 +203,7 @@ def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
     with progress_bar("describing", len(table)) as progress:
         store = describe_table(
             table, system.describer, out / "descriptors" / made_from["table"], made_from,
-            progress, clock=out / "timings.json",
+            progress, timings=out / "timings.json",
         )  # fmt: skip
     return read_described(table, store, system.describer)
 

@@ -100,7 +100,7 @@ def describe_table(
     made_from: Mapping[str, Any],
     progress: Progress = no_progress,
     known: Mapping[int, Outcome] | None = None,
-    clock: Path | None = None,
+    timings: Path | None = None,
     stored: bool = True,
     shards: Sequence[int] | None = None,
 ) -> ShardStore:
@@ -112,12 +112,12 @@ def describe_table(
         folder: of the shards.
         made_from: all that decides their bytes, as :func:`described_from` gives it.
         progress, known, stored, shards: as of :func:`describe_sources`.
-        clock: as of :class:`ShardStore`.
+        timings: as of :class:`ShardStore`.
 
     Returns:
         the finished store.
     """
-    store = ShardStore(folder, made_from, clock)
+    store = ShardStore(folder, made_from, timings)
     describe_sources(table["source"].array, describer, store, progress, known, stored, shards)
     return store
 
@@ -128,16 +128,16 @@ def whiten_table(
     folder: Path,
     made_from: Mapping[str, Any],
     progress: Progress = no_progress,
-    clock: Path | None = None,
+    timings: Path | None = None,
     stored: bool = True,
 ) -> ShardStore:
     """As :func:`describe_table`, of photographs that are described but for the whitening.
 
     Args:
         plain: the table's photographs by :attr:`Describer.plain`.
-        describer, folder, made_from, progress, clock, stored: as of :func:`describe_table`.
+        describer, folder, made_from, progress, timings, stored: as of :func:`describe_table`.
     """
-    store = ShardStore(folder, made_from, clock)
+    store = ShardStore(folder, made_from, timings)
     store.mend()
     for number in range(len(plain)):
         if number not in store:
