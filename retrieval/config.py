@@ -50,7 +50,7 @@ class SystemConfig(StrictModel):
             ``None``.
         search: how neighbours are found besides by the index.
         fit_photographs: at most this many of gallery and bank teach codebook and whitening; their
-            features are kept on disk and taken up again.
+            features are kept on disk and reused.
         index: how descriptors are searched.
         classifiers: by name; every one is fitted, evaluated and kept.
         answer: the classifier whose answer counts, or ``auto``: the best on held-out gallery

@@ -31,7 +31,7 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksums
-from retrieval.storage.journal import as_json, lock, remove_litter, take_up
+from retrieval.storage.journal import as_json, lock, remove_litter, reusable
 from retrieval.storage.shards import read_times
 
 if TYPE_CHECKING:
@@ -330,7 +330,7 @@ class Run:
             what ``make`` told, now or when the files were made.
         """
         recipe, path = as_json(recipe), self.stages / f"{name}.json"
-        known = take_up(name, path, recipe, lambda: self._noted(path))
+        known = reusable(name, path, recipe, lambda: self._noted(path))
         if known is not None:
             log.info("%s: nothing changed", name)
             return known

@@ -38,7 +38,7 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksum, checksums, fingerprint
-from retrieval.storage.journal import as_json, take_up
+from retrieval.storage.journal import as_json, reusable
 from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class ShardStore:
         self.timings = timings
         wanted = as_json(made_from)
         path = next((one for one in _manifests(folder) if one.exists()), folder / MANIFEST)
-        found = take_up(folder, path, wanted, lambda: _recipe_and_manifest(folder))
+        found = reusable(folder, path, wanted, lambda: _recipe_and_manifest(folder))
         self._manifest = found or _Manifest(wanted, {})
         if found is None:
             # The manifest goes first: one that names shards which are gone would be damage.
