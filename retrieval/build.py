@@ -28,8 +28,8 @@ from retrieval.describing import (
     Bar,
     aggregate_table,
     aggregated_folder,
-    at_hand,
     describer_stage,
+    keeps_plain,
     load_describer,
     local_branch_of,
     no_bar,
@@ -314,7 +314,7 @@ def describe(
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
     stored, folder = made_from.get("local", {}).get("stored", True), run.descriptors / name
-    kept = describer.whitening is not None and at_hand(len(table), describer)
+    kept = describer.whitening is not None and keeps_plain(len(table), describer)
     if not kept:
         remove_folder(aggregated_folder(run, name))  # another config's
     if not kept or ShardStore.whole(folder, made_from, len(rows)) is not None:

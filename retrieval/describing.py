@@ -210,7 +210,7 @@ def describer_stage(
         _leave_out(run, DESCRIBER)
         return plain, recipe, known
     store = None
-    if not apart and at_hand(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
+    if not apart and keeps_plain(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
         made_from = {**recipe, "table": digest}
         store = aggregate_table(run, FIRST, table, plain, made_from, bar, known)
     run.stage(DESCRIBER, recipe, make)
@@ -256,9 +256,9 @@ def plain_recipe(recipe: Mapping[str, Any], whitened: bool = False) -> dict[str,
     return kept
 
 
-def at_hand(photographs: int, describer: Describer) -> bool:
-    """Whether what so many photographs are described by before whitening is kept in the run, so
-    that another whitening costs little."""
+def keeps_plain(photographs: int, describer: Describer) -> bool:
+    """Whether a run keeps so many photographs as they are before whitening, so that another
+    whitening costs little."""
     branch = describer.local_branch
     each = 4 * describer.extractor.dimension
     if branch is not None and branch.compressor is not None:
