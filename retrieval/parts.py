@@ -32,7 +32,7 @@ from retrieval.storage.shards import ShardStore, is_store
 
 log = logging.getLogger(__name__)
 
-MOST: Final = 10_000
+MOST_PARTS: Final = 10_000
 NOTE: Final = "data.json"
 """Beside the parts, which photographs they are of."""
 OTHERS: Final = (
@@ -57,7 +57,7 @@ class BuildPart:
         """
         found = re.fullmatch(r"(\d{1,5})(?:/|-of-)(\d{1,5})", text.strip())
         number, of = map(int, found.groups()) if found else (0, 0)
-        if not 1 <= number <= of <= MOST:
+        if not 1 <= number <= of <= MOST_PARTS:
             raise ConfigError(f"--part {text}: give a part of how many, such as 3/16")
         return cls(of, number)
 
