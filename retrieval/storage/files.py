@@ -107,20 +107,20 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """A file beside another, open for writing and gone afterwards unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    told = _Told(handle, "wb")
+    raw = _ErrorKeeper(handle, "wb")
     try:
-        with io.BufferedWriter(told, BUFFER) as file:
+        with io.BufferedWriter(raw, BUFFER) as file:
             yield file, name
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         # Libraries that write through a callback lose the reason on the way.
-        if told.error is not None and isinstance(error, Exception):
-            raise told.error from None
+        if raw.error is not None and isinstance(error, Exception):
+            raise raw.error from None
         raise
 
 
-class _Told(io.FileIO):
+class _ErrorKeeper(io.FileIO):
     """A file that remembers why it could not be written."""
 
     error: OSError | None = None
