@@ -185,11 +185,7 @@ def feature_bytes(config: SystemConfig, numbers: int) -> float:
 
     Local features are counted as :data:`LOCAL_FEATURE`; a network's have more numbers.
     """
-    detectors = [one.local for one in _aggregated(config)]
-    if config.local is not None:
-        detectors.append(config.local.detector)
-    distinct = [one for i, one in enumerate(detectors) if one not in detectors[:i]]
-    return FLOAT * numbers + LOCAL_FEATURE * sum(one.keypoints for one in distinct)
+    return FLOAT * numbers + LOCAL_FEATURE * sum(one.keypoints for one in config.detectors)
 
 
 def stored_bytes(config: SystemConfig, work: Work) -> float:
@@ -318,9 +314,4 @@ def _members(one: object) -> Iterator[MemberConfig]:
 
 def _has_codebook(config: SystemConfig) -> bool:
     words = config.local is not None and config.local.words is not None
-    return words or bool(_aggregated(config))
-
-
-def _aggregated(config: SystemConfig) -> list[AggregatedConfig]:
-    """The extractor, or those parts of it, that aggregate local features."""
-    return [one for one in parts_of(config.extractor) if isinstance(one, AggregatedConfig)]
+    return words or any(isinstance(one, AggregatedConfig) for one in parts_of(config.extractor))
