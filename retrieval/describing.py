@@ -187,13 +187,12 @@ def describer_stage(
 
     def make() -> Mapping[str, Any]:
         _require_enough(known)
-        count = config.whitening.views if config.whitening is not None else 0
         lesson = sample
         if store is not None:
             rows = _rows_of(store, known.good_positions, plain.dimension)
             lesson = replace(lesson, rows=rows)
-        if count:
-            views = _describe_views(run, count, taught, recipe, bar, plain.extractor)
+        if config.whitening is not None and config.whitening.views:
+            views = _describe_views(run, config, taught, recipe, bar, plain.extractor)
             lesson = replace(lesson, views=lambda _: views)
         log.info("learning whitening from %d photographs", len(taught))
         whitenings = None if extractor.whitened else 1 + recipe["left_out"]
@@ -346,28 +345,33 @@ def load_describer(
 
 def _describe_views(
     run: Run,
-    count: int,
+    config: SystemConfig,
     photographs: pd.DataFrame,
     recipe: Mapping[str, Any],
     bar: Bar,
     extractor: Extractor,
 ) -> AugmentedRows:
-    """Describe views of photographs by the extractor, fitted, going on where a killed run was."""
+    """Describe views of some of the photographs by the extractor, fitted, going on where a killed
+    run was."""
+    assert config.whitening is not None
+    count = config.whitening.views
+    viewed = _sample(len(photographs), config.whitening.viewed, config.seed)
+    shown = photographs.iloc[viewed]
     opened = [
         one
-        for source, name in zip(photographs["source"], photographs["id"], strict=True)
+        for source, name in zip(shown["source"], shown["id"], strict=True)
         for one in augmented(source, name, count)
     ]
     made_from = {
         **{key: recipe[key] for key in ("code", "extractor", "seed", "taught_by")},
-        "views": {"count": count, **FOR_WHITENING.model_dump()},
+        "views": {"count": count, "photographs": len(viewed), **FOR_WHITENING.model_dump()},
     }
     store = ShardStore(run.views, made_from, run.timings)
     with bar("views", len(opened)) as progress:
         describe_sources(opened, Describer(extractor, None), store, progress)
     statuses, _ = store.verdicts()
     rows = [Representation.from_arrays(shard.arrays).vectors for shard in store.shards()]
-    of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]
+    of = np.repeat(viewed, count)[np.array(statuses, dtype=object) == OK]
     return AugmentedRows(np.concatenate(rows), of)
 
 

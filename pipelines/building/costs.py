@@ -155,6 +155,14 @@ def taught(config: SystemConfig, work: Work) -> int:
     return min(work.photographs, config.fit_photographs)
 
 
+def views_described(config: SystemConfig, photographs: int) -> int:
+    """How many altered views are described for the whitening of so many photographs."""
+    if config.whitening is None:
+        return 0
+    viewed = min(photographs, config.fit_photographs, config.whitening.viewed)
+    return config.whitening.views * viewed
+
+
 def dimension(config: SystemConfig, work: Work) -> int:
     """Numbers of a descriptor in the index."""
     if config.whitening is None:
@@ -201,7 +209,7 @@ def factory_of(config: SystemConfig, work: Work) -> str:
 
 
 def _describe(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
-    views = config.whitening.views * taught(config, work) if config.whitening else 0
+    views = views_described(config, work.photographs)
     row = FLOAT * dimension(config, work) * (1 + left_out(config, work)) + work.stored_bytes
     pixels = 2 * WINDOW * PIXEL * work.side**2
     seconds = work.milliseconds / 1000 * (work.photographs + views)

@@ -213,6 +213,7 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
     record = system.record
     config = system.config
     whitening = config.whitening
+    learnt = min(record["gallery"] + record["bank"], config.fit_photographs)
     return {
         "test_size": f"longest side {system.describer.longest_side} pixels at the largest scale",
         "precision": str(record["describer"]["extractor"].get("precision", "float32")),
@@ -220,14 +221,22 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
         if whitening is None
         else f"{MATRICES[whitening.learnt_on]} to {record['dimension']}, eigenvalues to the power"
         f" {whitening.power:g},"
-        f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
-        " photographs of gallery and bank"
-        + (f" and {whitening.views} views of each" if whitening.views else ""),
+        f" learnt on {learnt:,} photographs of gallery and bank"
+        + _views_of(record["describer"]["whitening"], learnt),
         "index": record["index"]["factory"],
         "search": _searched_by(config),
         "machine": f"{record['machine']['processor']}, {record['machine']['cores']} cores,"
         f" {record['device']}",
     }
+
+
+def _views_of(whitening: Mapping[str, Any], learnt: int) -> str:
+    """Of a describer's recipe; runs from before views had a limit have views of all."""
+    if not whitening["views"]:
+        return ""
+    viewed = min(learnt, whitening.get("viewed", learnt))
+    these = "each" if viewed == learnt else f"{viewed:,} of them"
+    return f" and {whitening['views']} views of {these}"
 
 
 def _searched_by(config: SystemConfig) -> str:

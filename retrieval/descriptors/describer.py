@@ -30,6 +30,7 @@ from retrieval.errors import ConfigError, DescribeError, PhotographError, RunErr
 from retrieval.frontend import Frontend
 from retrieval.local.features import no_features
 from retrieval.photographs.given import Source
+from retrieval.threads import in_threads
 from retrieval.types import Features, Photograph, Vectors
 from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 
@@ -323,7 +324,7 @@ class _Lesson:
 def _cross_fit(extractor: Extractor, whole: _Lesson, left_out: int) -> tuple[Describer, ...]:
     """Describers for calibration, each without a part; none where the photographs are too few."""
     try:
-        return tuple(_without(part, extractor, whole) for part in range(left_out))
+        return tuple(in_threads(lambda part: _without(part, extractor, whole), range(left_out)))
     except (ConfigError, RunError) as error:
         log.warning(
             "too few photographs to leave a part of them out (%s): thresholds are fitted on"
