@@ -194,12 +194,7 @@ def describer_stage(
         if config.whitening is not None and config.whitening.views:
             views = _describe_views(run, config, taught, recipe, bar, plain.extractor)
             lesson = replace(lesson, views=lambda _: views)
-        log.info("learning whitening from %d photographs", len(taught))
-        whitenings = None if extractor.whitened else 1 + recipe["left_out"]
-        with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
-            fitted = plain.fit_whitening(
-                lesson, config.whitening, config.seed, recipe["left_out"], extractor
-            )
+        fitted = _learn_whitening(plain, lesson, config, recipe["left_out"], extractor, bar)
         _clear(run, DESCRIBER)
         fitted.save(run.folder)
         return {}
@@ -214,6 +209,21 @@ def describer_stage(
         store = aggregate_table(run, FIRST, table, plain, made_from, bar, known)
     run.stage(DESCRIBER, recipe, make)
     return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
+
+
+def _learn_whitening(
+    plain: Describer,
+    sample: Sample,
+    config: SystemConfig,
+    left_out: int,
+    extractor: Extractor,
+    bar: Bar,
+) -> Describer:
+    """A describer with the whitening that it lacks; ``extractor`` is its own, not fitted."""
+    log.info("learning whitening from %d photographs", len(sample))
+    whitenings = None if extractor.whitened else 1 + left_out
+    with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
+        return plain.fit_whitening(sample, config.whitening, config.seed, left_out, extractor)
 
 
 def _plain_describer(
