@@ -191,12 +191,13 @@ def _stops(run: Run, config: SystemConfig, data: DataSet) -> str | None:
     except RunError:  # it answers nothing as it is
         return None
     changed = first_difference(_describing(before), _describing(config))
+    learns = config.whitenings or config.detectors or config.training or config.quantised
     rows = _rows(run)
-    if changed is None and (rows is None or _same_photographs(rows, data)):
-        return None
-    return (
+    if changed is None and learns and rows is not None and not _same_photographs(rows, data):
+        changed = "list of photographs"
+    return changed and (
         f"{run} answers, and stops until all parts are there and indexed if they are described"
-        f" anew ({changed or 'list of photographs'} differs)"
+        f" anew ({changed} differs)"
     )
 
 

@@ -119,6 +119,13 @@ def test_a_run_that_answers_is_not_stopped_by_a_part_unasked(
     assert System.load(run, "cpu")  # features are kept, and it answers until the part begins
 
 
+def test_a_part_asks_nothing_where_photographs_teach_nothing(data: Path, tmp_path: Path) -> None:
+    config, known = config_of("hog", "whitening=null"), load_data_set(data)
+    build_run(config, known, tmp_path, "cpu")
+    grown = replaced(known, gallery=known.gallery.iloc[2:])
+    assert begin(tmp_path, config, grown, part=True) == []
+
+
 def refusals(data: Path, other: Path) -> dict[str, tuple[SystemConfig, DataSet, Path | None, str]]:
     known = load_data_set(data)
     few = write_csv(other / "few.csv", [
