@@ -187,14 +187,14 @@ def describer_stage(
 
     def make() -> Mapping[str, Any]:
         _require_enough(known)
-        lesson = sample
+        training_set = sample
         if store is not None:
             rows = _rows_of(store, known.good_positions, plain.dimension)
-            lesson = replace(lesson, rows=rows)
+            training_set = replace(training_set, rows=rows)
         if config.whitening is not None and config.whitening.views:
             views = _describe_views(run, config, taught, recipe, bar, plain.extractor)
-            lesson = replace(lesson, views=lambda _: views)
-        fitted = _learn_whitening(plain, lesson, config, recipe["left_out"], extractor, bar)
+            training_set = replace(training_set, views=lambda _: views)
+        fitted = _learn_whitening(plain, training_set, config, recipe["left_out"], extractor, bar)
         _clear(run, DESCRIBER)
         fitted.save(run.folder)
         return {}
