@@ -97,7 +97,7 @@ def collect_rows(
     _take_away(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
-        at_hand = _at_hand(run, additions)
+        at_hand = _plain_stores(run, additions)
         if at_hand is None:
             _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
         else:
@@ -140,16 +140,13 @@ def _chosen(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[R
             start += len(ok)
 
 
-def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
+def _plain_stores(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
     """The stores of the same photographs that have their local features, or ``None``."""
     stores = []
     for one in additions:
-        try:
-            store = ShardStore.open(aggregated_folder(run, one.name))
-        except RunError:
-            return None
-        same = store.made_from == plain_recipe(one.store.made_from)
-        if not same or store.rows != len(one.table):
+        recipe = plain_recipe(one.store.made_from)
+        store = ShardStore.whole(aggregated_folder(run, one.name), recipe, len(one.table))
+        if store is None:
             return None
         stores.append(store)
     return stores

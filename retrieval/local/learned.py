@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from retrieval.errors import ConfigError, WeightsError
+from retrieval.errors import ConfigError, WeightsError, first_line
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
 from retrieval.networks.runtime import Runtime, settled
@@ -194,7 +194,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # PyTorch and its unpickler raise many kinds
-        reason = (str(error).splitlines() or ["it is cut short"])[0]
+        reason = first_line(error, "it is cut short")
         raise WeightsError(f"{path} is not a file of PyTorch parameters ({reason})") from None
     if not isinstance(state, Mapping) or not all(isinstance(one, Tensor) for one in state.values()):
         raise WeightsError(f"{path} does not hold a network's parameters by name")
