@@ -352,7 +352,7 @@ class System:
 
         Args:
             photograph: as of :meth:`classify`.
-            against: id of a gallery photograph that it is held against; by default the one of the
+            against: id of a gallery photograph to compare with; by default the one of the
                 best candidate that is most similar.
             method: :data:`retrieval.explain.methods.METHODS`, by name.
             target: what any method but ``shares`` explains:
