@@ -8,7 +8,6 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +29,7 @@ from retrieval.descriptors.representation import (
 )
 from retrieval.descriptors.trained import TrainedConfig, trained_networks
 from retrieval.descriptors.trained_head import TrainedHead
-from retrieval.devices import CPU, CUDA, cores
+from retrieval.devices import CPU, CUDA
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.index.expansion import DatabaseAugmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
@@ -54,6 +53,7 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.fingerprint import checksum
 from retrieval.storage.shards import OK, ShardStore
+from retrieval.threads import in_threads
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.types import Flags, Vectors
 from retrieval.vectors.gpu import gpu_problem
@@ -97,7 +97,7 @@ def collect_rows(
     _take_away(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
-        at_hand = _at_hand(run, additions)
+        at_hand = _plain_stores(run, additions)
         if at_hand is None:
             _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
         else:
@@ -140,16 +140,13 @@ def _chosen(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[R
             start += len(ok)
 
 
-def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
+def _plain_stores(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
     """The stores of the same photographs that have their local features, or ``None``."""
     stores = []
     for one in additions:
-        try:
-            store = ShardStore.open(aggregated_folder(run, one.name))
-        except RunError:
-            return None
-        same = store.made_from == plain_recipe(one.store.made_from)
-        if not same or store.rows != len(one.table):
+        recipe = plain_recipe(one.store.made_from)
+        store = ShardStore.whole(aggregated_folder(run, one.name), recipe, len(one.table))
+        if store is None:
             return None
         stores.append(store)
     return stores
@@ -182,8 +179,7 @@ def _take_away(folder: Path) -> None:
 
 def _keep_bank(run: Run, sources: Sequence[str], local_branch: LocalBranch) -> None:
     """Keep the bank's local features: held-out scores ask for them, and there are few."""
-    with ThreadPoolExecutor(cores()) as pool:
-        kept = list(pool.map(functools.partial(keep_one, local_branch), sources))
+    kept = list(in_threads(functools.partial(keep_one, local_branch), sources))
     assert local_branch.compressor is not None
     arrays = CompressedFeatures.of(kept, local_branch.compressor.dimension).arrays(KEPT)
     forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
