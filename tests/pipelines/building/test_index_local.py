@@ -293,6 +293,11 @@ def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
     gained = some.neighbours_of_bank(rows, 5).bonus.max(axis=1)
     most = pytest.approx(system.config.search.verification.weight, abs=1e-3)
     assert [one == most for one in gained] == (leads >= np.median(leads)).tolist()
+    # So they are where a threshold is fitted later: the rivals are each gallery's own bank.
+    for one in system.calibration_galleries():
+        assert one.searcher.early_exit.least == early.least
+        nearest = one.searcher.early_exit.bank.search(one.bank_vectors, 1)
+        np.testing.assert_allclose(nearest.similarities, 1, atol=1e-5)
     # Tables are described whole.
     figures = evaluate_run(system, data / "test.csv", tmp_path / "out")
     assert figures["knn"]["top1"] > 0.5
