@@ -84,17 +84,13 @@ def collect_rows(
     bank = pd.concat([one.table[one.bank] for one in additions], ignore_index=True)
     if not len(rows):
         raise TableError("no gallery photograph could be described: look at the reasons above")
-    for path, table in (
-        (run.rows, rows[["id", "source", "landmark"]]),
-        (run.bank_rows, bank[["id"]]),
-    ):
-        atomic_write(path, functools.partial(table.to_parquet, index=False))
+    write_lists(run, rows, bank)
     stores = [one.store for one in additions]
     in_gallery = [one.gallery.to_numpy(dtype=bool) for one in additions]
     in_bank = [one.bank.to_numpy(dtype=bool) for one in additions]
-    _write(run.gallery, lambda: _chosen(stores, in_gallery))
-    _write(run.bank, lambda: _chosen(stores, in_bank))
-    _take_away(run.kept)
+    _write(run.gallery, lambda: chosen_rows(stores, in_gallery))
+    _write(run.bank, lambda: chosen_rows(stores, in_bank))
+    take_away(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
         at_hand = _at_hand(run, additions)
@@ -102,7 +98,7 @@ def collect_rows(
             _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
         else:
             _write(run.bank, lambda: _with_kept(stores, at_hand, in_bank))
-            chosen = functools.partial(_chosen, at_hand, in_gallery)
+            chosen = functools.partial(chosen_rows, at_hand, in_gallery)
             _write(run.kept, lambda: (one.kept for one in chosen() if one.kept is not None))
     wanted = {label for one in additions for label in one.table[one.left]["landmark"].dropna()}
     return {
@@ -112,6 +108,15 @@ def collect_rows(
         "failed": int(sum((one.table["status"] != OK).sum() for one in additions)),
         "landmarks": int(rows["landmark"].nunique()),
     }
+
+
+def write_lists(run: Run, rows: pd.DataFrame, bank: pd.DataFrame) -> None:
+    """Write which photographs are the gallery's rows, and which the bank's."""
+    for path, table in (
+        (run.rows, rows[["id", "source", "landmark"]]),
+        (run.bank_rows, bank[["id"]]),
+    ):
+        atomic_write(path, functools.partial(table.to_parquet, index=False))
 
 
 def _report_failures(additions: Sequence[Addition]) -> None:
@@ -125,11 +130,11 @@ def _report_failures(additions: Sequence[Addition]) -> None:
 
 
 def _write(folder: Path, blocks: Callable[[], Iterable[Representation | KeptFeatures]]) -> None:
-    _take_away(folder)  # what another config kept there
+    take_away(folder)  # what another config kept there
     write_descriptors(folder, blocks)
 
 
-def _chosen(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[Representation]:
+def chosen_rows(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[Representation]:
     """What chosen rows are described by, shard by shard; all of them went well."""
     for store, flags in zip(stores, wanted, strict=True):
         start = 0
@@ -158,8 +163,8 @@ def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None
 def _with_kept(
     stores: Sequence[ShardStore], at_hand: Sequence[ShardStore], wanted: Sequence[Flags]
 ) -> Iterator[Representation]:
-    """:func:`_chosen`, with the local features of other stores of the same photographs."""
-    for one, other in zip(_chosen(stores, wanted), _chosen(at_hand, wanted), strict=True):
+    """:func:`chosen_rows`, with the local features of other stores of the same photographs."""
+    for one, other in zip(chosen_rows(stores, wanted), chosen_rows(at_hand, wanted), strict=True):
         yield replace(one, kept=other.kept)
 
 
@@ -175,19 +180,25 @@ def with_kept(run: Run, gallery: Gallery) -> Gallery:
     return replace(gallery, searcher=replace(gallery.searcher, kept=kept))
 
 
-def _take_away(folder: Path) -> None:
+def take_away(folder: Path) -> None:
+    """Remove a folder, if it is there."""
     with writing(folder), contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
 
 
 def _keep_bank(run: Run, sources: Sequence[str], local_branch: LocalBranch) -> None:
     """Keep the bank's local features: held-out scores ask for them, and there are few."""
+    arrays = keep_all(local_branch, sources).arrays(KEPT)
+    forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    write_arrays(run.bank, forms, [arrays])
+
+
+def keep_all(local_branch: LocalBranch, sources: Iterable[str]) -> CompressedFeatures:
+    """The features kept of photographs on disk."""
     with ThreadPoolExecutor(cores()) as pool:
         kept = list(pool.map(functools.partial(keep_one, local_branch), sources))
     assert local_branch.compressor is not None
-    arrays = CompressedFeatures.of(kept, local_branch.compressor.dimension).arrays(KEPT)
-    forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    write_arrays(run.bank, forms, [arrays])
+    return CompressedFeatures.of(kept, local_branch.compressor.dimension)
 
 
 def index_gallery(
@@ -204,7 +215,7 @@ def index_gallery(
     )  # fmt: skip
     known = Representation.from_arrays(read_arrays(run.gallery))
     indexed, augmentation = run.gallery, None
-    _take_away(run.augmented)
+    take_away(run.augmented)
     if config.search.expansion.gallery:
         indexed, vectors = run.augmented, known.vectors
         augmentation = DatabaseAugmentation.of(vectors, build(vectors), config.search.expansion)
@@ -216,7 +227,7 @@ def index_gallery(
         index = _send(run, config.index, read_arrays(indexed)[VECTORS], made_from)
     else:
         index = build(read_arrays(indexed)[VECTORS])
-        _take_away(run.index / SERVER)  # if another engine was asked before
+        take_away(run.index / SERVER)  # if another engine was asked before
         index.save(run.index, made_from)
     per_image = index.bytes_per_row + (known.kept.bytes_per_row if known.kept else 0.0)
     if local_branch is not None and local_branch.words is not None:

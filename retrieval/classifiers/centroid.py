@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import load_fitted, save_fitted
+from retrieval.classifiers.arrays import load_fitted, require_rows, save_fitted
 from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
 from retrieval.classifiers.vote import bank_similarity, mean_without
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from retrieval.types import Integers, StrictModel, Vectors
@@ -130,6 +130,20 @@ class CentroidClassifier:
             config, arrays["means"], arrays["corrections"], _by_vectors(gallery.bank_searcher)
         )
 
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """The mean of each landmark that a photograph came to or went from is taken anew, which is
+        what fitting would do."""
+        arrays, config = load_fitted(folder / FILE, CentroidConfig)
+        require_rows(folder / FILE, len(arrays["means"]), len(change.landmarks), "landmarks")
+        means = arrays["means"][change.places(gallery.landmarks)]
+        touched = change.touched(gallery)
+        rows = np.flatnonzero(np.isin(gallery.codes, touched))
+        means[touched] = _unit(_sums(gallery, rows)[touched])
+        bank = _by_vectors(gallery.bank_searcher)
+        corrections = bank_similarity(means, bank, config.bank_neighbours)
+        return cls(config, means, _never_empty(corrections, means), bank)
+
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
         """Scores of bank photographs, each with itself left out of the bank."""
         n = self.config.bank_neighbours
@@ -178,11 +192,11 @@ def _by_vectors(searcher: Searcher | None) -> Searcher | None:
     return None if searcher is None else replace(searcher, inverted=None)
 
 
-def _sums(gallery: Gallery) -> NDArray[np.float64]:
-    """(l, d) sums of the landmarks' photographs."""
+def _sums(gallery: Gallery, rows: Integers | None = None) -> NDArray[np.float64]:
+    """(l, d) sums of the landmarks' photographs, or of some rows, ascending."""
     sums = np.zeros((len(gallery.landmarks), gallery.vectors.shape[1]))
-    for start in range(0, len(gallery.codes), ROWS):
-        here = slice(start, start + ROWS)
+    for start in range(0, len(gallery.codes) if rows is None else len(rows), ROWS):
+        here = slice(start, start + ROWS) if rows is None else rows[start : start + ROWS]
         np.add.at(sums, gallery.codes[here], gallery.vectors[here])
     return sums
 

@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import load_fitted, save_fitted
+from retrieval.classifiers.arrays import load_fitted, require_rows, save_fitted
 from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
 from retrieval.descriptors.representation import Representation
-from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from retrieval.types import Integers, StrictModel, Vectors
@@ -171,11 +170,18 @@ class VoteClassifier:
     def load(cls, folder: Path, gallery: Gallery) -> Self:
         arrays, config = load_fitted(folder / FILE, VoteConfig)
         corrections = arrays["row_corrections"]
-        if len(corrections) != len(gallery.codes):
-            raise RunError(
-                f"{folder / FILE} is of {len(corrections)} rows, the gallery has "
-                f"{len(gallery.codes)}: fit the classifiers again"
-            )
+        require_rows(folder / FILE, len(corrections), len(gallery.codes), "rows")
+        return cls(config, gallery.codes, gallery.bank_searcher, corrections)
+
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """Rows that are left keep their corrections, by the bank of then; new ones get theirs."""
+        arrays, config = load_fitted(folder / FILE, VoteConfig)
+        before = arrays["row_corrections"]
+        require_rows(folder / FILE, len(before), len(change.left), "rows")
+        new = gallery.descriptors[change.kept :]
+        found = bank_similarity(new, gallery.bank_searcher, config.bank_neighbours)
+        corrections = np.concatenate([before[change.left], found])
         return cls(config, gallery.codes, gallery.bank_searcher, corrections)
 
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:

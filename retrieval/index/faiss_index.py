@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,15 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
+from retrieval.index.blocks import Blocks, RowBlocks
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write, writing
 from retrieval.storage.fingerprint import checksum
-from retrieval.types import Integers, StrictModel, Vectors
+from retrieval.types import Flags, Integers, StrictModel, Vectors
 from retrieval.vectors.checked import checked_rows
 from retrieval.vectors.gpu import ROWS_PER_BLOCK, require_device, to_device
 
 logger = logging.getLogger(__name__)
-Blocks = Vectors | Iterable[Vectors]
 SMALL = 100_000
 """Rows up to which "auto" takes a flat index, and up to which a flat index is bit-stable."""
 GPU_MOST_NEIGHBOURS = 2048
@@ -51,6 +51,7 @@ _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a
 MOST_LISTS = 2**22
 """Of an IVF index: FAISS makes each at once, though it has no rows."""
 _HALVES = "SQfp16"
+_FLAT = (faiss.IndexFlatIP, faiss.IndexScalarQuantizer, faiss.IndexPQ)  # rows by position
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
 # One search at a time where FAISS keeps state outside the index: its GPU resources, and the
@@ -122,7 +123,7 @@ class FaissIndex:
         train on; ConfigError and DeviceError as :func:`check_limits` and :func:`require_device`.
         """
         check_limits(config, k=1, device=device)
-        blocks = _Rows(descriptors)
+        blocks = RowBlocks(descriptors)
         dimension = blocks.dimension()
         factory = config.factory
         if factory == "auto":
@@ -231,6 +232,31 @@ class FaissIndex:
             raise RunError(f"{folder / _SIDECAR_FILE}: belongs to another index.faiss")
         return cls(to_device(index, device), sidecar.config, sidecar.factory, device)
 
+    @classmethod
+    def updated(cls, folder: Path, left: Flags, new: Blocks) -> FaissIndex:
+        """What :meth:`save` wrote, without the rows that are not ``left`` and with ``new`` ones
+        after the rest; codebooks, and an IVF's lists, stay those that it was trained for.
+
+        It is the index that one trained so becomes when it is given these rows. The file stays as
+        it is, and is read into memory.
+
+        Args:
+            folder: of the index.
+            left: (n,) which of its rows stay, in their order.
+            new: (m, d) rows, or blocks of them.
+
+        Raises:
+            RunError: as :meth:`load`, or a row is not finite.
+            ConfigError: this kind of index lets no row go: a graph, say.
+        """
+        before = cls.load(folder)
+        index = faiss.read_index(str(folder / _INDEX_FILE))
+        if not left.all():
+            _keep_rows(index, left, before.factory)
+        for start, block in RowBlocks(new).blocks():
+            index.add(checked_rows(block, before.dimension, start))
+        return cls(index, before.config, before.factory, "cpu")
+
     @staticmethod
     def remove(folder: Path) -> None:
         """Take away what :meth:`save` wrote, if anything."""
@@ -307,45 +333,6 @@ def check_limits(config: IndexConfig, k: int, device: str) -> None:
             )
 
 
-class _Rows:
-    """Descriptors as blocks of bounded size, whether given as one array or as many."""
-
-    def __init__(self, descriptors: Blocks) -> None:
-        if iter(descriptors) is descriptors:
-            raise TypeError("blocks are read more than once: give a list or a store, no generator")
-        self._arrays = (descriptors,) if isinstance(descriptors, np.ndarray) else descriptors
-
-    def blocks(self) -> Iterator[tuple[int, Vectors]]:
-        """Each block with the position of its first row."""
-        first = 0
-        for array in self._arrays:
-            for start in range(0, len(array), ROWS_PER_BLOCK):
-                yield first + start, array[start : start + ROWS_PER_BLOCK]
-            first += len(array)
-
-    def count(self) -> int:
-        return sum(len(array) for array in self._arrays)
-
-    def dimension(self) -> int:
-        for array in self._arrays:
-            return int(array.shape[1])
-        raise RunError("there are no descriptors to index: no photograph of the gallery was read")
-
-    def sample(self, most: int, seed: int) -> Vectors:
-        """At most ``most`` rows drawn from the seed, the same however the rows are blocked."""
-        count = self.count()
-        if count <= most:
-            chosen = np.arange(count)
-        else:
-            drawn = np.random.default_rng(seed).choice(count, most, replace=False, shuffle=False)
-            chosen = np.sort(drawn)
-        sample = np.empty((len(chosen), self.dimension()), dtype=np.float32)
-        for start, block in self.blocks():
-            here = slice(*np.searchsorted(chosen, (start, start + len(block))))
-            sample[here] = checked_rows(block[chosen[here] - start], sample.shape[1], start)
-        return sample
-
-
 def _empty_index(factory: str, dimension: int) -> Any:
     """An untrained index by inner product; RunError where FAISS cannot make one."""
     try:
@@ -361,7 +348,7 @@ def _empty_index(factory: str, dimension: int) -> Any:
         ) from error
 
 
-def _train(index: Any, factory: str, blocks: _Rows, seed: int) -> None:
+def _train(index: Any, factory: str, blocks: RowBlocks, seed: int) -> None:
     centroids = max(_centroids(factory), default=1)
     most = max(_TRAINING_ROWS_PER_CENTROID * centroids, _LEAST_SAMPLE)
     sample = blocks.sample(most, seed)
@@ -385,6 +372,45 @@ def _reserve(index: Any, rows: int) -> None:
     if isinstance(index, faiss.IndexFlatCodes):
         index.codes.resize(rows * int(index.code_size))
         index.codes.resize(0)  # which keeps the room
+
+
+def _keep_rows(index: Any, left: Flags, factory: str) -> None:
+    """Leave some rows of an index in memory, and number them anew, in their order."""
+    inner = _inner(index)
+    if not _can_shrink(index):
+        raise ConfigError(f'index "{factory}": no row can be taken out of it')
+    if isinstance(inner, faiss.IndexIVF):
+        lists, numbers = inner.invlists, np.cumsum(left) - 1
+        for one in range(int(inner.nlist)):
+            size = int(lists.list_size(one))
+            if size:
+                ids = faiss.rev_swig_ptr(lists.get_ids(one), size)
+                codes = faiss.rev_swig_ptr(lists.get_codes(one), size * int(lists.code_size))
+                stay = left[ids]
+                count = int(stay.sum())
+                ids[:count] = numbers[ids[stay]]
+                codes = codes.reshape(size, -1)
+                codes[:count] = codes[stay]
+                lists.resize(one, count)
+    else:
+        codes = faiss.rev_swig_ptr(inner.codes.data(), inner.codes.size()).reshape(len(left), -1)
+        codes[: int(left.sum())] = codes[left]
+        inner.codes.resize(int(left.sum()) * int(inner.code_size))
+    inner.ntotal = index.ntotal = int(left.sum())
+
+
+def can_shrink(factory: str) -> bool:
+    """Whether rows can be taken out of an index that was built by this key."""
+    return _can_shrink(_empty_index(factory, _LIMIT_CHECK_DIMENSION))
+
+
+def _can_shrink(index: Any) -> bool:
+    # Of graphs, of codes that are packed together and of rows that are kept twice none is left out.
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    if isinstance(index, faiss.IndexIVF):
+        return not isinstance(index, faiss.IndexIVFFastScan)
+    return type(index) in _FLAT
 
 
 def _centroids(factory: str) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Self
 
+import numpy as np
+
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
@@ -100,3 +102,34 @@ class Gallery:
                 else self.searcher.search(self.descriptors[rows], k, own=rows)
             )
         return self._searched[key]
+
+
+@dataclass(frozen=True)
+class GalleryChange:
+    """What became of a gallery: some rows are left, in their order, and new ones come after them.
+
+    Attributes:
+        codes: (n,) int64, each row's landmark before.
+        landmarks: by these codes, before.
+        left: (n,) which rows are left.
+    """
+
+    codes: Integers
+    landmarks: list[str]
+    left: Flags
+
+    @property
+    def kept(self) -> int:
+        """How many rows are left: those of the gallery now begin with them."""
+        return int(self.left.sum())
+
+    def places(self, landmarks: list[str]) -> Integers:
+        """(l,) the codes that landmarks of now had before; -1 for a new one."""
+        before = {landmark: code for code, landmark in enumerate(self.landmarks)}
+        return np.array([before.get(one, -1) for one in landmarks], dtype=np.int64)
+
+    def touched(self, gallery: Gallery) -> Integers:
+        """The codes, now, of landmarks that a photograph came to or went from."""
+        went = {self.landmarks[code] for code in np.unique(self.codes[~self.left])}
+        gone = [code for code, one in enumerate(gallery.landmarks) if one in went]
+        return np.union1d(gallery.codes[self.kept :], np.array(gone, dtype=np.int64))
