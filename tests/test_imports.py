@@ -18,8 +18,8 @@ ROOMS = {
     "retrieval": (
         "errors types streams passes frontend devices threads storage photographs vectors networks"
         " local aggregation descriptors index classifiers explain evaluation training predictions"
-        " config run additions describing parts agreement indexing recipes changes build ray_workers"
-        " system"
+        " config run additions describing parts agreement indexing recipes changes build"
+        " ray_workers system"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"

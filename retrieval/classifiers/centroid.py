@@ -19,10 +19,10 @@ from pydantic import Field
 
 from retrieval.classifiers.arrays import load_fitted, require_rows, save_fitted
 from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
-from retrieval.classifiers.vote import bank_similarity, mean_without
+from retrieval.classifiers.vote import mean_without
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery, GalleryChange
+from retrieval.index.gallery import Gallery, GalleryChange, bank_similarity
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from retrieval.types import Integers, StrictModel, Vectors
