@@ -274,7 +274,8 @@ def _composed_otherwise(source: str) -> str:
 
 def labels_of(table: pd.DataFrame) -> list[str | None]:
     """The landmarks of a table's photographs, ``None`` where there is none."""
-    return [None if pd.isna(one) else str(one) for one in table["landmark"]]
+    landmarks = table["landmark"].astype(STRING).array
+    return list(landmarks.to_numpy(object, na_value=None))
 
 
 def unknown_landmarks(test: pd.DataFrame, landmarks: Iterable[str]) -> pd.DataFrame:
