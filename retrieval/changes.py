@@ -186,6 +186,8 @@ def take_in(
     noted = run.noted(INDEX)
     if noted is None or not _can_keep(run, record, config, change):
         return None
+    if noted["recipe"]["removed"] != as_json(run.removed()):  # a removal was cut short
+        return None
     digests = list(noted["recipe"]["descriptors"])
     new, failed = change.new, record["failed"]
     if new is not None:

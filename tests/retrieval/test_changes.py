@@ -177,6 +177,15 @@ def test_what_was_taken_out_comes_back(known: DataSet, system: System) -> None:
     assert record == now.record
 
 
+def test_what_another_command_left_half_done_is_not_passed_over(
+    known: DataSet, system: System
+) -> None:
+    system.run.note_removed({"000": ["m2v0"]})
+    now = system.add(coming(known))
+    assert "since_fitted" not in now.record
+    assert "m2v0" not in set(now.rows["id"])
+
+
 def test_more_than_the_share_is_fitted_anew(
     known: DataSet, system: System, caplog: pytest.LogCaptureFixture
 ) -> None:

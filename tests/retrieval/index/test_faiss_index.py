@@ -190,37 +190,6 @@ def test_training_sample_is_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) 
     assert max(positions) > 4500
 
 
-KEPT = ["Flat", "SQ8", "PQ4x4", "IVF8,Flat", "IVF8,SQ8", "OPQ4_8,IVF8,PQ4x4", "IVF8_HNSW8,SQ8"]
-
-
-@pytest.mark.parametrize("factory", KEPT)
-@pytest.mark.parametrize("gone", [0, 300, 997])
-def test_an_updated_index_is_one_that_was_given_the_same_rows(
-    tmp_path: Path, factory: str, gone: int
-) -> None:
-    gallery, more = unit_rows(1000, 16), unit_rows(50, 16, 1)
-    FaissIndex.build(gallery, IndexConfig(factory=factory)).save(tmp_path, "before")
-    file = (tmp_path / "index.faiss").read_bytes()
-    left = np.ones(1000, np.bool_)
-    left[np.random.default_rng(2).choice(1000, gone, replace=False)] = False
-    updated = FaissIndex.updated(tmp_path, left, [more[:20], more[20:]])
-    fresh = faiss.read_index(str(tmp_path / "index.faiss"))
-    fresh.reset()  # which keeps what was trained
-    fresh.add(np.concatenate([gallery[left], more]))
-    assert faiss.serialize_index(updated.index).tobytes() == faiss.serialize_index(fresh).tobytes()
-    assert (tmp_path / "index.faiss").read_bytes() == file
-
-
-@pytest.mark.parametrize("factory", ["HNSW8", "IVF8,PQ4x4fs", "IVF8,PQ4x4,RFlat"])
-def test_what_lets_no_row_go_grows_alone(tmp_path: Path, factory: str) -> None:
-    gallery, more = unit_rows(1000, 16), unit_rows(50, 16, 1)
-    FaissIndex.build(gallery, IndexConfig(factory=factory)).save(tmp_path)
-    assert not faiss_index.can_shrink(factory)
-    assert len(FaissIndex.updated(tmp_path, np.ones(1000, np.bool_), more)) == 1050
-    with pytest.raises(ConfigError, match="no row can be taken out"):
-        FaissIndex.updated(tmp_path, np.arange(1000) > 0, more)
-
-
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat", "IVF16,SQ8", "OPQ2_16,IVF16,PQ4x2"])
 def test_save_and_load(tmp_path: Path, factory: str) -> None:
     gallery, asked = unit_rows(600, 32), unit_rows(30, 32, 1)
