@@ -282,7 +282,7 @@ def remove(run: Run, ids: Sequence[str], device: str) -> dict[str, Any]:
         RunError: the run is damaged.
     """
     with _changing(run) as (record, config, sound):
-        tables = {name: run.read_rows(name) for name in run.additions()}
+        tables = {name: run.read_rows(name, ("id", "landmark")) for name in run.additions()}
         ids = list(dict.fromkeys(ids))
         found = {name: set(one["id"][one["id"].isin(ids)]) for name, one in tables.items()}
         unknown = [name for name in ids if not any(name in there for there in found.values())]

@@ -40,7 +40,7 @@ from retrieval.index.faiss_index import FaissIndex, IndexConfig, can_shrink
 from retrieval.index.gallery import GalleryChange
 from retrieval.indexing import chosen_rows, keep_all, load_gallery, take_away, write_lists
 from retrieval.recipes import classifiers_recipe, finished_record, index_recipe, run_mark
-from retrieval.run import BEGUN, CLASSIFIERS, INDEX, STAGES, Run
+from retrieval.run import BEGUN, CLASSIFIERS, INDEX, OWN_SUM, STAGES, Run
 from retrieval.storage.files import (
     read_arrays,
     read_sealed,
@@ -147,8 +147,11 @@ class _Rows:
     came: pd.DataFrame
 
     @classmethod
-    def of(cls, path: Path, columns: Sequence[str], change: Change, came: pd.DataFrame) -> _Rows:
+    def of(
+        cls, path: Path, columns: Sequence[str], change: Change, came: pd.DataFrame | None
+    ) -> _Rows:
         before = read_table(path, columns)
+        came = before[:0] if came is None else came
         return cls(before, ~before["id"].isin(change.gone).to_numpy(bool), came[list(columns)])
 
     @property
@@ -200,9 +203,8 @@ def take_in(
             failed += new.store.failed
     if len(digests) != len(change.tables):
         return None
-    nothing = next(iter(change.tables.values()))[:0]
-    gallery = _Rows.of(run.rows, LISTED, change, nothing if new is None else new.table[new.gallery])
-    bank = _Rows.of(run.bank_rows, ["id"], change, nothing if new is None else new.table[new.bank])
+    gallery = _Rows.of(run.rows, LISTED, change, None if new is None else new.table[new.gallery])
+    bank = _Rows.of(run.bank_rows, ["id"], change, None if new is None else new.table[new.bank])
     since = SinceFitted.of(record).with_more(gallery.changes, bank.changes)
     stays = since.share <= config.refit_share
     log.info(
@@ -213,14 +215,19 @@ def take_in(
     if not stays:
         return None
     staged = _staged(run)
-    now = gallery.now()
-    write_lists(staged, now, bank.now())
-    if bank.changes:
-        _write_bank(run, staged, bank.left, new, local_branch)
-    else:
-        staged.bank = run.bank
-    made_from = _write_index(run, staged, gallery.left, new)
-    _write_classifiers(run, staged, config, device, local_branch, gallery)
+    with ThreadPoolExecutor(1) as pool:
+        made_from = pool.submit(_write_descriptors, run, staged, gallery.left, new)
+        now = gallery.now()
+        write_lists(staged, now, bank.now())
+        if bank.changes:
+            _write_bank(run, staged, bank.left, new, local_branch)
+        else:
+            staged.bank = run.bank
+        tables = list(change.tables.values())
+        recipe = index_recipe(config, record["describer"], digests, tables, change.removed)
+        index = FaissIndex.updated(run.index, gallery.left, _came(new))
+        own_sum = index.save(staged.index, made_from.result)
+    _write_classifiers(run, staged, config, device, local_branch, gallery, index)
     known = set(now["landmark"].unique())
     told = {
         "gallery": len(now),
@@ -229,11 +236,22 @@ def take_in(
         "landmarks": len(known),
         "lost": sorted(_labels(change) - known),
         "dimension": record["dimension"],
-        "index": {**record["index"], "descriptors": made_from},
+        "index": {**record["index"], "descriptors": made_from.result()},
         SINCE: since.model_dump(),
     }
+    sums = staged.checksums_of(INDEX, {DESCRIPTORS: made_from.result(), OWN_SUM: own_sum})
     sound()
-    _make_ready(run, staged, record, config, change, digests, noted["files"], told, device)
+    recipe[SINCE] = told[SINCE]
+    files = {**noted["files"], **sums}
+    stages = {
+        INDEX: {"recipe": as_json(recipe), "told": told, "files": files},
+        CLASSIFIERS: {
+            "recipe": as_json(classifiers_recipe(config, recipe)),
+            "told": {"answer": record["answer"]},
+            "files": staged.checksums_of(CLASSIFIERS),
+        },
+    }
+    _make_ready(run, record, stages, change.removed, device)
     settle(run)
     return run.read_record()
 
@@ -319,10 +337,13 @@ def _write_bank(
     write_descriptors(staged.bank, lambda: [Representation.joined(parts)])
 
 
-def _write_index(run: Run, staged: Run, left: Flags, new: Addition | None) -> str:
-    """Write the gallery's descriptors and their index; the checksum of the former."""
-    known = read_arrays(run.gallery)[VECTORS]
-    came = [one.vectors for one in _new_descriptors(new, bank=False) if len(one)]
+def _came(new: Addition | None) -> list[Vectors]:
+    return [one.vectors for one in _new_descriptors(new, bank=False) if len(one)]
+
+
+def _write_descriptors(run: Run, staged: Run, left: Flags, new: Addition | None) -> str:
+    """Write those of the gallery; their checksum."""
+    known, came = read_arrays(run.gallery)[VECTORS], _came(new)
     form = (np.dtype(np.float32), (int(left.sum()) + sum(map(len, came)), known.shape[1]))
 
     def blocks() -> Iterator[Vectors]:
@@ -331,15 +352,8 @@ def _write_index(run: Run, staged: Run, left: Flags, new: Addition | None) -> st
             yield block if here.all() else block[here]
         yield from came
 
-    def descriptors() -> str:
-        write_arrays(staged.gallery, {VECTORS: form}, ({VECTORS: one} for one in blocks()))
-        return checksum(staged.folder / DESCRIPTORS)
-
-    with ThreadPoolExecutor(1) as pool:
-        made_from = pool.submit(descriptors)
-        index = FaissIndex.updated(run.index, left, came)
-        index.save(staged.index, made_from.result())
-    return made_from.result()
+    write_arrays(staged.gallery, {VECTORS: form}, ({VECTORS: one} for one in blocks()))
+    return checksum(staged.folder / DESCRIPTORS)
 
 
 def _write_classifiers(
@@ -349,12 +363,13 @@ def _write_classifiers(
     device: str,
     local_branch: LocalBranch | None,
     rows: _Rows,
+    index: FaissIndex,
 ) -> None:
     before = rows.before["landmark"]
     labels = sorted(before.unique())
     codes = pd.Categorical(before, categories=labels).codes.astype(np.int64)
     change = GalleryChange(codes, labels, rows.left)
-    gallery = load_gallery(staged, config, device, local_branch)[0]
+    gallery = load_gallery(staged, config, device, local_branch, index=index)[0]
     for name, one in config.classifiers.items():
         folder, target = run.classifiers / name, staged.classifiers / name
         updated_classifier(one, folder, gallery, change, config.seed).save(target)
@@ -377,41 +392,28 @@ def _labels(change: Change) -> set[str]:
 
 def _make_ready(
     run: Run,
-    staged: Run,
     record: Mapping[str, Any],
-    config: SystemConfig,
-    change: Change,
-    digests: Sequence[str],
-    before: Mapping[str, str],
-    told: Mapping[str, Any],
+    stages: Mapping[str, Mapping[str, Any]],
+    removed: Mapping[str, list[str]],
     device: str,
 ) -> None:
     """Write what :func:`settle` does, last of all.
 
     Args:
-        digests: of the additions' descriptors.
-        before: the checksums of the index's files as they were.
-        told: of the index.
-        others: as of :func:`take_in`.
+        run: the run.
+        record: its run.json before.
+        stages: what is noted of each then.
+        removed: ids that are taken out then.
+        device: ``cpu`` or ``cuda``.
     """
-    tables = list(change.tables.values())
-    recipe = index_recipe(config, record["describer"], digests, tables, change.removed)
-    recipe[SINCE] = told[SINCE]
-    fitted = classifiers_recipe(config, recipe)
     begun = {key: record[key] for key in BEGUN}
-    answer = {"answer": record["answer"]}
-    mark = run_mark(recipe, fitted, begun["names"])
-    known = {DESCRIPTORS: told["index"]["descriptors"]}
-    files = {**before, **staged.checksums_of(INDEX, known)}
-    parts = staged.checksums_of(CLASSIFIERS)
-    stages = {
-        INDEX: {"recipe": as_json(recipe), "told": dict(told), "files": files},
-        CLASSIFIERS: {"recipe": as_json(fitted), "told": answer, "files": parts},
-    }
+    mark = run_mark(stages[INDEX]["recipe"], stages[CLASSIFIERS]["recipe"], begun["names"])
+    told = {**stages[CLASSIFIERS]["told"], **stages[INDEX]["told"]}
+    files = {**stages[INDEX]["files"], **stages[CLASSIFIERS]["files"]}
     ready = {
-        "record": finished_record(run, begun, {**answer, **told}, mark, device),
-        "files": run.files_after(record["files"], {**files, **parts}),
+        "record": finished_record(run, begun, told, mark, device),
+        "files": run.files_after(record["files"], files),
         "stages": stages,
-        "removed": {name: list(ids) for name, ids in change.removed.items()},
+        "removed": removed,
     }
     write_sealed(run.changed / READY, ready)

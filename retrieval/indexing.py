@@ -285,6 +285,7 @@ def load_gallery(
     device: str,
     local_branch: LocalBranch | None,
     made_from: str | None = None,
+    index: VectorIndex | None = None,
 ) -> tuple[Gallery, pd.DataFrame]:
     """The gallery of a run, its descriptors memory-mapped, and its rows.
 
@@ -295,6 +296,7 @@ def load_gallery(
         local_branch: of the system, for gallery photographs whose features are not stored.
         made_from: checksum of the descriptors that the index was made from; ``None`` for a run
             of the version that did not keep it yet, and is not compared.
+        index: of the gallery, where it is in memory already.
 
     Returns:
         the gallery, and ``id``, ``source`` and ``landmark`` of each of its rows.
@@ -312,7 +314,7 @@ def load_gallery(
         indexed = read_arrays(run.augmented)[VECTORS] if expanded else known.vectors
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = _open(run, config, device, made_from)
+    index = index or _open(run, config, device, made_from)
     kept = _kept_source(config, local_branch, known, rows)
     try:
         if config.search.verification is not None and kept is None:

@@ -433,10 +433,10 @@ class Run:
         """The names of what came in together: the build's photographs, then each addition's."""
         return sorted((path.parent.name for path in self.descriptors.glob(f"*/{ROWS}")), key=int)
 
-    def read_rows(self, addition: str) -> pd.DataFrame:
-        """The photographs that came in together."""
+    def read_rows(self, addition: str, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+        """The photographs that came in together, or some columns on them."""
         path = self.descriptors / addition / ROWS
-        return read_table(path, COLUMNS, _lost(path))
+        return read_table(path, columns, _lost(path))
 
     def write_rows(self, addition: str, table: pd.DataFrame) -> pd.DataFrame:
         """Note the photographs that come in together, and return them as they are noted."""

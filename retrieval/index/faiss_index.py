@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,11 +178,12 @@ class FaissIndex:
             similarities[here, :found], rows[here, :found] = self._search_batch(batch, found)
         return Neighbours(rows, similarities)
 
-    def save(self, folder: Path, fingerprint: str = "") -> None:
+    def save(self, folder: Path, fingerprint: str | Callable[[], str] = "") -> str:
         """Write ``index.faiss`` and, last, ``index.json`` with its checksum, each atomically.
 
         An index on the GPU is copied to the CPU first, since FAISS writes no other.
-        ``fingerprint`` is kept for :meth:`load` to compare.
+        ``fingerprint`` is kept for :meth:`load` to compare; a function is asked for it once the
+        index is written. Returns the checksum.
         """
         index = self._on_cpu()
 
@@ -191,6 +192,7 @@ class FaissIndex:
 
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / _INDEX_FILE, write)
+        told = checksum(folder / _INDEX_FILE)
         sidecar = _Sidecar(
             format=1,
             faiss=faiss.__version__,
@@ -198,12 +200,13 @@ class FaissIndex:
             metric="inner product",
             count=len(self),
             dimension=self.dimension,
-            fingerprint=fingerprint,
-            checksum=checksum(folder / _INDEX_FILE),
+            fingerprint=fingerprint() if callable(fingerprint) else fingerprint,
+            checksum=told,
             config=self.config,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
         atomic_write(folder / _SIDECAR_FILE, text.encode())
+        return told
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", fingerprint: str | None = None) -> FaissIndex:
