@@ -29,8 +29,9 @@ from retrieval.config import AUTO, SystemConfig
 from retrieval.describing import (
     Bar,
     aggregate_table,
-    at_hand,
+    aggregated_folder,
     describer_stage,
+    keeps_plain,
     load_describer,
     local_branch_of,
     no_bar,
@@ -57,14 +58,13 @@ from retrieval.parts import (
     BuildPart,
     describe_part,
     has_parts,
-    is_described,
     require_same_data,
     take_parts,
 )
 from retrieval.photographs.table import DataSet
 from retrieval.recipes import classifiers_recipe, finished_record, index_recipe, run_mark
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
-from retrieval.storage.journal import as_json
+from retrieval.storage.files import remove_folder
 from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
@@ -106,13 +106,16 @@ def build(
         added = {name: run.read_rows(name) for name in run.additions() if name != FIRST}
         _refuse_added(run, table, added)
         _say_kept(run, added)
+        digest = table_digest(table)
         if has_parts(run):
-            require_same_data(run, table)
-        describer, recipe, known = _learn(run, config, table, device, bar, watcher)
-        take_parts(run, table, recipe)
-        additions = [
-            describe(run, name, rows, describer, recipe, bar, known if name == FIRST else None)
-            for name, rows in {FIRST: table, **added}.items()
+            require_same_data(run, digest)
+        describer, recipe, known = _learn(run, config, table, digest, device, bar, watcher)
+        made_from = {**recipe, "table": digest}
+        take_parts(run, len(table), made_from)
+        additions = [describe(run, FIRST, table, describer, made_from, bar, known)]
+        additions += [
+            describe(run, name, rows, describer, described_from(recipe, rows), bar)
+            for name, rows in added.items()
         ]
         begun = {
             "name": config.name,
@@ -152,8 +155,8 @@ def build_part(
         if described:
             return None
         part.within(run).create()  # from here on, nothing else is learnt in the run
-    describer, recipe, known = learnt
-    return describe_part(run, part, table, describer, recipe, bar, known)
+    describer, made_from, known = learnt
+    return describe_part(run, part, table, describer, made_from, bar, known)
 
 
 def learn_run(
@@ -193,19 +196,25 @@ def _learnt_apart(
     bar: Bar,
     watcher: Watcher | None,
 ) -> Iterator[tuple[Learnt, bool]]:
-    """What parts of a table are described by, and whether all of it is described already; the run
-    is locked meanwhile."""
+    """What parts of a table are described by, its digest in the recipe, and whether all of it is
+    described already; the run is locked meanwhile."""
     run.create()
     with run.locked(wait=True):
-        require_same_data(run, table)
-        learnt = _learn(run, config, table, device, bar, watcher, apart=True)
-        yield learnt, is_described(run, as_json(described_from(learnt[1], table)), len(table))
+        digest = table_digest(table)
+        require_same_data(run, digest)
+        describer, recipe, known = _learn(
+            run, config, table, digest, device, bar, watcher, apart=True
+        )
+        made_from = {**recipe, "table": digest}
+        store = ShardStore.whole(run.descriptors / FIRST, made_from, len(table))
+        yield (describer, made_from, known), store is not None
 
 
 def _learn(
     run: Run,
     config: SystemConfig,
     table: pd.DataFrame,
+    digest: str,
     device: str,
     bar: Bar,
     watcher: Watcher | None,
@@ -215,11 +224,11 @@ def _learn(
     keep = has_parts(run)
     if config.training is not None:
         fit_network(
-            config.training, table, table_digest(table), run.training, device, config.seed,
+            config.training, table, digest, run.training, device, config.seed,
             watcher or Watcher(),
         )  # fmt: skip
     quantise_stage(run, config, table, device, bar, keep)
-    return describer_stage(run, config, table, device, bar, keep, apart or keep)
+    return describer_stage(run, config, table, digest, device, bar, keep, apart or keep)
 
 
 def add(
@@ -258,7 +267,7 @@ def add(
         require_same_extractor(run, recipe, describer)
         removed = run.removed()
         back = removed.pop(name, None)
-        new = describe(run, name, table, describer, recipe, bar)
+        new = describe(run, name, table, describer, described_from(recipe, table), bar)
         tables = {one: new.table if one == name else known[one]
                   for one in sorted({*known, name}, key=int)}  # fmt: skip
         new = replace(new, left=pd.Series(data=True, index=new.table.index))
@@ -313,23 +322,25 @@ def describe(
     name: str,
     table: pd.DataFrame,
     describer: Describer,
-    recipe: Mapping[str, Any],
+    made_from: Mapping[str, Any],
     bar: Bar,
     known: Mapping[int, Outcome] | None = None,
 ) -> Addition:
     """Describe photographs that come into a run together, going on where that was cut short."""
     rows = run.write_rows(name, table)
-    stored, folder = recipe.get("local", {}).get("stored", True), run.descriptors / name
-    there = is_described(run, as_json(described_from(recipe, rows)), len(rows), name)
-    if there or describer.whitening is None or not at_hand(len(table), describer):
+    stored, folder = made_from.get("local", {}).get("stored", True), run.descriptors / name
+    kept = describer.whitening is not None and keeps_plain(len(table), describer)
+    if not kept:
+        remove_folder(aggregated_folder(run, name))  # another config's
+    if not kept or ShardStore.whole(folder, made_from, len(rows)) is not None:
         with bar("describing", len(table)) as progress:
             store = describe_table(
-                rows, describer, folder, recipe, progress, known, run.timings, stored
+                rows, describer, folder, made_from, progress, known, run.timings, stored
             )
         return Addition.of(run, name, rows, store)
-    plain = aggregate_table(run, name, rows, describer.plain, recipe, bar, known)
+    plain = aggregate_table(run, name, rows, describer.plain, made_from, bar, known)
     with bar("whitening", len(table)) as progress:
-        store = whiten_table(rows, describer, plain, folder, recipe, progress, run.timings, stored)
+        store = whiten_table(describer, plain, folder, made_from, progress, run.timings, stored)
     return Addition.of(run, name, rows, store)
 
 

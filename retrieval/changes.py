@@ -38,7 +38,7 @@ from retrieval.errors import RunError
 from retrieval.index.early_exit import SavedExit
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, can_shrink
 from retrieval.index.gallery import GalleryChange
-from retrieval.indexing import chosen_rows, keep_all, load_gallery, take_away, write_lists
+from retrieval.indexing import chosen_rows, keep_all, load_gallery, write_lists
 from retrieval.recipes import classifiers_recipe, finished_record, index_recipe, run_mark
 from retrieval.run import BEGUN, CLASSIFIERS, INDEX, OWN_SUM, STAGES, Run
 from retrieval.storage.files import (
@@ -46,6 +46,7 @@ from retrieval.storage.files import (
     read_sealed,
     read_table,
     reading,
+    remove_folder,
     write_arrays,
     write_sealed,
     writing,
@@ -285,12 +286,12 @@ def settle(run: Run) -> None:
                 with writing(target):
                     target.parent.mkdir(parents=True, exist_ok=True)
                     os.replace(source, target)
-        take_away(run.kept)  # of the rows before
+        remove_folder(run.kept)  # of the rows before
         run.note_removed(ready["removed"])
         for name, stage in stages.items():
             run.note(name, stage)
         write_sealed(run.record, {**record, "files": files})
-    take_away(run.changed)
+    remove_folder(run.changed)
 
 
 def _can_keep(run: Run, record: Mapping[str, Any], config: SystemConfig, change: Change) -> bool:
@@ -311,7 +312,7 @@ def _can_keep(run: Run, record: Mapping[str, Any], config: SystemConfig, change:
 
 def _staged(run: Run) -> Run:
     """Where the files that change are written, an empty folder; networks stay where they are."""
-    take_away(run.changed)
+    remove_folder(run.changed)
     staged = Run(run.changed)
     staged.create()
     staged.training, staged.quantised = run.training, run.quantised

@@ -13,7 +13,8 @@ from retrieval.classifiers.network import NetworkClassifierConfig
 from retrieval.classifiers.registry import ClassifierConfig
 from retrieval.classifiers.rejection import RejectionConfig
 from retrieval.classifiers.signals import NEAR
-from retrieval.descriptors.base import with_parts
+from retrieval.descriptors.aggregated import AggregatedConfig
+from retrieval.descriptors.base import parts_of, with_parts
 from retrieval.descriptors.local_branch import LocalBranchConfig
 from retrieval.descriptors.registry import (
     ExtractorConfig,
@@ -27,7 +28,8 @@ from retrieval.index.faiss_index import IndexConfig
 from retrieval.index.registry import AnyIndexConfig
 from retrieval.index.searcher import SearchConfig
 from retrieval.index.verification import require_estimator
-from retrieval.local import registry as detectors
+from retrieval.local.registry import DetectorConfig
+from retrieval.local.registry import located as located_detector
 from retrieval.networks.trunks import find_weights
 from retrieval.training.config import TrainingConfig
 from retrieval.types import PartName, StrictModel, SystemName
@@ -50,7 +52,7 @@ class SystemConfig(StrictModel):
             ``None``.
         search: how neighbours are found besides by the index.
         fit_photographs: at most this many of gallery and bank teach codebook and whitening; their
-            features are kept on disk and taken up again.
+            features are kept on disk and reused.
         index: how descriptors are searched.
         classifiers: by name; every one is fitted, evaluated and kept.
         answer: the classifier whose answer counts, or ``auto``: the best on held-out gallery
@@ -137,6 +139,15 @@ class SystemConfig(StrictModel):
         return self.model_copy(update={"extractor": with_parts(self.extractor, change)})
 
     @property
+    def detectors(self) -> list[DetectorConfig]:
+        """Of local features, the extractor's and those of the local branch; each once."""
+        parts = parts_of(self.extractor)
+        found = [one.local for one in parts if isinstance(one, AggregatedConfig)]
+        if self.local is not None:
+            found.append(self.local.detector)
+        return [one for i, one in enumerate(found) if one not in found[:i]]
+
+    @property
     def quantised(self) -> list[Any]:
         """The configs of the networks that are to be of eight bits, each once."""
         wanted = eight_bits(self.extractor)
@@ -187,6 +198,6 @@ class SystemConfig(StrictModel):
             network = network.model_copy(update=weights)
             changes["training"] = self.training.model_copy(update={"network": network})
         if self.local is not None:
-            detector = detectors.located(self.local.detector, given)
+            detector = located_detector(self.local.detector, given)
             changes["local"] = self.local.model_copy(update={"detector": detector})
         return self.model_copy(update=changes)

@@ -141,6 +141,7 @@ def describer_stage(
     run: Run,
     config: SystemConfig,
     table: pd.DataFrame,
+    digest: str,
     device: str,
     bar: Bar,
     keep: bool = False,
@@ -152,6 +153,7 @@ def describer_stage(
         run: of the describer.
         config: of the system.
         table: gallery and bank.
+        digest: its :func:`table_digest`.
         device: ``cpu`` or ``cuda``.
         bar: told of photographs that are extracted.
         keep: refuse to learn another than the run has, which parts of it were described by.
@@ -173,8 +175,8 @@ def describer_stage(
     if keep:
         _require_kept(run, EXTRACTOR, plain_recipe(recipe, extractor.whitened))
         _require_kept(run, DESCRIBER, recipe)
-    known, digest = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
-    recipe["taught_by"] = digest
+    known, taught_by = features_stage(run, config, table, frontend_of(extractor, local_branch), bar)
+    recipe["taught_by"] = taught_by
     recipe["left_out"] = parts_left_out(len(table), config.pairs_teach, bool(config.whitenings))
     if config.labels_teach:
         recipe["landmarks"] = fingerprint(table["landmark"].iloc[list(known)].tolist())
@@ -185,20 +187,14 @@ def describer_stage(
 
     def make() -> Mapping[str, Any]:
         _require_enough(known)
-        count = config.whitening.views if config.whitening is not None else 0
-        lesson = sample
+        training_set = sample
         if store is not None:
             rows = _rows_of(store, known.good_positions, plain.dimension)
-            lesson = replace(lesson, rows=rows)
-        if count:
-            views = _describe_views(run, count, taught, recipe, bar, plain.extractor)
-            lesson = replace(lesson, views=lambda _: views)
-        log.info("learning whitening from %d photographs", len(taught))
-        whitenings = None if extractor.whitened else 1 + recipe["left_out"]
-        with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
-            fitted = plain.fit_whitening(
-                lesson, config.whitening, config.seed, recipe["left_out"], extractor
-            )
+            training_set = replace(training_set, rows=rows)
+        if config.whitening is not None and config.whitening.views:
+            views = _describe_views(run, config, taught, recipe, bar, plain.extractor)
+            training_set = replace(training_set, views=lambda _: views)
+        fitted = _learn_whitening(plain, training_set, config, recipe["left_out"], extractor, bar)
         _clear(run, DESCRIBER)
         fitted.save(run.folder)
         return {}
@@ -208,10 +204,26 @@ def describer_stage(
         _leave_out(run, DESCRIBER)
         return plain, recipe, known
     store = None
-    if not apart and at_hand(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
-        store = aggregate_table(run, FIRST, table, plain, recipe, bar, known)
+    if not apart and keeps_plain(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
+        made_from = {**recipe, "table": digest}
+        store = aggregate_table(run, FIRST, table, plain, made_from, bar, known)
     run.stage(DESCRIBER, recipe, make)
     return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known
+
+
+def _learn_whitening(
+    plain: Describer,
+    sample: Sample,
+    config: SystemConfig,
+    left_out: int,
+    extractor: Extractor,
+    bar: Bar,
+) -> Describer:
+    """A describer with the whitening that it lacks; ``extractor`` is its own, not fitted."""
+    log.info("learning whitening from %d photographs", len(sample))
+    whitenings = None if extractor.whitened else 1 + left_out
+    with bar("learning whitening", whitenings) as progress, watched(lambda: progress(1, 0)):
+        return plain.fit_whitening(sample, config.whitening, config.seed, left_out, extractor)
 
 
 def _plain_describer(
@@ -253,9 +265,9 @@ def plain_recipe(recipe: Mapping[str, Any], whitened: bool = False) -> dict[str,
     return kept
 
 
-def at_hand(photographs: int, describer: Describer) -> bool:
-    """Whether what so many photographs are described by before whitening is kept in the run, so
-    that another whitening costs little."""
+def keeps_plain(photographs: int, describer: Describer) -> bool:
+    """Whether a run keeps so many photographs as they are before whitening, so that another
+    whitening costs little."""
     branch = describer.local_branch
     each = 4 * describer.extractor.dimension
     if branch is not None and branch.compressor is not None:
@@ -269,16 +281,21 @@ def aggregate_table(
     name: str,
     table: pd.DataFrame,
     plain: Describer,
-    recipe: Mapping[str, Any],
+    made_from: Mapping[str, Any],
     bar: Bar,
     known: Mapping[int, Outcome] | None = None,
 ) -> ShardStore:
-    """Describe a table's photographs without whitening, going on where a killed run was."""
+    """Describe a table's photographs without whitening, going on where a killed run was.
+
+    Args:
+        made_from: what decides the bytes of the table's descriptors once they are whitened.
+    """
+    folder, recipe = aggregated_folder(run, name), plain_recipe(made_from)
+    store = ShardStore.whole(folder, recipe, len(table))
+    if store is not None and not store.damaged():
+        return store  # a build asks twice, and is told of the work once
     with bar("describing", len(table)) as progress:
-        return describe_table(
-            table, plain, aggregated_folder(run, name), plain_recipe(recipe), progress, known,
-            run.timings,
-        )  # fmt: skip
+        return describe_table(table, plain, folder, recipe, progress, known, run.timings)
 
 
 def aggregated_folder(run: Run, name: str) -> Path:
@@ -338,28 +355,33 @@ def load_describer(
 
 def _describe_views(
     run: Run,
-    count: int,
+    config: SystemConfig,
     photographs: pd.DataFrame,
     recipe: Mapping[str, Any],
     bar: Bar,
     extractor: Extractor,
 ) -> AugmentedRows:
-    """Describe views of photographs by the extractor, fitted, going on where a killed run was."""
+    """Describe views of some of the photographs by the extractor, fitted, going on where a killed
+    run was."""
+    assert config.whitening is not None
+    count = config.whitening.views
+    viewed = _sample(len(photographs), config.whitening.viewed, config.seed)
+    shown = photographs.iloc[viewed]
     opened = [
         one
-        for source, name in zip(photographs["source"], photographs["id"], strict=True)
+        for source, name in zip(shown["source"], shown["id"], strict=True)
         for one in augmented(source, name, count)
     ]
     made_from = {
         **{key: recipe[key] for key in ("code", "extractor", "seed", "taught_by")},
-        "views": {"count": count, **FOR_WHITENING.model_dump()},
+        "views": {"count": count, "photographs": len(viewed), **FOR_WHITENING.model_dump()},
     }
     store = ShardStore(run.views, made_from, run.timings)
     with bar("views", len(opened)) as progress:
         describe_sources(opened, Describer(extractor, None), store, progress)
     statuses, _ = store.verdicts()
     rows = [Representation.from_arrays(shard.arrays).vectors for shard in store.shards()]
-    of = np.repeat(np.arange(len(photographs)), count)[np.array(statuses, dtype=object) == OK]
+    of = np.repeat(viewed, count)[np.array(statuses, dtype=object) == OK]
     return AugmentedRows(np.concatenate(rows), of)
 
 

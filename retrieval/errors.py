@@ -85,3 +85,14 @@ def failure(status: str, reason: str) -> PhotographError:
 def without_remedy(error: RunError) -> str:
     """An error's message without its remedy, where that is what is done."""
     return str(error).rpartition(":")[0]
+
+
+def first_line(error: object, otherwise: str = "") -> str:
+    """The first line of what an error says, at most 200 letters of it.
+
+    Args:
+        error: or its message.
+        otherwise: what stands for an error that says nothing; the name of its class if not given.
+    """
+    said = (str(error).splitlines() or [""])[0][:200]
+    return said or otherwise or type(error).__name__

@@ -3,12 +3,9 @@ is searched, and the galleries that thresholds are fitted in."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +27,7 @@ from retrieval.descriptors.representation import (
 )
 from retrieval.descriptors.trained import TrainedConfig, trained_networks
 from retrieval.descriptors.trained_head import TrainedHead
-from retrieval.devices import CPU, CUDA, cores
+from retrieval.devices import CPU, CUDA
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.index.expansion import DatabaseAugmentation, augmented_index
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
@@ -49,11 +46,12 @@ from retrieval.storage.files import (
     read_arrays,
     read_table,
     reading,
+    remove_folder,
     write_arrays,
-    writing,
 )
 from retrieval.storage.fingerprint import checksum
 from retrieval.storage.shards import OK, ShardStore
+from retrieval.threads import in_threads
 from retrieval.training.checkpoints import seen_photographs
 from retrieval.types import Flags, Vectors
 from retrieval.vectors.gpu import gpu_problem
@@ -90,10 +88,10 @@ def collect_rows(
     in_bank = [one.bank.to_numpy(dtype=bool) for one in additions]
     _write(run.gallery, lambda: chosen_rows(stores, in_gallery))
     _write(run.bank, lambda: chosen_rows(stores, in_bank))
-    take_away(run.kept)
+    remove_folder(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
-        at_hand = _at_hand(run, additions)
+        at_hand = _plain_stores(run, additions)
         if at_hand is None:
             _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
         else:
@@ -130,7 +128,7 @@ def _report_failures(additions: Sequence[Addition]) -> None:
 
 
 def _write(folder: Path, blocks: Callable[[], Iterable[Representation | KeptFeatures]]) -> None:
-    take_away(folder)  # what another config kept there
+    remove_folder(folder)  # what another config kept there
     write_descriptors(folder, blocks)
 
 
@@ -145,16 +143,13 @@ def chosen_rows(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterat
             start += len(ok)
 
 
-def _at_hand(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
+def _plain_stores(run: Run, additions: Sequence[Addition]) -> list[ShardStore] | None:
     """The stores of the same photographs that have their local features, or ``None``."""
     stores = []
     for one in additions:
-        try:
-            store = ShardStore.open(aggregated_folder(run, one.name))
-        except RunError:
-            return None
-        same = store.made_from == plain_recipe(one.store.made_from)
-        if not same or store.rows != len(one.table):
+        recipe = plain_recipe(one.store.made_from)
+        store = ShardStore.whole(aggregated_folder(run, one.name), recipe, len(one.table))
+        if store is None:
             return None
         stores.append(store)
     return stores
@@ -180,12 +175,6 @@ def with_kept(run: Run, gallery: Gallery) -> Gallery:
     return replace(gallery, searcher=replace(gallery.searcher, kept=kept))
 
 
-def take_away(folder: Path) -> None:
-    """Remove a folder, if it is there."""
-    with writing(folder), contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-
-
 def _keep_bank(run: Run, sources: Sequence[str], local_branch: LocalBranch) -> None:
     """Keep the bank's local features: held-out scores ask for them, and there are few."""
     arrays = keep_all(local_branch, sources).arrays(KEPT)
@@ -195,8 +184,7 @@ def _keep_bank(run: Run, sources: Sequence[str], local_branch: LocalBranch) -> N
 
 def keep_all(local_branch: LocalBranch, sources: Iterable[str]) -> CompressedFeatures:
     """The features kept of photographs on disk."""
-    with ThreadPoolExecutor(cores()) as pool:
-        kept = list(pool.map(functools.partial(keep_one, local_branch), sources))
+    kept = list(in_threads(functools.partial(keep_one, local_branch), sources))
     assert local_branch.compressor is not None
     return CompressedFeatures.of(kept, local_branch.compressor.dimension)
 
@@ -215,7 +203,7 @@ def index_gallery(
     )  # fmt: skip
     known = Representation.from_arrays(read_arrays(run.gallery))
     indexed, augmentation = run.gallery, None
-    take_away(run.augmented)
+    remove_folder(run.augmented)
     if config.search.expansion.gallery:
         indexed, vectors = run.augmented, known.vectors
         augmentation = DatabaseAugmentation.of(vectors, build(vectors), config.search.expansion)
@@ -227,7 +215,7 @@ def index_gallery(
         index = _send(run, config.index, read_arrays(indexed)[VECTORS], made_from)
     else:
         index = build(read_arrays(indexed)[VECTORS])
-        take_away(run.index / SERVER)  # if another engine was asked before
+        remove_folder(run.index / SERVER)  # if another engine was asked before
         index.save(run.index, made_from)
     per_image = index.bytes_per_row + (known.kept.bytes_per_row if known.kept else 0.0)
     if local_branch is not None and local_branch.words is not None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,19 +20,19 @@ from typing import Any, Final, Self
 import pandas as pd
 
 from retrieval.describing import Bar
-from retrieval.descriptors.cache import describe_table, described_from, table_digest, windows_of
+from retrieval.descriptors.cache import describe_table, windows_of
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.errors import ConfigError, RunError
 from retrieval.run import FIRST, Run
-from retrieval.storage.files import read_sealed, write_sealed, writing
+from retrieval.storage.files import read_sealed, remove_folder, write_sealed
 from retrieval.storage.fingerprint import first_difference
 from retrieval.storage.journal import as_json
 from retrieval.storage.shards import ShardStore, is_store
 
 log = logging.getLogger(__name__)
 
-MOST: Final = 10_000
+MOST_PARTS: Final = 10_000
 NOTE: Final = "data.json"
 """Beside the parts, which photographs they are of."""
 OTHERS: Final = (
@@ -58,7 +57,7 @@ class BuildPart:
         """
         found = re.fullmatch(r"(\d{1,5})(?:/|-of-)(\d{1,5})", text.strip())
         number, of = map(int, found.groups()) if found else (0, 0)
-        if not 1 <= number <= of <= MOST:
+        if not 1 <= number <= of <= MOST_PARTS:
             raise ConfigError(f"--part {text}: give a part of how many, such as 3/16")
         return cls(of, number)
 
@@ -96,14 +95,17 @@ def parts_of(run: Run) -> int:
     return divisions[0]
 
 
-def require_same_data(run: Run, table: pd.DataFrame) -> None:
+def require_same_data(run: Run, digest: str) -> None:
     """Refuse photographs that are not those of a run's parts; note them where there is none yet.
+
+    Args:
+        digest: of gallery and bank (:func:`retrieval.descriptors.cache.table_digest`).
 
     Raises:
         RunError: they are others.
     """
     path = run.parts / NOTE
-    told = {"table": table_digest(table)}
+    told = {"table": digest}
     if not has_parts(run):
         write_sealed(path, told)
     elif read_sealed(path, f"delete {run.parts} and begin anew") != told:
@@ -115,7 +117,7 @@ def describe_part(
     part: BuildPart,
     table: pd.DataFrame,
     describer: Describer,
-    recipe: Mapping[str, Any],
+    made_from: Mapping[str, Any],
     bar: Bar,
     known: Mapping[int, Outcome],
 ) -> ShardStore:
@@ -125,7 +127,8 @@ def describe_part(
         run: that has learnt codebook and whitening.
         part: which.
         table: gallery and bank.
-        describer, recipe, known: as :func:`retrieval.describing.describer_stage` gives them.
+        describer, known: as :func:`retrieval.describing.describer_stage` gives them.
+        made_from: as :func:`retrieval.descriptors.cache.described_from` gives it.
         bar: told of photographs that are described.
 
     Returns:
@@ -135,47 +138,40 @@ def describe_part(
         RunError: another process describes this part.
     """
     own = part.within(run)
-    stored = recipe.get("local", {}).get("stored", True)
+    stored = made_from.get("local", {}).get("stored", True)
     shards = part.shards(len(table))
     windows = windows_of(len(table))
     with own.locked(), bar("describing", sum(len(windows[one]) for one in shards)) as progress:
         return describe_table(
-            table, describer, own.descriptors / FIRST, recipe, progress, known, own.timings,
+            table, describer, own.descriptors / FIRST, made_from, progress, known, own.timings,
             stored, shards,
         )  # fmt: skip
 
 
-def take_parts(run: Run, table: pd.DataFrame, recipe: Mapping[str, Any]) -> None:
+def take_parts(run: Run, rows: int, made_from: Mapping[str, Any]) -> None:
     """Make the parts of a run its shards, and take the parts away; nothing where there are none.
+
+    Args:
+        rows: how many photographs all of them are of.
+        made_from: as of :func:`describe_part`.
 
     Raises:
         RunError: one is missing, unfinished, damaged or another system's; all of them stay.
     """
     if not run.parts.is_dir():
         return
-    made_from = as_json(described_from(recipe, table))
-    if has_parts(run) and not is_described(run, made_from, len(table)):
+    made_from = as_json(made_from)
+    if has_parts(run) and ShardStore.whole(run.descriptors / FIRST, made_from, rows) is None:
         parts = _all_parts(run)
         with ExitStack() as locks:
             stores = []
             for part in parts:
                 own = part.within(run)
                 locks.enter_context(own.locked())
-                stores.append(_whole(own, part, part.shards(len(table)), made_from))
+                stores.append(_whole(own, part, part.shards(rows), made_from))
             ShardStore(run.descriptors / FIRST, made_from, run.timings).adopt(stores)
         log.info("%s: its %d parts are taken", run, len(parts))
-    with writing(run.parts):
-        shutil.rmtree(run.parts)
-
-
-def is_described(run: Run, made_from: Mapping[str, Any], rows: int, addition: str = FIRST) -> bool:
-    """Whether a run's shards of photographs that came in together are there whole, by this
-    recipe."""
-    try:
-        store = ShardStore.open(run.descriptors / addition)
-    except RunError:  # there are none, or they are damaged, and made anew
-        return False
-    return store.made_from == made_from and store.rows == rows
+    remove_folder(run.parts)
 
 
 def _all_parts(run: Run) -> Sequence[BuildPart]:

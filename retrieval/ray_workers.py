@@ -26,8 +26,8 @@ from retrieval.config import SystemConfig
 from retrieval.describing import Bar, no_bar
 from retrieval.descriptors.cache import Progress, windows_of
 from retrieval.devices import CUDA, limit_cores
-from retrieval.errors import ConfigError, LandmarksError, RunError
-from retrieval.parts import MOST, BuildPart, has_parts, parts_of
+from retrieval.errors import ConfigError, LandmarksError, RunError, first_line
+from retrieval.parts import MOST_PARTS, BuildPart, has_parts, parts_of
 from retrieval.photographs.table import DataSet
 from retrieval.run import Run
 from retrieval.training.watching import Watcher
@@ -35,16 +35,16 @@ from retrieval.types import Integers
 
 log = logging.getLogger(__name__)
 
-HERE: Final = "ray"
+THIS_MACHINE: Final = "ray"
 """What is asked for a cluster of this machine alone; anything else is a cluster's address."""
-EACH: Final = 4
-"""Parts for each actor: with several, a fast machine is given more of them than a slow one."""
-PORT: Final = 6379
+PARTS_PER_ACTOR: Final = 4
+"""With several, a fast machine is given more of them than a slow one."""
+DEFAULT_PORT: Final = 6379
 """Of a cluster whose address names none."""
-KNOCKED: Final = 5.0
-"""Seconds in which a cluster has to take a connection."""
-LOOKED: Final = 1.0
-"""Seconds between looks at how far the parts are."""
+CONNECT_SECONDS: Final = 5.0
+"""In which a cluster has to take a connection."""
+POLL_SECONDS: Final = 1.0
+"""Between looks at how far the parts are."""
 
 
 def describe_by_ray(
@@ -96,8 +96,8 @@ def reach(address: str) -> Any:
     except ImportError:
         raise ConfigError('--workers needs Ray: pip install "landmark-retrieval[ray]"') from None
     with _answering(address):
-        if address != HERE:
-            _knock(address)
+        if address != THIS_MACHINE:
+            _require_listening(address)
     return ray
 
 
@@ -107,10 +107,9 @@ def _answering(address: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RunError(
-            f"--workers {address}: no Ray cluster answers there ({reason}): see that it runs"
-            " (ray start --head), or describe in parts (landmarks describe --part)"
+            f"--workers {address}: no Ray cluster answers there ({first_line(error)}): see that it"
+            " runs (ray start --head), or describe in parts (landmarks describe --part)"
         ) from None
 
 
@@ -118,13 +117,13 @@ def _answering(address: str) -> Iterator[None]:
 def _cluster(ray: Any, address: str) -> Iterator[None]:
     """A connection to a cluster, or a cluster of this machine."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == HERE:
+    if address == THIS_MACHINE:
         quiet |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     else:
         quiet["address"] = address
     with _answering(address):
-        if address != HERE:
-            _knock(address)
+        if address != THIS_MACHINE:
+            _require_listening(address)
         ray.init(**quiet)
     try:
         yield
@@ -132,10 +131,11 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _require_listening(address: str) -> None:
     """Raise OSError where nothing listens at an address: Ray itself would try for minutes."""
     parts = urlsplit(address if "://" in address else f"//{address}")
-    with socket.create_connection((parts.hostname, parts.port or PORT), timeout=KNOCKED):
+    place = parts.hostname, parts.port or DEFAULT_PORT
+    with socket.create_connection(place, timeout=CONNECT_SECONDS):
         pass
 
 
@@ -166,7 +166,7 @@ def _places(ray: Any, device: str) -> list[_Place]:
 
 def _division(run: Run, rows: int, actors: int) -> list[BuildPart]:
     """The parts to describe: those that were begun, or a few for each actor."""
-    few = min(len(windows_of(rows)), EACH * actors, MOST)
+    few = min(len(windows_of(rows)), PARTS_PER_ACTOR * actors, MOST_PARTS)
     of = parts_of(run) if has_parts(run) else few
     parts = [BuildPart(of, number + 1) for number in range(of)]
     for part in parts:
@@ -220,7 +220,7 @@ class _Actors:
         self._idle = [(self._actor(place), place) for place in self.places]
         self._hand_out()
         while self._given:
-            done, _ = self.ray.wait(list(self._given), timeout=LOOKED)
+            done, _ = self.ray.wait(list(self._given), timeout=POLL_SECONDS)
             for one in done:
                 self._settle(one)
             self._hand_out()
@@ -250,10 +250,10 @@ class _Actors:
     def _begun(self) -> Integers:
         """(2,) of the parts that are being described."""
         asked = [actor.done.remote() for actor, _, _ in self._given.values()]
-        told, _ = (
-            self.ray.wait(asked, num_returns=len(asked), timeout=LOOKED) if asked else ([], [])
-        )
         found = np.zeros(2, np.int64)
+        if not asked:
+            return found
+        told, _ = self.ray.wait(asked, num_returns=len(asked), timeout=POLL_SECONDS)
         for one in told:
             with contextlib.suppress(self.ray.exceptions.RayError):  # told when it is settled
                 found += self.ray.get(one)
@@ -265,7 +265,7 @@ class _Actors:
         try:
             self._done += self.ray.get(answer)
         except lost as error:
-            log.warning("part %s was lost with its machine (%s)", part, _first_line(error))
+            log.warning("part %s was lost with its machine (%s)", part, first_line(error))
             self._waiting.append(part)
             alive = {one["NodeID"] for one in self.ray.nodes() if one["Alive"]}
             if place.node in alive:  # its process alone died
@@ -275,7 +275,3 @@ class _Actors:
             raise cause if isinstance(cause, LandmarksError) else error from None
         else:
             self._idle.append((actor, place))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

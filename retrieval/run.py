@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,12 +26,13 @@ from retrieval.storage.files import (
     read_sealed,
     read_table,
     reading,
+    remove_folder,
     write_json,
     write_sealed,
     writing,
 )
 from retrieval.storage.fingerprint import checksums
-from retrieval.storage.journal import as_json, lock, remove_litter, take_up
+from retrieval.storage.journal import as_json, lock, remove_litter, reusable
 from retrieval.storage.shards import read_times
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ class Run:
             what ``make`` told, now or when the files were made.
         """
         recipe, path = as_json(recipe), self.stages / f"{name}.json"
-        known = take_up(name, path, recipe, lambda: self._noted(path))
+        known = reusable(name, path, recipe, lambda: self._noted(path))
         if known is not None:
             log.info("%s: nothing changed", name)
             return known
@@ -397,9 +397,8 @@ class Run:
     def clear(self, name: str) -> None:
         """Take away the files of a stage, so that none stay that are not made again."""
         self.forget(name)
-        for folder in (self.folder / one for one in STAGES[name]):
-            with writing(folder), contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
+        for folder in STAGES[name]:
+            remove_folder(self.folder / folder)
 
     def _noted(self, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The recipe of a stage, and what is told of it.

@@ -13,6 +13,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -79,5 +80,8 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
             yield from map(function, first)
             return
         with ThreadPoolExecutor(cores()) as pool:
-            begun = (pool.submit(function, one) for one in itertools.chain(first, items))
+            begun = (
+                pool.submit(copy_context().run, function, one)  # so that passes are told of
+                for one in itertools.chain(first, items)
+            )
             yield from (one.result() for one in ahead(begun, AHEAD * cores()))

@@ -8,8 +8,6 @@ from typing import Any
 
 from pipelines.progress import Report, progress_bar
 from retrieval.config import SystemConfig
-from retrieval.descriptors.aggregated import AggregatedConfig
-from retrieval.descriptors.base import parts_of
 from retrieval.errors import ConfigError
 from retrieval.local.delf import DelfConfig, build, save_attention
 from retrieval.photographs.table import DataSet
@@ -64,11 +62,7 @@ def learn_attention(
 
 
 def _detector_of(system: SystemConfig) -> DelfConfig:
-    each = parts_of(system.extractor)
-    locals_ = [one.local for one in each if isinstance(one, AggregatedConfig)]
-    if system.local is not None:
-        locals_.append(system.local.detector)
-    found = {(one.trunk, one.layer, one.weights): one for one in locals_
+    found = {(one.trunk, one.layer, one.weights): one for one in system.detectors
              if isinstance(one, DelfConfig)}  # fmt: skip
     if len(found) != 1:
         raise ConfigError(

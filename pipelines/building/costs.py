@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, log2, sqrt
+from math import ceil, sqrt
 from typing import Final
 
 from pydantic import Field
@@ -22,21 +22,22 @@ from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.config import SystemConfig
 from retrieval.descriptors.aggregated import AggregatedConfig
+from retrieval.descriptors.base import parts_of
 from retrieval.descriptors.cross_fit import PARTS, parts_left_out
 from retrieval.descriptors.extraction import WINDOW
-from retrieval.descriptors.registry import JointConfig
-from retrieval.index.faiss_index import IndexConfig, resolve_factory
+from retrieval.index.faiss_index import IndexConfig, resolve_factory, training_rows
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import EXACT_LIMIT
 
 STAGES: Final = ("describe", "describer", "index", "classifiers")
 """As they are named in the timings of run.json."""
 KMEANS_ROUNDS: Final = 10
-SAMPLE_PER_LIST: Final = 40
 HELD_OUT: Final = 5_000
 PIXEL: Final = 3 * 3 / 4
 """Bytes of a decoded photograph for each pixel of a square of its longer side."""
 FLOAT: Final = 4
+LOCAL_FEATURE: Final = 4 * FLOAT + 128
+"""Bytes of a local feature: place, scale, angle and a descriptor of a byte a number, SIFT's."""
 
 
 class ByKind(StrictModel):
@@ -154,6 +155,14 @@ def taught(config: SystemConfig, work: Work) -> int:
     return min(work.photographs, config.fit_photographs)
 
 
+def views_described(config: SystemConfig, photographs: int) -> int:
+    """How many altered views are described for the whitening of so many photographs."""
+    if config.whitening is None:
+        return 0
+    viewed = min(photographs, config.fit_photographs, config.whitening.viewed)
+    return config.whitening.views * viewed
+
+
 def dimension(config: SystemConfig, work: Work) -> int:
     """Numbers of a descriptor in the index."""
     if config.whitening is None:
@@ -179,6 +188,14 @@ def row_bytes(factory: str, numbers: int) -> float:
     return ids + numbers * (2.0 if "SQfp16" in factory else FLOAT)
 
 
+def feature_bytes(config: SystemConfig, numbers: int) -> float:
+    """Bytes of what a photograph's descriptor is made from, of a system that was not probed.
+
+    Local features are counted as :data:`LOCAL_FEATURE`; a network's have more numbers.
+    """
+    return FLOAT * numbers + LOCAL_FEATURE * sum(one.keypoints for one in config.detectors)
+
+
 def stored_bytes(config: SystemConfig, work: Work) -> float:
     """Bytes of a photograph in the index and beside it."""
     return row_bytes(factory_of(config, work), dimension(config, work)) + work.stored_bytes
@@ -191,13 +208,8 @@ def factory_of(config: SystemConfig, work: Work) -> str:
     return resolve_factory(config.index.factory, work.gallery)
 
 
-def lists_of(rows: int) -> int:
-    """Lists of an inverted file: as of :func:`retrieval.index.faiss_index.resolve_factory`."""
-    return int(2 ** round(log2(4 * sqrt(rows))))
-
-
 def _describe(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
-    views = config.whitening.views * taught(config, work) if config.whitening else 0
+    views = views_described(config, work.photographs)
     row = FLOAT * dimension(config, work) * (1 + left_out(config, work)) + work.stored_bytes
     pixels = 2 * WINDOW * PIXEL * work.side**2
     seconds = work.milliseconds / 1000 * (work.photographs + views)
@@ -229,7 +241,7 @@ def _index(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
     lists = re.search(r"IVF(\d+)", factory)
     if lists:
         many = int(lists[1])
-        sample = min(rows, max(SAMPLE_PER_LIST * many, 10_000))
+        sample = min(rows, training_rows(many))
         products = (KMEANS_ROUNDS * sample + rows) * many * numbers
         seconds = costs.seconds.cluster * products * work.pace
     whole = row_bytes(factory, numbers) * rows
@@ -283,7 +295,7 @@ def searched(config: SystemConfig, work: Work) -> float:
 def svm_work(one: SvmConfig, work: Work) -> tuple[float, int]:
     """Rows that a landmark's separator is trained on, and how many separators there are."""
     everything, machines = work.photographs, work.landmarks + 1
-    if everything <= one.most_rows and everything * work.landmarks <= one.most_work:
+    if one.trains_on_all(everything, work.landmarks):
         return everything, machines
     own = min(work.gallery / max(work.landmarks, 1), one.most_positives)
     negatives = min(work.bank, one.bank_negatives) + one.random_negatives + one.hard_negatives
@@ -309,7 +321,5 @@ def _members(one: object) -> Iterator[MemberConfig]:
 
 
 def _has_codebook(config: SystemConfig) -> bool:
-    whole = config.extractor
-    parts = [one.extractor for one in whole.parts] if isinstance(whole, JointConfig) else [whole]
     words = config.local is not None and config.local.words is not None
-    return words or any(isinstance(one, AggregatedConfig) for one in parts)
+    return words or any(isinstance(one, AggregatedConfig) for one in parts_of(config.extractor))

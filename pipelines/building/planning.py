@@ -20,7 +20,7 @@ from pipelines.building.costs import (
     StageCost,
     Work,
     factory_of,
-    lists_of,
+    feature_bytes,
     stage_costs,
     start_seconds,
     stored_bytes,
@@ -43,26 +43,26 @@ from retrieval.classifiers.svm import SvmConfig
 from retrieval.config import SystemConfig
 from retrieval.devices import CPU, cores
 from retrieval.errors import ConfigError, LandmarksError
-from retrieval.index.faiss_index import SMALL, IndexConfig
+from retrieval.index.faiss_index import SMALL, IndexConfig, lists_of
 from retrieval.photographs.table import DataSet, load_data_set
 
 log = logging.getLogger(__name__)
 
-WRONG: Final = 1.5
+MARGIN: Final = 1.5
 """How many times too high a plan may be, before a build is refused by it."""
-NUMBERS: Final = 2048
-"""Of a descriptor before it is whitened, where that was not probed."""
-UNKNOWN: Final = 1000.0
-"""Milliseconds of a photograph by a system that was neither measured nor probed."""
-SIDE: Final = 512
+UNPROBED_NUMBERS: Final = 2048
+"""Of a descriptor before it is whitened."""
+UNKNOWN_MILLISECONDS: Final = 1000.0
+"""Of a photograph, by a system that was neither measured nor probed."""
+UNPROBED_SIDE: Final = 512
 NPROBE: Final = 64
-CODE: Final = 64
-"""Bytes of a product-quantised code."""
+CODE_BYTES: Final = 64
+"""Of product quantisation."""
 LEAST_NUMBERS: Final = 64
 SHARES: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01)
-BANK: Final = 0.1
+BANK_SHARE: Final = 0.1
 """Photographs of none for each of a landmark, where it is not said."""
-PROBED: Final = 3
+MOST_PROBES: Final = 3
 """Systems that are probed at most."""
 
 
@@ -177,12 +177,14 @@ def plan_of(data: Path | None, wishes: Wishes, gallery: Path | None = None) -> P
     while True:
         plan = choose(options, limits, wishes.gap)
         name = plan.option.name
-        if name in probed or len(probed) == PROBED:
-            return _told(plan, probed, name)
+        if name in probed or len(probed) == MOST_PROBES:
+            return _with_notes(plan, probed, name)
         found = _probed(next(one for one in options if one.name == name), sources, wishes.device)
         probed[name] = found
         if found is not None:
-            options = [_with(one, found, wishes) if one.name == name else one for one in options]
+            options = [
+                _with_probe(one, found, wishes) if one.name == name else one for one in options
+            ]
 
 
 def choose(options: Sequence[Option], limits: Limits, gap: float | None) -> Plan:
@@ -205,8 +207,8 @@ def choose(options: Sequence[Option], limits: Limits, gap: float | None) -> Plan
         _planned(one, share, given_up)
         for share in SHARES
         for one in wanted
-        for given_up in _ways()
-        if all(_can(each, one) for each in given_up)
+        for given_up in _concessions()
+        if all(_applies(each, one) for each in given_up)
     )
     least: Plan | None = None
     for plan in plans:
@@ -226,10 +228,7 @@ def check_room(config: SystemConfig, data: DataSet, run: Path) -> None:
         ConfigError: even were the plan wrong by half, there would be too little.
     """
     landmarks = data.gallery["landmark"].nunique()
-    facts = Work(
-        len(data.gallery), len(data.bank), landmarks, NUMBERS, FLOAT * NUMBERS,
-        _stored_beside(config), 1.0, SIDE, bool(pretrained(config)), 1.0, cores(),
-    )  # fmt: skip
+    facts = _unprobed(config, len(data.gallery), len(data.bank), landmarks)
     stages = stage_costs(config, facts)
     there = sum(one.stat().st_size for one in run.rglob("*") if one.is_file())
     for what, needed, have in (
@@ -237,7 +236,7 @@ def check_room(config: SystemConfig, data: DataSet, run: Path) -> None:
         ("of memory", max(one.memory for one in stages), memory_bytes()),
     ):
         told = f"{size(needed)} {what} for {facts.photographs:,} photographs, {size(have)} here"
-        if needed / WRONG > have:
+        if needed / MARGIN > have:
             raise ConfigError(f"the build cannot end: it takes some {told}; landmarks plan says"
                               " what fits")  # fmt: skip
         if needed > have:
@@ -265,7 +264,7 @@ def _facts(data: DataSet | None, wishes: Wishes) -> MachineFacts:
             raise ConfigError("say of what: a data folder, or --photographs and --landmarks")
         if wishes.landmarks > wishes.photographs:
             raise ConfigError("--landmarks: there are more than photographs")
-        bank = round(BANK * wishes.photographs) if wishes.bank is None else wishes.bank
+        bank = round(BANK_SHARE * wishes.photographs) if wishes.bank is None else wishes.bank
         many = Counted(
             wishes.photographs, bank, wishes.landmarks, wishes.photographs > wishes.landmarks
         )
@@ -296,14 +295,21 @@ def _option(
     config: SystemConfig, measured: ShippedFigures, facts: MachineFacts, pace: float
 ) -> Option:
     accuracy, network = measured.of(facts.few), bool(pretrained(config))
-    milliseconds = measured.milliseconds or UNKNOWN
+    milliseconds = measured.milliseconds or UNKNOWN_MILLISECONDS
     milliseconds *= 1 / GPU_TIMES if network and facts.gpu else REFERENCE_CORES / facts.cores
-    work = Work(
-        facts.gallery, facts.bank, facts.landmarks, NUMBERS, FLOAT * NUMBERS,
-        _stored_beside(config), milliseconds, SIDE, network, pace * cores() / facts.cores,
-        facts.cores,
+    work = replace(
+        _unprobed(config, facts.gallery, facts.bank, facts.landmarks), milliseconds=milliseconds,
+        pace=pace * cores() / facts.cores, cores=facts.cores,
     )  # fmt: skip
     return Option(config.name, accuracy.gap if accuracy else None, config, work)
+
+
+def _unprobed(config: SystemConfig, gallery: int, bank: int, landmarks: int) -> Work:
+    """What a build is of, before anything is tried on its machine."""
+    return Work(
+        gallery, bank, landmarks, UNPROBED_NUMBERS, feature_bytes(config, UNPROBED_NUMBERS),
+        _stored_beside(config), 1.0, UNPROBED_SIDE, bool(pretrained(config)), 1.0, cores(),
+    )  # fmt: skip
 
 
 def indexed(config: SystemConfig, work: Work) -> SystemConfig:
@@ -330,7 +336,7 @@ def _probed(option: Option, sources: Sequence[str], device: str) -> ProbedSystem
         return None
 
 
-def _with(option: Option, found: ProbedSystem, wishes: Wishes) -> Option:
+def _with_probe(option: Option, found: ProbedSystem, wishes: Wishes) -> Option:
     """An option by what was found of it here, for the cores and GPU that the build will have."""
     milliseconds = found.milliseconds
     many = wishes.cores or cores()
@@ -345,7 +351,7 @@ def _with(option: Option, found: ProbedSystem, wishes: Wishes) -> Option:
     return replace(option, work=work)
 
 
-def _told(plan: Plan, probed: dict[str, ProbedSystem | None], name: str) -> Plan:
+def _with_notes(plan: Plan, probed: dict[str, ProbedSystem | None], name: str) -> Plan:
     notes = plan.notes
     if not factory_of(plan.option.config, plan.option.work):
         notes += ("what the server that holds the gallery takes is not counted",)
@@ -365,7 +371,7 @@ def _planned(option: Option, share: float, given_up: Sequence[str]) -> Plan:
         work = replace(work, gallery=gallery, bank=round(share * work.bank))
     config = indexed(option.config, work)
     for one in given_up:
-        config = _changed(one, config, work)
+        config = _conceded(one, config, work)
     if NO_VERIFICATION in given_up:
         work = replace(work, stored_bytes=0.0)
     option = replace(option, config=config, work=work)
@@ -382,13 +388,13 @@ QUANTISED: Final = "index: product quantisation, 64 bytes a photograph, of lower
 CONCESSIONS: Final = (STAND_IN, NO_VERIFICATION, QUANTISED, FEWER_NUMBERS)
 
 
-def _ways() -> Iterator[tuple[str, ...]]:
+def _concessions() -> Iterator[tuple[str, ...]]:
     """What is given up: nothing, then one thing, then two."""
     for many in range(len(CONCESSIONS) + 1):
         yield from combinations(CONCESSIONS, many)
 
 
-def _can(what: str, option: Option) -> bool:
+def _applies(what: str, option: Option) -> bool:
     """Whether a system has what would be given up."""
     config = option.config
     if what == STAND_IN:
@@ -398,10 +404,10 @@ def _can(what: str, option: Option) -> bool:
     numbers = config.whitening.dimension if config.whitening else 0
     if what == FEWER_NUMBERS:
         return numbers >= 2 * LEAST_NUMBERS
-    return option.work.gallery > SMALL and numbers % CODE == 0 and numbers > 0
+    return option.work.gallery > SMALL and numbers % CODE_BYTES == 0 and numbers > 0
 
 
-def _changed(what: str, config: SystemConfig, work: Work) -> SystemConfig:
+def _conceded(what: str, config: SystemConfig, work: Work) -> SystemConfig:
     """A config without what is given up."""
     values = config.model_dump()
     if what == STAND_IN:
@@ -418,7 +424,7 @@ def _changed(what: str, config: SystemConfig, work: Work) -> SystemConfig:
         values["whitening"]["dimension"] //= 2
     else:
         numbers = values["whitening"]["dimension"]
-        factory = f"OPQ{CODE}_{numbers},IVF{lists_of(work.gallery)},PQ{CODE}"
+        factory = f"OPQ{CODE_BYTES}_{numbers},IVF{lists_of(work.gallery)},PQ{CODE_BYTES}"
         values["index"] = IndexConfig(factory=factory, nprobe=NPROBE).model_dump()
     return SystemConfig.model_validate(values)
 

@@ -22,15 +22,13 @@ from retrieval.descriptors.registry import build_extractor
 from retrieval.devices import cores
 from retrieval.errors import PhotographError
 
-SECONDS: Final = 3.0
-"""How long photographs are described for."""
-MULTIPLIED: Final = 1.5
-"""And matrices are multiplied: on a busy machine a moment says little."""
-EACH: Final = 16
-"""Photographs a core of a window."""
+DESCRIBING_SECONDS: Final = 3.0
+MULTIPLYING_SECONDS: Final = 1.5
+"""On a busy machine a moment says little."""
+WINDOW_PER_CORE: Final = 16
 PRODUCT: Final = (2048, 256, 8192)
 """Rows, depth and columns of the product that is tried."""
-MADE_UP: Final = 16
+MADE_UP_PHOTOGRAPHS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def probe_pace() -> float:
     left = rng.standard_normal((rows, depth), dtype=np.float32)
     right = rng.standard_normal((depth, columns), dtype=np.float32)
     taken: list[float] = []
-    while sum(taken) < MULTIPLIED:
+    while sum(taken) < MULTIPLYING_SECONDS:
         begun = time.perf_counter()
         np.matmul(left, right)
         taken.append(time.perf_counter() - begun)
@@ -79,7 +77,7 @@ def probe_system(config: SystemConfig, sources: Sequence[str], device: str) -> P
     extractor = build_extractor(config.extractor, device, config.seed)
     frontend = frontend_of(extractor, local_branch_of(config, device))
     with _some(sources) as paths:
-        size = EACH * cores()
+        size = WINDOW_PER_CORE * cores()
         windows = ([paths[i % len(paths)] for i in range(start, start + size)]
                    for start in range(0, 10**9, size))  # fmt: skip
         done, begun, good, failed = 0, 0.0, [], None
@@ -92,7 +90,7 @@ def probe_system(config: SystemConfig, sources: Sequence[str], device: str) -> P
                     good = [one for one in outcomes if not isinstance(one, PhotographError)]
                     continue
                 done += len(outcomes)
-                if now - begun > SECONDS:
+                if now - begun > DESCRIBING_SECONDS:
                     break
     if not good:
         assert failed is not None
@@ -112,7 +110,7 @@ def _some(sources: Sequence[str]) -> Iterator[list[str]]:
         return
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="probe-") as folder:
-        paths = [str(Path(folder) / f"{i}.jpg") for i in range(MADE_UP)]
+        paths = [str(Path(folder) / f"{i}.jpg") for i in range(MADE_UP_PHOTOGRAPHS)]
         for path in paths:
             coarse = rng.integers(0, 256, size=(24, 32, 3), dtype=np.uint8)
             Image.fromarray(coarse).resize((1024, 768), Image.Resampling.BICUBIC).save(path)

@@ -74,8 +74,8 @@ class Candidate:
         name: of its config.
         measured: its figures.
         network: whether a GPU describes for it.
-        views: of each photograph that teaches, described besides.
-        taught: by how many photographs at most.
+        views: of each viewed photograph, described besides.
+        viewed: how many those are, at most.
         trained: whether a network is fitted first, in a time that was not measured.
         pairs: whether its whitening needs two photographs of one landmark.
         lacks: what is not here.
@@ -85,7 +85,7 @@ class Candidate:
     measured: ShippedFigures
     network: bool = False
     views: int = 0
-    taught: int = 10_000
+    viewed: int = 400
     trained: bool = False
     pairs: bool = False
     lacks: tuple[Lack, ...] = ()
@@ -195,7 +195,7 @@ def _rank(candidate: Candidate, facts: MachineFacts) -> tuple[float, float]:
 
 def _seconds(candidate: Candidate, facts: MachineFacts) -> float:
     """How long describing takes, the views that teach among it."""
-    views = candidate.views * min(facts.photographs, candidate.taught)
+    views = candidate.views * min(facts.photographs, candidate.viewed)
     milliseconds = candidate.measured.milliseconds or 0.0
     if facts.gpu and candidate.network:
         return milliseconds / 1000 * (facts.photographs + views) / GPU_TIMES

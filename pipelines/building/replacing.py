@@ -41,6 +41,8 @@ MADE: Final = (
     "rehearsal",  # of earlier versions
 )  # fmt: skip
 """What builds, trainings and measurements write into a run."""
+DESCRIBING: Final = ("seed", "training", "whitening", "local", "fit_photographs")
+"""Fields of a config that decide descriptors, beside the extractor."""
 SHARED: Final = 0.5
 """The least share of a run's photographs that a table of the same place has to hold."""
 
@@ -53,7 +55,7 @@ def begin_build(
     device: str,
     replace: bool,
     agreed: Callable[[str], bool],
-    wait: bool = False,
+    part: bool = False,
 ) -> None:
     """Make sure that a run is this system's of these photographs, and note what it is to be.
 
@@ -65,10 +67,11 @@ def begin_build(
         device: ``cpu`` or ``cuda``.
         replace: whether another run may be taken away.
         agreed: asked otherwise, with what the run holds.
-        wait: for another command that writes the run, rather than refuse.
+        part: whether but a part of it is described now: a run that answers stops where that is
+            described otherwise, and another part's command is waited for rather than refused.
 
     Raises:
-        RunError: the run holds something else, and nobody agreed to replace it.
+        RunError: the run holds something else, or stops, and nobody agreed to that.
         ConfigError: the system asks for what the device cannot do.
     """
     files = Run(run)
@@ -80,12 +83,12 @@ def begin_build(
     held = _held(files)
     difference = None if held is None else _difference(held, asked, files, data)
     difference = difference or _eight_bits_lost(files, config, device)
-    if difference is not None and not replace and not agreed(f"{run} holds {difference}"):
+    told = f"{run} holds {difference}" if difference else part and _stops(files, config, data)
+    if told and not replace and not agreed(told):
         raise RunError(
-            f"{run} holds {difference}: build into another folder (--run), or say that it may be"
-            " replaced: --replace"
+            f"{told}: build into another folder (--run), or say that it may be replaced: --replace"
         )
-    with files.locked(wait):
+    with files.locked(wait=part):
         if difference is not None:
             _take_away(files)
         write_sealed(files.asked, asked)
@@ -180,6 +183,30 @@ def _eight_bits_lost(run: Run, config: SystemConfig, device: str) -> str | None:
         return None
     refused = cannot_run_eight_bits(torch.device(device))
     return refused and f"networks of eight bits, which cannot run here ({refused})"
+
+
+def _stops(run: Run, config: SystemConfig, data: DataSet) -> str | None:
+    """Why a run that answers stops with its first part; ``None`` where it does not."""
+    try:
+        before = run.read_finished()[1]
+    except RunError:  # it answers nothing as it is
+        return None
+    changed = first_difference(_describing(before), _describing(config))
+    learns = config.whitenings or config.detectors or config.training or config.quantised
+    rows = _rows(run)
+    if changed is None and learns and rows is not None and not _same_photographs(rows, data):
+        changed = "list of photographs"
+    return changed and (
+        f"{run} answers, and stops until all parts are there and indexed if they are described"
+        f" anew ({changed} differs)"
+    )
+
+
+def _describing(config: SystemConfig) -> dict[str, Any]:
+    """What decides descriptors, but for the extractor: with another, a run is another's."""
+    fields = config.model_dump(mode="json", include=set(DESCRIBING))
+    stored = config.local is None or config.search.stored
+    return {**_without_weights(fields), "search": {"stored": stored}}
 
 
 def _unnamed(asked: dict[str, Any]) -> dict[str, Any]:

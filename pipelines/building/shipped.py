@@ -148,7 +148,7 @@ def _candidate(
         measured=measured_figures()[name],
         network=bool(networks),
         views=0 if config.whitening is None else config.whitening.views,
-        taught=config.fit_photographs,
+        viewed=0 if config.whitening is None else config.whitening.viewed,
         trained=config.training is not None,
         pairs=config.labels_teach,
         lacks=tuple(_lacks(networks, weights, fitting)),

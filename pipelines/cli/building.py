@@ -179,7 +179,7 @@ def describe(
     named = None if config is None else load_config(config, overrides).with_weights(weights)
     system = named or settle_system(photographs, run, overrides, weights, on)
     photographs = subset_of(photographs, subset, system.seed)
-    begin_build(run, system, photographs, gallery, on, replace, _agreed, wait=True)
+    begin_build(run, system, photographs, gallery, on, replace, _agreed, part=True)
     store = describe_part(system, photographs, run, one, on)
     say(
         f"{run}: all of it is described already, nothing to do"

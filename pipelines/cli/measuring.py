@@ -90,7 +90,7 @@ def compare(
         list[str] | None, typer.Option("--config", help="A system besides, by name (repeatable).")
     ] = None,
     work: Annotated[
-        Path, typer.Option(help="Folder of the features: many GB, taken up again.")
+        Path, typer.Option(help="Folder of the features: many GB, reused by the next call.")
     ] = Path("data/comparison"),
     dimension: Annotated[int, typer.Option(min=1, help="Numbers of a whitened descriptor.")] = 128,
     power: Annotated[

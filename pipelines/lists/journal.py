@@ -124,7 +124,7 @@ class Journal:
             self._file.close()
             raise
         try:
-            self._take_up()
+            self._resume()
         except BaseException:
             self._leave()
             raise
@@ -187,7 +187,7 @@ class Journal:
             os.fsync(file.fileno())
         return checksum(self._ready)
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         remove_litter(self.out.parent, self.state_path.name)
         if self._restart or not self.state_path.exists():
             return self._begin_anew()

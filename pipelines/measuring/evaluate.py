@@ -29,7 +29,7 @@ from pipelines.report.measured import (
     side_by_side,
 )
 from retrieval.config import SystemConfig
-from retrieval.descriptors.cache import Described, describe_table, read_described, table_digest
+from retrieval.descriptors.cache import Described, describe_table, described_from, read_described
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.metrics import (
@@ -199,10 +199,11 @@ def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
 
     Each table has a folder there, so that asking for one and then another describes each once.
     """
+    made_from = described_from({"describer": system.record["describer"]}, table)
     with progress_bar("describing", len(table)) as progress:
         store = describe_table(
-            table, system.describer, out / "descriptors" / table_digest(table),
-            {"describer": system.record["describer"]}, progress, clock=out / "timings.json",
+            table, system.describer, out / "descriptors" / made_from["table"], made_from,
+            progress, timings=out / "timings.json",
         )  # fmt: skip
     return read_described(table, store, system.describer)
 
@@ -212,6 +213,7 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
     record = system.record
     config = system.config
     whitening = config.whitening
+    learnt = min(record["gallery"] + record["bank"], config.fit_photographs)
     return {
         "test_size": f"longest side {system.describer.longest_side} pixels at the largest scale",
         "precision": str(record["describer"]["extractor"].get("precision", "float32")),
@@ -219,14 +221,22 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
         if whitening is None
         else f"{MATRICES[whitening.learnt_on]} to {record['dimension']}, eigenvalues to the power"
         f" {whitening.power:g},"
-        f" learnt on {min(record['gallery'] + record['bank'], config.fit_photographs):,}"
-        " photographs of gallery and bank"
-        + (f" and {whitening.views} views of each" if whitening.views else ""),
+        f" learnt on {learnt:,} photographs of gallery and bank"
+        + _views_of(record["describer"]["whitening"], learnt),
         "index": record["index"]["factory"],
         "search": _searched_by(config),
         "machine": f"{record['machine']['processor']}, {record['machine']['cores']} cores,"
         f" {record['device']}",
     }
+
+
+def _views_of(whitening: Mapping[str, Any], learnt: int) -> str:
+    """Of a describer's recipe; runs from before views had a limit have views of all."""
+    if not whitening["views"]:
+        return ""
+    viewed = min(learnt, whitening.get("viewed", learnt))
+    these = "each" if viewed == learnt else f"{viewed:,} of them"
+    return f" and {whitening['views']} views of {these}"
 
 
 def _searched_by(config: SystemConfig) -> str:

@@ -101,6 +101,10 @@ class SvmConfig(StrictModel):
     random_negatives: int = Field(default=1000, ge=1, le=10_000_000)
     hard_negatives: int = Field(default=500, ge=0, le=1024)
 
+    def trains_on_all(self, rows: int, landmarks: int) -> bool:
+        """Whether every landmark's separator is trained on all rows of gallery and bank."""
+        return rows <= self.most_rows and rows * landmarks <= self.most_work
+
 
 @dataclass(frozen=True)
 class SvmClassifier:
@@ -301,7 +305,7 @@ def _separators(
     """Weights and biases of wanted landmarks, by code, ascending; the bank's code is one more than
     the last landmark's."""
     landmarks, everything = len(gallery.landmarks), len(rows) + len(bank_rows)
-    if everything <= config.most_rows and everything * landmarks <= config.most_work:
+    if config.trains_on_all(everything, landmarks):
         return _train_on_all(config, gallery, rows, bank_rows, scale, wanted)
     return _train_on_some(config, gallery, rows, bank_rows, scale, seed, wanted)
 

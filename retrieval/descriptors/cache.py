@@ -9,27 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from retrieval.descriptors.describer import Describer, failures
+from retrieval.descriptors.describer import Describer, Errors, failures
 from retrieval.descriptors.extraction import WINDOW, Outcome, extract
 from retrieval.descriptors.representation import Representation, write_descriptors
 from retrieval.descriptors.sample import Chosen
 from retrieval.errors import PhotographError, failure
 from retrieval.frontend import Frontend
 from retrieval.photographs.given import Source
-from retrieval.storage.files import read_arrays
+from retrieval.storage.files import Arrays, read_arrays
 from retrieval.storage.shards import OK, Shard, ShardStore, with_status
 from retrieval.types import Features
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 MAPPED: Final = "mapped"
@@ -87,10 +88,7 @@ def describe_sources(
 
     def described(outcomes: list[Outcome]) -> Shard:
         found, errors = describer.from_outcomes(outcomes)
-        if not stored:
-            found = replace(found, kept=None)
-        usable = np.flatnonzero([error is None for error in errors])
-        return Shard.of(found[usable].arrays(), errors)
+        return Shard.of(_usable(found, errors, stored), errors)
 
     _fill(store, sources, describer.frontend, described, progress, known or {}, shards)
 
@@ -102,7 +100,7 @@ def describe_table(
     made_from: Mapping[str, Any],
     progress: Progress = no_progress,
     known: Mapping[int, Outcome] | None = None,
-    clock: Path | None = None,
+    timings: Path | None = None,
     stored: bool = True,
     shards: Sequence[int] | None = None,
 ) -> ShardStore:
@@ -112,57 +110,49 @@ def describe_table(
         table: the photographs.
         describer: fitted.
         folder: of the shards.
-        made_from: the config and inputs that the describer was made from.
+        made_from: all that decides their bytes, as :func:`described_from` gives it.
         progress, known, stored, shards: as of :func:`describe_sources`.
-        clock: as of :class:`ShardStore`.
+        timings: as of :class:`ShardStore`.
 
     Returns:
         the finished store.
     """
-    store = ShardStore(folder, described_from(made_from, table), clock)
+    store = ShardStore(folder, made_from, timings)
     describe_sources(table["source"].array, describer, store, progress, known, stored, shards)
     return store
 
 
 def whiten_table(
-    table: pd.DataFrame,
     describer: Describer,
     plain: ShardStore,
     folder: Path,
     made_from: Mapping[str, Any],
     progress: Progress = no_progress,
-    clock: Path | None = None,
+    timings: Path | None = None,
     stored: bool = True,
 ) -> ShardStore:
     """As :func:`describe_table`, of photographs that are described but for the whitening.
 
     Args:
         plain: the table's photographs by :attr:`Describer.plain`.
-        table, describer, folder, made_from, progress, clock, stored: as of
-            :func:`describe_table`.
+        describer, folder, made_from, progress, timings, stored: as of :func:`describe_table`.
     """
-    store = ShardStore(folder, described_from(made_from, table), clock)
+    store = ShardStore(folder, made_from, timings)
     store.mend()
     for number in range(len(plain)):
         if number not in store:
             begun = time.perf_counter()
             shard = plain.read(number)
             found = describer.whiten(Representation.from_arrays(shard.arrays))
-            late = iter(failures(found))
-            errors = [
-                next(late) if status == OK else failure(status, reason)
-                for status, reason in zip(shard.statuses, shard.reasons, strict=True)
-            ]
-            usable = [error is None for error in failures(found)]
-            kept = found if stored else replace(found, kept=None)
-            arrays = kept[np.flatnonzero(usable)].arrays()
-            store.write(number, Shard.of(arrays, errors), time.perf_counter() - begun)
+            late = failures(found)  # of photographs that went well so far
+            whitened = Shard.of(_usable(found, late, stored), _of_all_rows(shard, late))
+            store.write(number, whitened, time.perf_counter() - begun)
         progress(*store.counts(number))
     return store
 
 
 def described_from(recipe: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """All that decides the bytes of a table's descriptors."""
+    """All that decides the bytes of a table's descriptors. Each of its files is looked at."""
     return {**recipe, "table": table_digest(table)}
 
 
@@ -279,10 +269,14 @@ class KnownFeatures(Mapping[int, Outcome]):
         """:attr:`good`, a shard at a time."""
         return (self._frontend.unpack(shard.arrays) for shard in self._store.shards())
 
+    def _read(self, number: int) -> list[Outcome]:
+        shard = self._store.read(number)
+        return _of_all_rows(shard, self._frontend.unpack(shard.arrays))
+
     def __getitem__(self, position: int) -> Outcome:
         number, row = divmod(self._places[position], WINDOW)
         if number != self._shard[0]:
-            self._shard = (number, _outcomes(self._frontend, self._store.read(number)))
+            self._shard = (number, self._read(number))
         return self._shard[1][row]
 
     def __contains__(self, position: object) -> bool:
@@ -305,10 +299,16 @@ class _Good(Chosen):
         return chain.from_iterable(self.source.good_by_shard())
 
 
-def _outcomes(frontend: Frontend, shard: Shard) -> list[Outcome]:
-    """A shard's features, an error in place of each row that failed."""
-    good = iter(frontend.unpack(shard.arrays))
+def _usable(found: Representation, errors: Errors, stored: bool) -> Arrays:
+    """The arrays of photographs without an error; kept features among them if these are stored."""
+    usable = np.flatnonzero([error is None for error in errors])
+    return (found if stored else replace(found, kept=None))[usable].arrays()
+
+
+def _of_all_rows(shard: Shard, good: Iterable[T]) -> list[T | PhotographError]:
+    """What is had of a shard's good rows, an error in place of each row that failed."""
+    each = iter(good)
     return [
-        next(good) if status == OK else failure(status, reason)
+        next(each) if status == OK else failure(status, reason)
         for status, reason in zip(shard.statuses, shard.reasons, strict=True)
     ]

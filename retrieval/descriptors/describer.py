@@ -30,6 +30,7 @@ from retrieval.errors import ConfigError, DescribeError, PhotographError, RunErr
 from retrieval.frontend import Frontend
 from retrieval.local.features import no_features
 from retrieval.photographs.given import Source
+from retrieval.threads import in_threads
 from retrieval.types import Features, Photograph, Vectors
 from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 
@@ -127,9 +128,9 @@ class Describer:
         if self.local_branch is not None:
             sample = replace(sample, features=FeatureColumn(sample.features, 0))
         views = None if whitening is None or sample.views is None else sample.views(self.extractor)
-        lesson = _Lesson(self.extractor, sample, whitening, seed, views)
-        whole = lesson.learn(np.ones(len(sample), dtype=np.bool_))
-        calibration = _cross_fit(bare or self.extractor, lesson, left_out)
+        training_set = _TrainingSet(self.extractor, sample, whitening, seed, views)
+        whole = training_set.learn(np.ones(len(sample), dtype=np.bool_))
+        calibration = _cross_fit(bare or self.extractor, training_set, left_out)
         return replace(whole, local_branch=self.local_branch, calibration=calibration)
 
     def stream(
@@ -286,7 +287,7 @@ def _whitened(rows: Vectors, whitening: Whitening | None) -> Vectors:
 
 
 @dataclass(frozen=True)
-class _Lesson:
+class _TrainingSet:
     """A fitted extractor, and what whitenings of its descriptors are learnt from.
 
     Attributes:
@@ -320,10 +321,10 @@ class _Lesson:
         return Describer(self.extractor, learnt)
 
 
-def _cross_fit(extractor: Extractor, whole: _Lesson, left_out: int) -> tuple[Describer, ...]:
+def _cross_fit(extractor: Extractor, whole: _TrainingSet, left_out: int) -> tuple[Describer, ...]:
     """Describers for calibration, each without a part; none where the photographs are too few."""
     try:
-        return tuple(_without(part, extractor, whole) for part in range(left_out))
+        return tuple(in_threads(lambda part: _without(part, extractor, whole), range(left_out)))
     except (ConfigError, RunError) as error:
         log.warning(
             "too few photographs to leave a part of them out (%s): thresholds are fitted on"
@@ -332,7 +333,7 @@ def _cross_fit(extractor: Extractor, whole: _Lesson, left_out: int) -> tuple[Des
         return ()
 
 
-def _without(part: int, extractor: Extractor, whole: _Lesson) -> Describer:
+def _without(part: int, extractor: Extractor, whole: _TrainingSet) -> Describer:
     """A describer that is fitted without a part of the photographs."""
     assert whole.sample.parts is not None
     chosen = whole.sample.parts != part

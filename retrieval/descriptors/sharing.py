@@ -12,21 +12,23 @@ from retrieval.local.base import Detector
 from retrieval.local.delf import DelfDetector
 from retrieval.local.sift import SiftDetector
 
-SAME: tuple[str, ...] = ("trunk", "weights", "precision", "runtime", "quantised")
+NETWORK_FIELDS: tuple[str, ...] = ("trunk", "weights", "precision", "runtime", "quantised")
 """What decides a network, in the configs of extractor and detector."""
 
 
 def sharing(extractors: Sequence[Extractor]) -> list[Extractor]:
     """The same extractors, each of which takes from the others what these work out too."""
     return [
-        replace(one, detector=_told(one.detector, extractors))
+        replace(one, detector=_sharing_detector(one.detector, extractors))
         if isinstance(one, AggregatedExtractor)
         else one
         for one in extractors
     ]
 
 
-def _told(detector: Detector, extractors: Sequence[Extractor]) -> Detector:
+def _sharing_detector(detector: Detector, extractors: Sequence[Extractor]) -> Detector:
+    """DELF takes the passes of a global descriptor's network; SIFT finds keypoints once for itself
+    and for the same with the other ``upright``."""
     if isinstance(detector, DelfDetector):
         for one in extractors:
             if isinstance(one, CnnExtractor) and _same_passes(one, detector):
@@ -44,7 +46,7 @@ def _same_passes(extractor: CnnExtractor, detector: DelfDetector) -> bool:
     one, other = extractor.config, detector.config
     sides = [{round(own.size * scale) for scale in own.scales} for own in (one, other)]
     return (
-        all(getattr(one, name) == getattr(other, name) for name in SAME)
+        all(getattr(one, name) == getattr(other, name) for name in NETWORK_FIELDS)
         and other.layer in extractor.trunk.layers
         and bool(sides[0] & sides[1])
     )

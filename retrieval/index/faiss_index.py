@@ -299,18 +299,28 @@ def resolve_factory(factory: str, rows: int) -> str:
     """The factory key that "auto" stands for with this many rows; any other key stays.
 
     Flat up to :data:`SMALL` rows, where search is exact and quick enough on a laptop. Above, an
-    IVF of uncompressed rows, with as many lists as autofaiss takes: the power of 2 nearest to
-    4 √n, 65,536 from ten million rows on and 131,072 from 300 million on. (autofaiss goes to
-    16,384 at a million already, which is four times the training for two cores; here that number
-    is reached at eight million.)
+    IVF of uncompressed rows.
     """
     if factory != "auto":
         return factory
-    if rows <= SMALL:
-        return "Flat"
+    return "Flat" if rows <= SMALL else f"IVF{lists_of(rows)},Flat"
+
+
+def lists_of(rows: int) -> int:
+    """How many lists an IVF of so many rows has: as many as autofaiss takes.
+
+    The power of 2 nearest to 4 √n, 65,536 from ten million rows on and 131,072 from 300 million on.
+    (autofaiss goes to 16,384 at a million already, which is four times the training for two cores;
+    here that number is reached at eight million.)
+    """
     if rows < 10_000_000:
-        return f"IVF{2 ** round(np.log2(4 * np.sqrt(rows)))},Flat"
-    return "IVF65536,Flat" if rows < 300_000_000 else "IVF131072,Flat"
+        return int(2 ** round(np.log2(4 * np.sqrt(rows))))
+    return 65_536 if rows < 300_000_000 else 131_072
+
+
+def training_rows(centroids: int) -> int:
+    """How many rows so many centroids are trained on, where there are as many."""
+    return max(_TRAINING_ROWS_PER_CENTROID * centroids, _LEAST_SAMPLE)
 
 
 def check_limits(config: IndexConfig, k: int, device: str) -> None:
@@ -353,8 +363,7 @@ def _empty_index(factory: str, dimension: int) -> Any:
 
 def _train(index: Any, factory: str, blocks: RowBlocks, seed: int) -> None:
     centroids = max(_centroids(factory), default=1)
-    most = max(_TRAINING_ROWS_PER_CENTROID * centroids, _LEAST_SAMPLE)
-    sample = blocks.sample(most, seed)
+    sample = blocks.sample(training_rows(centroids), seed)
     if len(sample) < centroids:
         raise RunError(
             f'index "{factory}" needs at least {centroids} rows to train on and there are '

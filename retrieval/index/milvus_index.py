@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field, field_validator
 
-from retrieval.errors import ConfigError, RunError
+from retrieval.errors import ConfigError, RunError, first_line
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import read_arrays, read_sealed, reading, write_arrays, write_sealed
 from retrieval.types import Integers, StrictModel, Vectors
@@ -302,7 +302,7 @@ class MilvusIndex:
             client = _client(address, os.environ.get(TOKEN, ""), self.config.timeout)
             yield _Timed(client, self.config.timeout)
         except pymilvus.MilvusException as error:
-            reason = (str(error.message).splitlines() or ["no reason given"])[0][:200]
+            reason = first_line(error.message, "no reason given")
             _client.cache_clear()
             if client is not None:
                 client.close()

@@ -13,7 +13,6 @@ The steps of a search, each of which is there only if its part is:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Protocol
@@ -22,13 +21,13 @@ import numpy as np
 from pydantic import Field
 
 from retrieval.descriptors.representation import Representation
-from retrieval.devices import cores
 from retrieval.index.early_exit import PLENTY, EarlyExit
 from retrieval.index.expansion import DatabaseAugmentation, ExpansionConfig, expand, without_self
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.index.verification import VerificationConfig, count_inliers, rerank
 from retrieval.local.features import LocalFeatures
+from retrieval.threads import in_threads
 from retrieval.types import Integers, StrictModel, Vectors
 
 BLOCK: Final = 256
@@ -220,8 +219,7 @@ class Searcher:
             counts[there] = count_inliers(features(query), others, config)
             return counts
 
-        with ThreadPoolExecutor(cores()) as pool:
-            counted = list(pool.map(inliers, range(len(found))))
+        counted = list(in_threads(inliers, range(len(found))))
         return rerank(found, np.array(counted, dtype=np.int64).reshape(near.shape), config)
 
 

@@ -24,6 +24,8 @@ LAYERS: Final = ("full", "half", "eighth", "thirty-second", "scores")
 """Maps by their size, beside the photograph's."""
 PATCH: Final = 3
 """Pixels across that a keypoint's places are chosen from."""
+TINY: Final = 1e-12
+"""Least length that a vector is divided by."""
 SELU: Final = (1.6732632423543772, 1.0507009873554805)
 """Klambauer et al., "Self-normalizing neural networks" (NeurIPS 2017): alpha and the scale."""
 
@@ -58,7 +60,7 @@ class Deformable(nn.Module):
 
 
 class AlikedMaps(nn.Module):
-    """(n, 3, h, w) photographs in 0 to 1 to maps (n, h, w, c) by :data:`LAYERS`.
+    """(n, 3, h, w) photographs in 0 to 1 to maps (n, c, h, w) by :data:`LAYERS`.
 
     Height and width are multiples of :data:`STEP`.
     """
@@ -71,20 +73,22 @@ class AlikedMaps(nn.Module):
         self.joins = nn.ModuleList([own.conv1, own.conv2, own.conv3, own.conv4])
         self.grows = nn.ModuleList([nn.Identity(), own.upsample2, own.upsample8, own.upsample32])
         head = _replaced(own.score_head)
-        self.firsts = nn.ModuleList(_of_part(part) for part in head[0].weight.chunk(4, dim=1))
+        largest, *others = head[0].weight.chunk(4, dim=1)
+        self.firsts = nn.ModuleList([nn.Identity(), *(_by_pixel(part) for part in others)])
+        # The largest map's part and the sum of all, in one: adding maps is slower than this.
+        same = torch.eye(len(largest))[:, :, None, None]
+        self.sum = _by_pixel(torch.cat([largest, same, same, same], dim=1))
         self.head, self.gate = head[1:], Selu()
 
     def forward(self, values: Tensor) -> dict[str, Tensor]:
-        found: list[Tensor] = []
-        scores: Tensor | None = None
+        found, grown = [], []
         steps = (self.blocks, self.shrinks, self.joins, self.grows, self.firsts)
         for block, shrink, join, grow, first in zip(*steps, strict=True):
             values = block(shrink(values))
             found.append(self.gate(join(values)))
-            own = grow(first(found[-1]))
-            scores = own if scores is None else scores + own
-        found.append(torch.sigmoid(self.head(scores)))
-        return {name: one.permute(0, 2, 3, 1) for name, one in zip(LAYERS, found, strict=True)}
+            grown.append(grow(first(found[-1])))
+        found.append(torch.sigmoid(self.head(self.sum(torch.cat(grown, dim=1)))))
+        return dict(zip(LAYERS, found, strict=True))
 
 
 def _replaced(module: nn.Module) -> Any:
@@ -99,8 +103,8 @@ def _replaced(module: nn.Module) -> Any:
     return module
 
 
-def _of_part(weight: Tensor) -> nn.Conv2d:
-    """A convolution of one pixel by a part of another's weights."""
+def _by_pixel(weight: Tensor) -> nn.Conv2d:
+    """A convolution of one pixel by weights (out, in, 1, 1)."""
     convolution = nn.Conv2d(weight.shape[1], weight.shape[0], 1, bias=False)
     convolution.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
     return convolution
@@ -129,7 +133,7 @@ def descriptors(
     what the maps hold there, between pixels, makes the descriptor.
 
     Args:
-        maps: the four of a photograph with its edges repeated, (1, h, w, 32) each, float32.
+        maps: the four of a photograph with its edges repeated, (1, 32, h, w) each.
         points: (k, 2) x and y in 0 to 1 of the photograph, k at least 1.
         size: its (height, width).
         corner: (x, y) of its first pixel in the maps.
@@ -141,42 +145,58 @@ def descriptors(
     around = torch.arange(PATCH, device=points.device)
     first = (pixels.long() - PATCH // 2).clamp(min=0).minimum(last - PATCH)
     patch = first[:, None, None] + torch.stack(torch.meshgrid(around, around, indexing="xy"), -1)
-    table, places = _read(maps, patch.reshape(-1, 2), corner)
-    channels = table.shape[1]
-    patches = table[places].reshape(-1, PATCH, PATCH, channels).permute(0, 3, 1, 2)
+    parts, lengths, places = _read(maps, patch.reshape(-1, 2), corner)
+    seen = (torch.cat(parts, dim=1) / lengths[:, None])[places]
+    channels = seen.shape[1]
+    patches = seen.reshape(-1, PATCH, PATCH, channels).permute(0, 3, 1, 2)
     most = max(size) / 4
     offsets = head.offset_conv(patches).clamp(-most, most).reshape(len(points), 2, -1).mT
-    around, shares = _around((pixels[:, None] + offsets).reshape(-1, 2))
-    inside = ((around >= 0) & (around <= last)).all(-1)
-    table, places = _read(maps, around.clamp(min=0).minimum(last).reshape(-1, 2), corner)
-    seen = _weighted(table, places.reshape(shares.shape), shares * inside)
+    x, y, shares = _around((pixels[:, None] + offsets).reshape(-1, 2))
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    inner = torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], -1)
+    parts, lengths, places = _read(maps, inner.reshape(-1, 2), corner)
+    places = places.reshape(shares.shape)
+    shares = shares * inside / lengths[places]
+    seen = torch.cat([_weighted(part, places, shares) for part in parts], dim=1)
     found = selu(seen @ head.sf_conv.weight[:, :, 0, 0].T).reshape(len(points), -1)
     return normalize(found @ head.agg_weights.reshape(-1, channels), dim=1)
 
 
-def _read(maps: Sequence[Tensor], pixels: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Unit vectors of (m, 2) pixels, each once, (u, 128); and the place of each pixel's, (m,)."""
-    _, height, width, channels = maps[0].shape
-    x, y = (pixels + torch.tensor(corner, device=pixels.device)).T
+def _read(
+    maps: Sequence[Tensor], pixels: Tensor, corner: tuple[int, int]
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """What the maps hold at (m, 2) pixels, each once: of every map (u, 32), the length of all four
+    together, (u,), and the place of each pixel's, (m,)."""
+    _, channels, height, width = maps[0].shape
+    x, y = (pixels + torch.tensor(corner, device=pixels.device)).int().T
     once, places = torch.unique(y * width + x, return_inverse=True)
     shown = torch.stack([once % width, once // width], -1)
     last = torch.tensor([width - 1, height - 1], device=pixels.device)
-    parts = [maps[0].reshape(-1, channels)[once]]
+    parts = [maps[0].reshape(channels, -1)[:, once].T.float()]
     for one in maps[1:]:
-        end = torch.tensor([one.shape[2] - 1, one.shape[1] - 1], device=pixels.device)
-        around, shares = _around(shown * (end / last))
-        x, y = around.minimum(end).unbind(-1)
-        parts.append(_weighted(one.reshape(-1, channels), y * one.shape[2] + x, shares))
-    return normalize(torch.cat(parts, dim=1), dim=1), places
+        down, across = one.shape[2] - 1, one.shape[3] - 1
+        x, y, shares = _around(shown * (torch.tensor([across, down], device=pixels.device) / last))
+        rows = one.reshape(channels, -1).T.float().contiguous()
+        parts.append(
+            _weighted(rows, y.clamp(max=down) * (across + 1) + x.clamp(max=across), shares)
+        )
+    lengths = torch.stack([one.square().sum(1) for one in parts]).sum(0).sqrt()
+    return parts, lengths.clamp(min=TINY), places
 
 
-def _around(places: Tensor) -> tuple[Tensor, Tensor]:
-    """The four pixels around each of (m, 2) places, (m, 4, 2), and their shares in it, (m, 4)."""
+def _around(places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The four pixels around each of (m, 2) places: x and y, (m, 4) int32, and their shares in it,
+    (m, 4)."""
     low = places.floor()
     x, y = (places - low).unbind(-1)
-    steps = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=places.device)
     shares = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], -1)
-    return low.long()[:, None] + steps, shares
+    left, above = low.int().unbind(-1)
+    right, below = left + 1, above + 1
+    return (
+        torch.stack([left, right, left, right], -1),
+        torch.stack([above, above, below, below], -1),
+        shares,
+    )
 
 
 def _weighted(rows: Tensor, places: Tensor, shares: Tensor) -> Tensor:

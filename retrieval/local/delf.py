@@ -29,7 +29,7 @@ from torch.fx import symbolic_trace
 from torch.nn.functional import interpolate, relu, softplus
 
 from retrieval.devices import CPU
-from retrieval.errors import ConfigError, WeightsError
+from retrieval.errors import ConfigError, WeightsError, first_line
 from retrieval.frontend import Shared
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
@@ -144,8 +144,9 @@ def geometry_of(network: nn.Module, layer: str) -> Geometry:
     try:
         traced = symbolic_trace(network)
     except Exception as error:  # torch.fx raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"the detector delf cannot follow the trunk's graph ({reason})") from None
+        raise ConfigError(
+            f"the detector delf cannot follow the trunk's graph ({first_line(error)})"
+        ) from None
     begun = Geometry(np.ones(2), np.ones(2), np.zeros(2))
     seen: dict[Any, Geometry] = {}
     for node in traced.graph.nodes:
@@ -418,8 +419,7 @@ def load_attention(path: Path, trunk: Trunk) -> Attention:
         attention = Attention(*reversed(state["hidden.weight"].shape))
         attention.load_state_dict(state)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path} holds no attention ({reason})") from None
+        raise WeightsError(f"{path} holds no attention ({first_line(error)})") from None
     for what, own in _belongs_to(trunk).items():
         if told.get(what) != own:
             raise WeightsError(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from retrieval.errors import ConfigError, WeightsError
+from retrieval.errors import ConfigError, WeightsError, first_line
 from retrieval.local.base import Local
 from retrieval.local.features import LocalFeatures, encode, no_features
 from retrieval.networks.runtime import Runtime, settled
@@ -127,8 +127,8 @@ class AlikedDetector(Local):
         values, left, above = padded(self.trunk.normalised(given))
         values = values.to(self.trunk.dtype).contiguous(memory_format=torch.channels_last)
         maps = self.trunk.network(values)
-        *features, scores = (maps[layer].float() for layer in LAYERS)
-        inside = scores[:, None, above : above + height, left : left + width, 0]
+        *features, scores = (maps[layer] for layer in LAYERS)
+        inside = scores[:, :, above : above + height, left : left + width].float()
         (found,), (strength,), _ = self.keypoints(inside)
         points = found / 2 + 0.5
         rows = torch.zeros(0, DIMENSION)
@@ -181,7 +181,8 @@ def build(config: AlikedConfig, device: str) -> AlikedDetector:
     where = torch.device(device)
     head, keypoints = network.eval().desc_head.to(where), network.dkd.to(where)
     identity = {"network": NETWORK, "layers": list(LAYERS), "weights": _digest(state)}
-    trunk = Trunk(AlikedMaps(network).eval(), LAYERS, BLACK, WHITE, "bilinear", identity, step=STEP)
+    maps = AlikedMaps(network).eval()
+    trunk = Trunk(maps, LAYERS, BLACK, WHITE, "bilinear", identity, step=STEP, rough=LAYERS[:-1])
     trunk = settled(trunk, where, config.precision, config.runtime)
     return AlikedDetector(config, trunk, keypoints, head, where)
 
@@ -193,7 +194,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # PyTorch and its unpickler raise many kinds
-        reason = (str(error).splitlines() or ["it is cut short"])[0]
+        reason = first_line(error, "it is cut short")
         raise WeightsError(f"{path} is not a file of PyTorch parameters ({reason})") from None
     if not isinstance(state, Mapping) or not all(isinstance(one, Tensor) for one in state.values()):
         raise WeightsError(f"{path} does not hold a network's parameters by name")

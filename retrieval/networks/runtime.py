@@ -31,7 +31,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from retrieval.devices import CPU, cores
@@ -168,40 +170,54 @@ class CompiledNetwork(nn.Module):
         model: OpenVINO's, of (n, h, w, 3) to a map for each of the layers.
         layers: their names.
         precision: of its numbers.
+        rough: layers whose outputs stay in that precision, and are not float32.
     """
 
-    def __init__(self, model: Any, layers: Sequence[str], precision: Float):
+    def __init__(
+        self, model: Any, layers: Sequence[str], precision: Float, rough: Sequence[str] = ()
+    ):
         super().__init__()
-        many = cores()
-        self._model = (
-            openvino()
-            .Core()
-            .compile_model(
-                model,
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-                    "NUM_STREAMS": many,
-                    "INFERENCE_NUM_THREADS": many,
-                    "ENABLE_CPU_PINNING": False,
-                },
-            )
+        ov, many = openvino(), cores()
+        halves = precision == "bfloat16"
+        self._rough = set(rough) if halves else set()
+        if self._rough:
+            steps = ov.preprocess.PrePostProcessor(model)
+            for place, layer in enumerate(layers):
+                if layer in self._rough:
+                    steps.output(place).tensor().set_element_type(ov.Type.bf16)
+            model = steps.build()
+        self._model = ov.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if halves else "f32",
+                "NUM_STREAMS": many,
+                "INFERENCE_NUM_THREADS": many,
+                "ENABLE_CPU_PINNING": False,
+            },
         )
         self._layers = list(layers)
         self._here = threading.local()
 
     def forward(self, values: Tensor) -> dict[str, Tensor]:
-        """(n, 3, h, w) float32 to each layer's output, float32."""
+        """(n, 3, h, w) float32 to each layer's output, float32 or rough."""
         if not hasattr(self._here, "request"):
             self._here.request = self._model.create_infer_request()
         request = self._here.request
         given = values.permute(0, 2, 3, 1).contiguous()  # no copy of what is channels-last
         request.infer([given.numpy()], share_inputs=True)
-        # Copies: the next batch is written where these lie.
         return {
-            layer: torch.tensor(request.get_output_tensor(place).data)
+            layer: _copied(request.get_output_tensor(place).data, layer in self._rough)
             for place, layer in enumerate(self._layers)
         }
+
+
+def _copied(found: NDArray[Any], rough: bool) -> Tensor:
+    """An output; the next batch is written where it lies."""
+    if not rough:
+        return torch.tensor(found)
+    # numpy knows no bfloat16: OpenVINO hands out its bits as float16's.
+    return torch.tensor(found.view(np.int16)).view(torch.bfloat16)
 
 
 class _Outputs(nn.Module):
@@ -240,7 +256,7 @@ def _running(trunk: Trunk, model: Any, precision: Float, told: Mapping[str, str]
     version = openvino().get_version().partition("-")[0]
     return replace(
         trunk,
-        network=CompiledNetwork(model, _layers(trunk), precision),
+        network=CompiledNetwork(model, _layers(trunk), precision, trunk.rough),
         dtype=torch.float32,
         identity={**trunk.identity, **told, "runtime": f"openvino {version}"},
     )
@@ -259,7 +275,12 @@ def _reason(error: Exception) -> str:
 def _key(trunk: Trunk) -> str:
     """What decides a converted network: the name of its files."""
     version = openvino().get_version()
-    return fingerprint({**trunk.identity, "square": trunk.square, "openvino": version})
+    told = {
+        "square": trunk.square,
+        "openvino": version,
+        **({"rough": trunk.rough} if trunk.rough else {}),
+    }
+    return fingerprint({**trunk.identity, **told})
 
 
 def cannot_run_eight_bits(device: torch.device) -> str | None:

@@ -57,6 +57,8 @@ class Trunk:
         tokens: of a transformer.
         channels_last: whether maps come as (n, h, w, c).
         dtype: of the values that the network takes where it runs.
+        rough: layers whose maps may come in the precision that they are computed in, where that is
+            less than float32: large ones, of which little is read.
     """
 
     network: nn.Module
@@ -70,6 +72,7 @@ class Trunk:
     tokens: Tokens | None = None
     channels_last: bool = False
     dtype: torch.dtype = torch.float32
+    rough: tuple[str, ...] = ()
 
     def normalised(self, photographs: Tensor) -> Tensor:
         """(n, h, w, 3) uint8 to what the network takes: (n, 3, h, w) float32, channels last."""

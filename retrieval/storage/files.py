@@ -14,6 +14,7 @@ import errno
 import io
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from retrieval.errors import LandmarksError, RunError, WriteError
+from retrieval.errors import LandmarksError, RunError, WriteError, first_line
 from retrieval.storage.fingerprint import seal
 from retrieval.types import STRING
 
@@ -80,7 +81,7 @@ def reading(path: Path, remedy: str = AGAIN) -> Iterator[None]:
     except PermissionError:
         raise RunError(f"{path} cannot be read (Permission denied): make it readable") from None
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        reason = first_line(error)
         if isinstance(error, OSError) and error.strerror:
             reason = error.strerror
         raise RunError(f"{path} is missing or damaged ({reason}): {remedy}") from None
@@ -106,20 +107,20 @@ def _temporary(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """A file beside another, open for writing and gone afterwards unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    told = _Told(handle, "wb")
+    raw = _ErrorKeeper(handle, "wb")
     try:
-        with io.BufferedWriter(told, BUFFER) as file:
+        with io.BufferedWriter(raw, BUFFER) as file:
             yield file, name
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         # Libraries that write through a callback lose the reason on the way.
-        if told.error is not None and isinstance(error, Exception):
-            raise told.error from None
+        if raw.error is not None and isinstance(error, Exception):
+            raise raw.error from None
         raise
 
 
-class _Told(io.FileIO):
+class _ErrorKeeper(io.FileIO):
     """A file that remembers why it could not be written."""
 
     error: OSError | None = None
@@ -201,6 +202,12 @@ def read_sealed_line(line: bytes) -> dict[str, Any]:
     if not isinstance(found, dict) or found.pop(SEAL, None) != seal(found):
         raise ValueError("changed since it was written")
     return found
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and all that is in it; nothing where it is not there."""
+    with writing(folder), contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def append(path: Path, data: bytes) -> None:

@@ -1,7 +1,7 @@
-"""What restarts: one process at a time writes it, and takes up what an earlier one began.
+"""What restarts: one process at a time writes it, and goes on with what an earlier one began.
 
 Shards, the stages of a run and trainings note the recipe that they were made by, and are made anew
-where it differs (:func:`take_up`). A list of predictions has its own rules
+where it differs (:func:`reusable`). A list of predictions has its own rules
 (:mod:`pipelines.lists.journal`): it is a user's file, so what differs is refused and nothing goes.
 Downloaded archives have the publisher's sums in place of a recipe. What all of them share is that
 files come whole (:mod:`retrieval.storage.files`), the lock, and litter of killed processes.
@@ -29,7 +29,7 @@ def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def take_up(
+def reusable(
     where: object,
     path: Path,
     recipe: Mapping[str, Any],

@@ -25,7 +25,7 @@ import pandas as pd
 from safetensors import safe_open
 from safetensors.numpy import save as pack
 
-from retrieval.errors import PhotographError
+from retrieval.errors import PhotographError, RunError
 from retrieval.storage.files import (
     Arrays,
     append,
@@ -38,7 +38,7 @@ from retrieval.storage.files import (
     writing,
 )
 from retrieval.storage.fingerprint import checksum, checksums, fingerprint
-from retrieval.storage.journal import as_json, take_up
+from retrieval.storage.journal import as_json, reusable
 from retrieval.types import STRING
 
 log = logging.getLogger(__name__)
@@ -80,16 +80,16 @@ class ShardStore:
         folder: where the shards lie.
         made_from: the config and inputs that decide the shards' bytes (JSON-able). A store that
             was made from something else is emptied, and the log says which field changed.
-        clock: a JSON file that keeps how long the shards took; it lies elsewhere, since the bytes
+        timings: a JSON file that keeps how long the shards took; it lies elsewhere, since the bytes
             in ``folder`` must not hang on the time of day.
     """
 
-    def __init__(self, folder: Path, made_from: Mapping[str, Any], clock: Path | None = None):
+    def __init__(self, folder: Path, made_from: Mapping[str, Any], timings: Path | None = None):
         self.folder = folder
-        self.clock = clock
+        self.timings = timings
         wanted = as_json(made_from)
         path = next((one for one in _manifests(folder) if one.exists()), folder / MANIFEST)
-        found = take_up(folder, path, wanted, lambda: _recipe_and_manifest(folder))
+        found = reusable(folder, path, wanted, lambda: _recipe_and_manifest(folder))
         self._manifest = found or _Manifest(wanted, {})
         if found is None:
             # The manifest goes first: one that names shards which are gone would be damage.
@@ -101,13 +101,23 @@ class ShardStore:
             self._write_manifest()
 
     @classmethod
-    def open(cls, folder: Path, clock: Path | None = None) -> ShardStore:
+    def open(cls, folder: Path, timings: Path | None = None) -> ShardStore:
         """A store that is there, whatever it was made from.
 
         Raises:
             RunError: there is none, or it is damaged.
         """
-        return cls(folder, _read_manifest(folder).made_from, clock)
+        return cls(folder, _read_manifest(folder).made_from, timings)
+
+    @classmethod
+    def whole(cls, folder: Path, made_from: Mapping[str, Any], rows: int) -> ShardStore | None:
+        """A store of so many rows, made from this; ``None`` where there is no such one."""
+        try:
+            store = cls.open(folder)
+        except RunError:  # there is none, or it is damaged, and made anew
+            return None
+        same = store.made_from == as_json(made_from) and store.rows == rows
+        return store if same else None
 
     def __contains__(self, number: int) -> bool:
         return shard_name(number) in self._manifest.shards
@@ -223,12 +233,12 @@ class ShardStore:
     @property
     def seconds(self) -> float:
         """How long making the shards took, over all the runs that it took."""
-        return float(sum(read_times(self.clock).get(self.folder.name, {}).values()))
+        return float(sum(read_times(self.timings).get(self.folder.name, {}).values()))
 
     def _note_seconds(self, seconds: float) -> None:
-        if self.clock is not None:
+        if self.timings is not None:
             told = {SECONDS: round(seconds, 4)}
-            write_json(self.clock, {**read_times(self.clock), self.folder.name: told})
+            write_json(self.timings, {**read_times(self.timings), self.folder.name: told})
 
     def _note(self, name: str, entry: dict[str, Any]) -> None:
         """Add a line to the manifest; rewrite it where lines would stand in another order than in

@@ -31,7 +31,7 @@ from retrieval.storage.files import (
     write_sealed,
 )
 from retrieval.storage.fingerprint import checksum
-from retrieval.storage.journal import as_json, take_up
+from retrieval.storage.journal import as_json, reusable
 from retrieval.training.watching import Epoch
 from retrieval.types import STRING, Flags
 
@@ -63,7 +63,7 @@ class Checkpoint:
 def begin(folder: Path, made_from: Mapping[str, Any]) -> None:
     """Make the folder one of this training; what another left there goes, and the log says why."""
     wanted, path = as_json(made_from), folder / STARTED
-    if take_up(folder, path, wanted, lambda: (read_json(path), True)) is None:
+    if reusable(folder, path, wanted, lambda: (read_json(path), True)) is None:
         for name in (STARTED, RECORD, NETWORK, PHOTOGRAPHS):
             (folder / name).unlink(missing_ok=True)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

@@ -17,21 +17,22 @@ pairs that need no labels, and that a gallery of few photographs a landmark has 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from safetensors.numpy import save
 
 from retrieval.errors import ConfigError
 from retrieval.passes import one_pass
 from retrieval.storage.files import atomic_write, read_tensors
 from retrieval.threads import in_threads, one_thread_a_product
-from retrieval.types import Integers, Labels, StrictModel, Vectors, unit_rows
+from retrieval.types import Flags, Integers, Labels, StrictModel, Vectors, unit_rows
 from retrieval.vectors.projection import leading_eigenvectors, with_settled_signs
 
 FILE: Final = "whitening.safetensors"
@@ -61,6 +62,7 @@ class WhiteningConfig(StrictModel):
             landmark's, each photograph counting alike.
         views: altered views of each photograph that are described for their differences, which
             count as much as the landmarks' pairs where there are both; 0: none.
+        viewed: photographs, at most, that views are described of; drawn by the seed.
     """
 
     dimension: int = Field(256, ge=1, le=65_536)
@@ -68,6 +70,14 @@ class WhiteningConfig(StrictModel):
     shrinkage: float = Field(0.0, ge=0.0, le=1.0)
     learnt_on: Literal["all", "pairs"] = "all"
     views: int = Field(0, ge=0, le=100)
+    viewed: int = Field(400, ge=2, le=10_000_000)
+
+    @model_serializer(mode="wrap")
+    def _without_what_says_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        if not self.views:
+            values.pop("viewed", None)  # so that runs without views are as they were
+        return values
 
 
 @dataclass(frozen=True)
@@ -183,8 +193,7 @@ def _learnt_on_pairs(
 ) -> NDArray[np.float64]:
     """Radenović et al., section 3.4, within the space that photographs and views span."""
     known = centred if views is None else np.concatenate([centred, views.rows])
-    span, _ = _varied_directions(known, MOST_DIRECTIONS, seed)
-    rows = known @ span
+    rows, back = _coordinates(known, seed)
     scatters = []
     if config.learnt_on == "pairs":
         scatters.append(_within(rows[: len(centred)], _landmark_codes(labels, len(centred))))
@@ -198,9 +207,29 @@ def _learnt_on_pairs(
             f"whitening on pairs has too few differences for {len(values)} directions: give it"
             " some whitening.shrinkage (0.1, say) or more photographs a landmark"
         )
-    alike = span @ (axes * softened**-0.5)
-    turn, spread = _varied_directions((centred @ alike).astype(np.float32), config.dimension, seed)
-    return with_settled_signs(alike @ (turn * spread**config.power))
+    alike = axes * softened**-0.5
+    spread_alike = (rows[: len(centred)] @ alike).astype(np.float32)
+    turn, spread = _varied_directions(spread_alike, config.dimension, seed)
+    return with_settled_signs(back(alike @ (turn * spread**config.power)))
+
+
+def _coordinates(
+    known: Vectors, seed: int
+) -> tuple[NDArray[np.float64], Callable[[NDArray[np.float64]], NDArray[np.float64]]]:
+    """(n, k) coordinates of (n, d) rows along the principal directions of their span, and what
+    brings (k, j) directions of coordinates back to (d, j).
+
+    With fewer rows than numbers all is told by the rows' products with each other: the principal
+    directions themselves, the largest matrix by far, are not made.
+    """
+    n, d = known.shape
+    if n >= d or n > EXACT_LIMIT:
+        span, _ = _varied_directions(known, MOST_DIRECTIONS, seed)
+        return known @ span, span.__matmul__
+    values, vectors = leading_eigenvectors(_gram(known), MOST_DIRECTIONS)
+    kept = _varied(values / n)
+    lengths, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    return vectors * lengths, lambda along: _transposed(known, vectors / lengths @ along)
 
 
 def _landmark_codes(labels: Labels | None, photographs: int) -> Integers:
@@ -252,11 +281,17 @@ def _varied_directions(
     """
     wanted = min(most, *centred.shape)
     directions, eigenvalues = _principal_directions(centred, wanted, seed)
-    # Directions without variance (fewer photographs than numbers) would be noise blown up.
-    kept = eigenvalues > max(eigenvalues[0] * 1e-9, SAME)
+    kept = _varied(eigenvalues)
+    return directions[:, kept], eigenvalues[kept]
+
+
+def _varied(eigenvalues: NDArray[np.float64]) -> Flags:
+    """Which directions differ: those without variance (fewer photographs than numbers) would be
+    noise blown up."""
+    kept: Flags = eigenvalues > max(eigenvalues[0] * 1e-9, SAME)
     if not kept.any():
         raise ConfigError("whitening has nothing to learn from photographs that all look alike")
-    return directions[:, kept], eigenvalues[kept]
+    return kept
 
 
 def _principal_directions(
@@ -280,12 +315,7 @@ def _principal_directions(
     elif n < d:
         values, vectors = leading_eigenvectors(_gram(centred), wanted)
         eigenvalues = np.maximum(values, 0) / n
-        directions = np.concatenate(
-            [
-                centred[:, start : start + COLUMNS].T.astype(np.float64) @ vectors
-                for start in range(0, d, COLUMNS)
-            ]
-        )
+        directions = _transposed(centred, vectors)
         directions /= np.maximum(np.linalg.norm(directions, axis=0), 1e-12)
     else:
         values, directions = leading_eigenvectors(_gram(centred.T) / n, wanted)
@@ -300,3 +330,13 @@ def _gram(rows: Vectors) -> NDArray[np.float64]:
         wide = rows[:, start : start + COLUMNS].astype(np.float64)
         total += wide @ wide.T
     return total
+
+
+def _transposed(rows: Vectors, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(d, k) of ``rows.T @ vectors`` in float64: some columns at a time, which are copied."""
+    return np.concatenate(
+        [
+            rows[:, start : start + COLUMNS].T.astype(np.float64) @ vectors
+            for start in range(0, rows.shape[1], COLUMNS)
+        ]
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.building.costs import Work, row_bytes, stage_costs, svm_work
+from pipelines.building.costs import Work, feature_bytes, row_bytes, stage_costs, svm_work
 from pipelines.building.index import build_run
 from pipelines.config import load_config
 from retrieval.classifiers.svm import SvmConfig
@@ -16,6 +16,7 @@ from retrieval.config import SystemConfig
 from retrieval.descriptors.registry import build_extractor
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.photographs.table import load_data_set
+from tests.photographs import features_of, picture
 from tests.pipelines.building.test_index import config_of
 
 WORK = Work(
@@ -105,7 +106,23 @@ def test_an_svm_is_trained_on_a_bounded_set_where_there_are_many() -> None:
     assert machines == 13_001
 
 
+def test_local_features_are_counted_where_nothing_was_probed() -> None:
+    config = load_config("rootsift-vlad", ["extractor.local.keypoints=60"])
+    extractor = build_extractor(config.extractor, "cpu", 0)
+    (found,) = features_of(extractor, [picture(1)])
+    packed = sum(one.nbytes for one in extractor.pack([found]).values())
+    assert feature_bytes(config, 0) / 60 * len(found) == pytest.approx(packed, abs=32)
+    # Features that the extractor and the local branch share are kept once.
+    shared, branch = load_config("rootsift-asmk"), ["local.detector.keypoints=500"]
+    counted = [feature_bytes(load_config("rootsift-asmk", more), 10) for more in ([], branch)]
+    assert counted[1] - counted[0] == (counted[0] - 40) / 3
+    assert feature_bytes(shared.model_copy(update={"local": None}), 10) == counted[0]
+
+
 def test_views_are_described_too() -> None:
     plain = stage_costs(system(), WORK)[0].seconds
-    viewed = stage_costs(system(**{"whitening.views": 4}), WORK)[0].seconds
-    assert viewed == pytest.approx(5 * plain, rel=0.05)
+    all_viewed = {"whitening.views": 4, "whitening.viewed": WORK.photographs}
+    for wanted, times in ((all_viewed, 5), ({"whitening.views": 4}, 1 + 1600 / WORK.photographs)):
+        assert stage_costs(system(**wanted), WORK)[0].seconds == pytest.approx(
+            times * plain, rel=0.05
+        )

@@ -244,8 +244,8 @@ def test_features_at_hand_are_not_made_again_while_thresholds_are_fitted(
     monkeypatch.undo()
     monkeypatch.setattr(describing, "WINDOW", WINDOW)
     # Without them, they are: to the same thresholds.
-    monkeypatch.setattr("retrieval.build.at_hand", lambda *_: False)
-    monkeypatch.setattr("retrieval.describing.at_hand", lambda *_: False)
+    monkeypatch.setattr("retrieval.build.keeps_plain", lambda *_: False)
+    monkeypatch.setattr("retrieval.describing.keeps_plain", lambda *_: False)
     build(str(path), data, tmp_path / "bare")
     assert (tmp_path / "bare/classifiers/knn/rejection.json").read_bytes() == found
 

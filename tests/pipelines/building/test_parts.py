@@ -186,7 +186,7 @@ def test_an_index_cut_short_while_it_takes_parts_goes_on(
 
     real = shutil.rmtree
     with monkeypatch.context() as patch:
-        patch.setattr("retrieval.parts.shutil.rmtree", killed)
+        patch.setattr(shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             index(data, run)
     index(data, run)

@@ -142,8 +142,8 @@ def test_many_photographs_have_an_inverted_file(gallery: int, factory: str) -> N
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "SECONDS", 0.2)
-    monkeypatch.setattr(probing, "MULTIPLIED", 0.1)
+    monkeypatch.setattr(probing, "DESCRIBING_SECONDS", 0.2)
+    monkeypatch.setattr(probing, "MULTIPLYING_SECONDS", 0.1)
 
 
 def test_a_probe_describes(data: Path) -> None:

@@ -30,7 +30,9 @@ def measured(
     return ShippedFigures(gallery=of(gap), few=of(few), milliseconds=milliseconds)
 
 
-SLOW = Candidate("slow", measured(0.96, 400, 0.83), network=True, views=4, pairs=True)
+SLOW = Candidate(
+    "slow", measured(0.96, 400, 0.83), network=True, views=4, viewed=10_000, pairs=True
+)
 MIDDLE = Candidate("middle", measured(0.93, 80, 0.76), network=True)
 QUICK = Candidate("quick", measured(0.92, 15, 0.74), network=True)
 CLASSICAL = Candidate("classical", measured(0.83, 110))
@@ -95,6 +97,11 @@ def test_what_is_taken_and_what_else_there_is(case: str) -> None:
     assert [line.partition(":")[0] for line in found.lines[1:]] == (
         [f"or --config {other}"] if other else []
     )
+
+
+def test_views_of_a_few_photographs_take_little_longer() -> None:
+    viewed = tuple(replace(one, viewed=10) for one in FACTS.candidates)
+    assert propose(replace(FACTS, candidates=viewed)).system == "slow"
 
 
 def test_lines_say_why_and_what_else_it_takes() -> None:

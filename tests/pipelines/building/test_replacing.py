@@ -29,6 +29,7 @@ def begin(
     gallery: Path | None = None,
     replace: bool = False,
     agreed: bool = False,
+    part: bool = False,
 ) -> list[str]:
     """What was asked."""
     asked: list[str] = []
@@ -37,7 +38,7 @@ def begin(
         asked.append(what)
         return agreed
 
-    begin_build(run, config, data, gallery, "cpu", replace, ask)
+    begin_build(run, config, data, gallery, "cpu", replace, ask, part)
     return asked
 
 
@@ -97,6 +98,32 @@ def test_data_that_grew_or_were_mended_are_the_same(run: Path, data: Path) -> No
     known = load_data_set(data)
     gallery = known.gallery.iloc[2:].assign(landmark="L1")
     assert begin(run, config_of("hog"), replaced(known, gallery=gallery)) == []
+
+
+@pytest.mark.parametrize("what", ["whitening", "photographs"])
+def test_a_run_that_answers_is_not_stopped_by_a_part_unasked(
+    run: Path, data: Path, what: str
+) -> None:
+    config, photographs = config_of("hog"), load_data_set(data)
+    assert begin(run, config, photographs, part=True) == []
+    if what == "whitening":
+        config, told = config_of("hog", "whitening.dimension=8"), "whitening.dimension differs"
+    else:
+        photographs = replaced(photographs, gallery=photographs.gallery.iloc[2:])
+        told = "list of photographs differs"
+    before = contents(run)
+    with pytest.raises(RunError, match=rf"stops until all parts are .* \({told}\).* --replace"):
+        begin(run, config, photographs, part=True)
+    assert contents(run) == before
+    assert len(begin(run, config, photographs, part=True, agreed=True)) == 1
+    assert System.load(run, "cpu")  # features are kept, and it answers until the part begins
+
+
+def test_a_part_asks_nothing_where_photographs_teach_nothing(data: Path, tmp_path: Path) -> None:
+    config, known = config_of("hog", "whitening=null"), load_data_set(data)
+    build_run(config, known, tmp_path, "cpu")
+    grown = replaced(known, gallery=known.gallery.iloc[2:])
+    assert begin(tmp_path, config, grown, part=True) == []
 
 
 def refusals(data: Path, other: Path) -> dict[str, tuple[SystemConfig, DataSet, Path | None, str]]:

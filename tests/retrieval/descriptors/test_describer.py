@@ -16,6 +16,7 @@ from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.cache import (
     describe_table,
+    described_from,
     extract_table,
     read_described,
     table_digest,
@@ -67,8 +68,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def fields(describer: Describer) -> dict[str, Any]:
-    return {"extractor": describer.extractor.identity()}
+def fields(describer: Describer, table: pd.DataFrame) -> dict[str, Any]:
+    return described_from({"extractor": describer.extractor.identity()}, table)
 
 
 def test_every_row_has_a_status_and_the_good_ones_a_descriptor(
@@ -76,7 +77,7 @@ def test_every_row_has_a_status_and_the_good_ones_a_descriptor(
 ) -> None:
     told: list[tuple[int, int]] = []
     store = describe_table(
-        table, describer, tmp_path / "000", fields(describer),
+        table, describer, tmp_path / "000", fields(describer, table),
         lambda done, failed: told.append((done, failed)),
     )  # fmt: skip
     described = read_described(table, store, describer)
@@ -100,7 +101,7 @@ def test_every_row_has_a_status_and_the_good_ones_a_descriptor(
 def test_a_run_cut_short_goes_on_to_the_same_bytes(
     table: pd.DataFrame, describer: Describer, tmp_path: Path, survivors: int
 ) -> None:
-    whole = describe_table(table, describer, tmp_path / "whole", fields(describer))
+    whole = describe_table(table, describer, tmp_path / "whole", fields(describer, table))
     done = 0
 
     def interrupt(rows: int, failed: int) -> None:
@@ -110,7 +111,7 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     def again(**more: Any) -> ShardStore:
-        return describe_table(table, describer, tmp_path / "cut", fields(describer), **more)
+        return describe_table(table, describer, tmp_path / "cut", fields(describer, table), **more)
 
     with pytest.raises(KeyboardInterrupt):
         again(progress=interrupt)
@@ -127,17 +128,17 @@ def test_a_run_cut_short_goes_on_to_the_same_bytes(
 def test_nothing_is_described_twice(
     table: pd.DataFrame, describer: Describer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    describe_table(table, describer, tmp_path, fields(describer))
+    describe_table(table, describer, tmp_path, fields(describer, table))
     before = contents(tmp_path)
     monkeypatch.setattr(extraction, "read_photograph", None)
-    describe_table(table, describer, tmp_path, fields(describer))
+    describe_table(table, describer, tmp_path, fields(describer, table))
     assert contents(tmp_path) == before
 
 
 def test_what_is_known_is_not_looked_at_again(
     table: pd.DataFrame, describer: Describer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = describe_table(table, describer, tmp_path / "anew", fields(describer))
+    whole = describe_table(table, describer, tmp_path / "anew", fields(describer, table))
     positions = [0, 2, 3, BROKEN, BLANK, 12]
     sources = table["source"].iloc[positions].tolist()
     known = dict(zip(positions, *extract([sources], describer.extractor), strict=True))
@@ -149,7 +150,9 @@ def test_what_is_known_is_not_looked_at_again(
         return real(source, longest_side)
 
     monkeypatch.setattr(extraction, "read_photograph", noted)
-    store = describe_table(table, describer, tmp_path / "known", fields(describer), known=known)
+    store = describe_table(
+        table, describer, tmp_path / "known", fields(describer, table), known=known
+    )
     assert contents(tmp_path / "known") == contents(tmp_path / "anew")
     assert store.digest == whole.digest
     assert sorted(read) == sorted(set(table["source"]) - set(sources))
@@ -170,9 +173,9 @@ def test_features_are_kept_as_descriptors_are(table: pd.DataFrame, tmp_path: Pat
 def test_other_photographs_are_described_anew(
     table: pd.DataFrame, describer: Describer, tmp_path: Path
 ) -> None:
-    store = describe_table(table.iloc[:4], describer, tmp_path, fields(describer))
+    store = describe_table(table.iloc[:4], describer, tmp_path, fields(describer, table[:4]))
     before = store.digest
-    other = describe_table(table.iloc[4:8], describer, tmp_path, fields(describer))
+    other = describe_table(table.iloc[4:8], describer, tmp_path, fields(describer, table[4:8]))
     assert other.digest != before
     assert other.verdicts()[0] == ["ok", "decode_failed", "ok", "ok"]
 
@@ -192,7 +195,7 @@ def test_the_digest_of_a_table_is_of_its_photographs(tmp_path: Path) -> None:
 
 def test_no_rows(describer: Describer, tmp_path: Path) -> None:
     empty = make_table((), (), ())
-    store = describe_table(empty, describer, tmp_path, fields(describer))
+    store = describe_table(empty, describer, tmp_path, fields(describer, empty))
     assert (len(store), store.failed) == (0, 0)
     assert read_described(empty, store, describer).descriptors.vectors.shape == (0, 8)
     assert describer.describe([]).vectors.shape == (0, 8)
