@@ -33,7 +33,12 @@ from retrieval.classifiers.registry import updated_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.config import SystemConfig
 from retrieval.descriptors.local_branch import LocalBranch
-from retrieval.descriptors.representation import VECTORS, Representation, write_descriptors
+from retrieval.descriptors.representation import (
+    CALIBRATION,
+    VECTORS,
+    Representation,
+    write_descriptors,
+)
 from retrieval.errors import RunError
 from retrieval.index.early_exit import SavedExit
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, can_shrink
@@ -42,6 +47,7 @@ from retrieval.indexing import chosen_rows, keep_all, load_gallery, write_lists
 from retrieval.recipes import classifiers_recipe, finished_record, index_recipe, run_mark
 from retrieval.run import BEGUN, CLASSIFIERS, INDEX, OWN_SUM, STAGES, Run
 from retrieval.storage.files import (
+    Arrays,
     read_arrays,
     read_sealed,
     read_table,
@@ -53,7 +59,7 @@ from retrieval.storage.files import (
 )
 from retrieval.storage.fingerprint import checksum
 from retrieval.storage.journal import as_json
-from retrieval.types import Flags, StrictModel, Vectors
+from retrieval.types import Flags, StrictModel
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +232,8 @@ def take_in(
             staged.bank = run.bank
         tables = list(change.tables.values())
         recipe = index_recipe(config, record["describer"], digests, tables, change.removed)
-        index = FaissIndex.updated(run.index, gallery.left, _came(new))
+        came = [one.vectors for one in _new_descriptors(new, bank=False) if len(one)]
+        index = FaissIndex.updated(run.index, gallery.left, came)
         own_sum = index.save(staged.index, made_from.result)
     _write_classifiers(run, staged, config, device, local_branch, gallery, index)
     known = set(now["landmark"].unique())
@@ -304,7 +311,7 @@ def _can_keep(run: Run, record: Mapping[str, Any], config: SystemConfig, change:
         and not search.expansion.gallery
         and not (verification is not None and search.stored)
         and not (config.local is not None and config.local.words is not None)
-        and [one.name for one in run.gallery.iterdir()] == [f"{VECTORS}.npy"]
+        and {one.stem for one in run.gallery.iterdir()} <= {VECTORS, CALIBRATION}
         and (not change.gone or can_shrink(record["index"]["factory"]))
         and run.noted(CLASSIFIERS) is not None
     )
@@ -338,22 +345,21 @@ def _write_bank(
     write_descriptors(staged.bank, lambda: [Representation.joined(parts)])
 
 
-def _came(new: Addition | None) -> list[Vectors]:
-    return [one.vectors for one in _new_descriptors(new, bank=False) if len(one)]
-
-
 def _write_descriptors(run: Run, staged: Run, left: Flags, new: Addition | None) -> str:
-    """Write those of the gallery; their checksum."""
-    known, came = read_arrays(run.gallery)[VECTORS], _came(new)
-    form = (np.dtype(np.float32), (int(left.sum()) + sum(map(len, came)), known.shape[1]))
+    """Write those of the gallery; the checksum of its vectors."""
+    known = read_arrays(run.gallery)
+    came = [one.arrays() for one in _new_descriptors(new, bank=False) if len(one)]
+    count = int(left.sum()) + sum(len(one[VECTORS]) for one in came)
+    forms = {name: (one.dtype, (count, *one.shape[1:])) for name, one in known.items()}
 
-    def blocks() -> Iterator[Vectors]:
-        for start in range(0, len(known), ROWS):
-            here, block = left[start : start + ROWS], known[start : start + ROWS]
-            yield block if here.all() else block[here]
+    def blocks() -> Iterator[Arrays]:
+        for start in range(0, len(left), ROWS):
+            here = left[start : start + ROWS]
+            block = {name: one[start : start + ROWS] for name, one in known.items()}
+            yield block if here.all() else {name: one[here] for name, one in block.items()}
         yield from came
 
-    write_arrays(staged.gallery, {VECTORS: form}, ({VECTORS: one} for one in blocks()))
+    write_arrays(staged.gallery, forms, blocks())
     return checksum(staged.folder / DESCRIPTORS)
 
 

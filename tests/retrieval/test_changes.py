@@ -21,6 +21,7 @@ from retrieval.config import SystemConfig
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.run import Run
+from retrieval.storage.shards import ShardStore
 from retrieval.system import System
 from tests.crashes import killed_at
 from tests.photographs import view, write_data_set
@@ -162,6 +163,39 @@ def test_photographs_of_none_come_and_go(known: DataSet, first: System, tmp_path
     ids = [f"n{i}" for i in range(1, 8)]
     assert pd.read_parquet(now.run.bank_rows)["id"].tolist() == ids
     assert (now.gallery.bank_vectors == first.gallery.bank_vectors[1:]).all()
+
+
+def test_all_that_is_kept_of_a_photograph_comes_and_goes_with_it(
+    known: DataSet, tmp_path: Path
+) -> None:
+    """Vectors for calibration, and the bank's local features, which verification asks for."""
+    config = SystemConfig.model_validate({
+        **CONFIG.model_dump(),
+        "whitening": {"dimension": 16},
+        "classifiers": {"knn": {"kind": "knn", "k": 5}},
+        "local": {"detector": {"kind": "sift", "keypoints": 60}, "kept": {}},
+        "search": {"stored": False, "verification": {"top": 5}},
+    })  # fmt: skip
+    fewer = replace(without(known), bank=known.bank[:-2])
+    system = System.build(config, fewer, tmp_path / "run", "cpu")
+    more = pd.concat([coming(known), known.bank[-2:]], ignore_index=True)
+    now = system.add(more).remove(["m2v0", "n0"])
+    assert now.record["since_fitted"]["bank_changes"] == 3
+    gallery, before = now.gallery, system.gallery
+    calibration = gallery.descriptors.calibration
+    assert calibration is not None
+    assert before.descriptors.calibration is not None
+    assert (calibration[:3] == before.descriptors.calibration[1:4]).all()
+    shard = ShardStore.open(now.run.descriptors / "001").read(0)
+    assert (calibration[-4:] == shard.arrays["calibration"][:4]).all()
+    assert gallery.bank.kept is not None
+    kept = now.describer.describe(more["source"].tolist()[-2:]).kept
+    assert kept is not None
+    for row, one in ((-1, kept.one(1)), (-2, kept.one(0))):
+        found = gallery.bank.kept.one(len(gallery.bank) + row)
+        assert len(found) == len(one) > 0
+        assert (found.points == one.points).all()
+    assert now.classify(view(1, 9))["candidate"].tolist() == ["L1"]
 
 
 def test_what_was_taken_out_comes_back(known: DataSet, system: System) -> None:
