@@ -9,6 +9,7 @@ however many photographs it has.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
@@ -194,10 +195,18 @@ def _by_vectors(searcher: Searcher | None) -> Searcher | None:
 
 def _sums(gallery: Gallery, rows: Integers | None = None) -> NDArray[np.float64]:
     """(l, d) sums of the landmarks' photographs, or of some rows, ascending."""
+    rows = np.arange(len(gallery.codes)) if rows is None else rows
+    ordered = rows[np.argsort(gallery.codes[rows], kind="stable")]
+    codes = gallery.codes[ordered]
     sums = np.zeros((len(gallery.landmarks), gallery.vectors.shape[1]))
-    for start in range(0, len(gallery.codes) if rows is None else len(rows), ROWS):
-        here = slice(start, start + ROWS) if rows is None else rows[start : start + ROWS]
-        np.add.at(sums, gallery.codes[here], gallery.vectors[here])
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    # One photograph after the other, whatever the blocks: so sums have the same bits.
+    for start, end in itertools.pairwise([*starts, len(codes)]):
+        for at in range(start, end, ROWS):
+            own = gallery.vectors[ordered[at : min(at + ROWS, end)]]
+            if at > start:
+                own = np.concatenate([sums[codes[start]][None], own])
+            sums[codes[start]] = own.sum(axis=0, dtype=np.float64)
     return sums
 
 
