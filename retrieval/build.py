@@ -21,7 +21,7 @@ from retrieval.additions import Addition, open_addition, present, same_rows
 from retrieval.agreement import require_same_extractor
 from retrieval.changes import Change, settle, since_fitted, take_in
 from retrieval.classifiers.base import HeldOut
-from retrieval.classifiers.exits import fit_early_exit
+from retrieval.classifiers.exits import fit_early_exit, with_exit
 from retrieval.classifiers.members import Fitting
 from retrieval.classifiers.registry import fit_and_hold_out
 from retrieval.classifiers.rejection import fit_rejection
@@ -410,17 +410,7 @@ def fit_classifiers(
     gallery = with_kept(run, load_gallery(run, config, device, local_branch)[0])
     calibration = calibration_galleries(run, config, gallery, device, augmentation)
     fitting = Fitting(gallery, calibration, config.seed)
-    held: dict[str, HeldOut] = {}
-    thresholds: dict[str, float] = {}
-    for name, one in config.classifiers.items():
-        folder = run.classifiers / name
-        fitted, scores = fit_and_hold_out(one, fitting)
-        fitted.save(folder)
-        rejection, held[name] = fit_rejection(
-            scores, calibration, config.rejection, config.calibration, config.seed
-        )
-        rejection.save(folder)
-        thresholds[name] = rejection.threshold
+    held, thresholds = _fit(run, config, fitting)
     answer = choose_answer(held) if config.answer == AUTO else config.answer
     verification = config.search.verification
     if verification is not None and verification.early_exit is not None:
@@ -429,7 +419,29 @@ def fit_classifiers(
         )
         log.info("of %d photographs held out, %d need no verification", found.held_out, found.exits)
         found.save(run.classifiers)
+        if found.least is not None:
+            # Those not verified get other scores, and thresholds are of scores as queries get them.
+            exiting = [with_exit(one, found.least) for one in calibration]
+            _fit(run, config, fitting.within(exiting))
     return answer
+
+
+def _fit(
+    run: Run, config: SystemConfig, fitting: Fitting
+) -> tuple[dict[str, HeldOut], dict[str, float]]:
+    """Fit and save every classifier and its rejection: held-out scores and thresholds by name."""
+    held: dict[str, HeldOut] = {}
+    thresholds: dict[str, float] = {}
+    for name, one in config.classifiers.items():
+        folder = run.classifiers / name
+        fitted, scores = fit_and_hold_out(one, fitting)
+        fitted.save(folder)
+        rejection, held[name] = fit_rejection(
+            scores, fitting.calibration, config.rejection, config.calibration, config.seed
+        )
+        rejection.save(folder)
+        thresholds[name] = rejection.threshold
+    return held, thresholds
 
 
 @contextlib.contextmanager

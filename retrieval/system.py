@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from retrieval import build
 from retrieval.agreement import require_agreement, require_same_weights
 from retrieval.classifiers.base import Classifier, Judgement
-from retrieval.classifiers.exits import exit_of
+from retrieval.classifiers.exits import with_exit
 from retrieval.classifiers.registry import load_classifier
 from retrieval.classifiers.rejection import Rejection
 from retrieval.classifiers.signals import Signals
@@ -157,8 +157,7 @@ class System:
         if verification is not None and verification.early_exit is not None:
             least = SavedExit.load(files.classifiers).least
             if least is not None:
-                searcher = replace(gallery.searcher, early_exit=exit_of(gallery, least))
-                gallery = replace(gallery, searcher=searcher)
+                gallery = with_exit(gallery, least)
         places = {name: files.classifiers / name for name in config.classifiers}
         return cls(
             run=files,
@@ -352,7 +351,7 @@ class System:
 
         Args:
             photograph: as of :meth:`classify`.
-            against: id of a gallery photograph that it is held against; by default the one of the
+            against: id of a gallery photograph to compare with; by default the one of the
                 best candidate that is most similar.
             method: :data:`retrieval.explain.methods.METHODS`, by name.
             target: what any method but ``shares`` explains:

@@ -85,7 +85,7 @@ class Candidate:
     measured: ShippedFigures
     network: bool = False
     views: int = 0
-    viewed: int = 400
+    viewed: int = 500
     trained: bool = False
     pairs: bool = False
     lacks: tuple[Lack, ...] = ()

@@ -64,7 +64,8 @@ def explain(
     on the run's networks: those that fail are marked on the page from then on.
     """
     from pipelines.measuring.explaining import check_methods, checks_table
-    from pipelines.report.why import require_form, write
+    from pipelines.report.forms import require_form
+    from pipelines.report.why import write
     from retrieval.system import System
 
     if check:
@@ -159,8 +160,8 @@ def visualise(
     photographs that it answers to the most.
     """
     from pipelines.measuring.explaining import draw_learnt
+    from pipelines.report.forms import require_form
     from pipelines.report.learnt import write
-    from pipelines.report.why import require_form
     from retrieval.system import System
 
     require_form(out)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import cv2
@@ -14,6 +15,7 @@ from pipelines.report.explained import Evidence, Explained, MatchMap
 from pipelines.report.measured import Measured
 from pipelines.report.page import SHOWN
 from retrieval.classifiers.svm import SvmClassifier
+from retrieval.descriptors.extraction import worker_pool
 from retrieval.errors import ExplainError, PhotographError
 from retrieval.explain.concept_study import ConceptStudy
 from retrieval.explain.derivable import derivable
@@ -22,12 +24,14 @@ from retrieval.explain.explanation import PhotographPair, similarity_shares
 from retrieval.explain.kept import CONCEPTS, kept
 from retrieval.explain.layers import layer_named, layers_of, outputs
 from retrieval.explain.overlay import overlay
-from retrieval.explain.shares import Shares, towards
+from retrieval.explain.shares import Shares
 from retrieval.explain.split import Split
 from retrieval.explain.splitting import split
+from retrieval.explain.verdict import margin_split
 from retrieval.photographs.decoding import shrink
 from retrieval.photographs.given import open_given
 from retrieval.system import System
+from retrieval.threads import one_thread_a_product
 from retrieval.types import Photograph, Reals
 
 MAP_SIDE: Final = 160
@@ -51,7 +55,8 @@ def explain_examples(
     """Match maps of the examples, and the evidence of false accepts and right answers.
 
     Photographs that cannot be opened (URLs are not fetched), and systems of which no place can be
-    told, have none.
+    told, have none. Every core has photographs of its own: torch's threads, which wait for each
+    other, take four times as long.
 
     Args:
         system: that was measured.
@@ -59,20 +64,22 @@ def explain_examples(
         told: of (photographs since the last call, of which so many have no map).
     """
     shown, false, right = rows_to_explain(measured)
-    found = kept(system.run.folder, CONCEPTS, system.record["describer"])
-    study = None if found is None else ConceptStudy.of_json(found)
-    maps, evidence = {}, {}
-    for row in dict.fromkeys([*shown, *false, *right]):
-        one = _explained(system.explainer, measured, row)
-        told(1, int(one is None))
-        if one is None:
-            continue
-        if row in shown:
-            maps[row] = _match_map(system, measured, row, one)
-        if row in false or row in right:
-            evidence[row] = _evidence(system.explainer, study, one)
+    looked_at = dict.fromkeys([*false, *right])
+    found: dict[int, _Found] = {}
+    explainer = system.explainer
+    explained = partial(_explained, explainer, measured, set(shown))
+    rows = dict.fromkeys([*shown, *looked_at])
+    with one_thread_a_product(), worker_pool() as pool:
+        for row, one in zip(rows, pool.map(explained, rows), strict=True):
+            told(1, int(one is None))
+            if one is not None:
+                found[row] = one
+    kept_study = kept(system.run.folder, CONCEPTS, system.record["describer"])
+    study = None if kept_study is None else ConceptStudy.of_json(kept_study)
+    evidence = _evidence(explainer, study, {r: found[r] for r in looked_at if r in found})
+    maps = {row: found[row].map for row in shown if row in found}
     return Explained(
-        maps,
+        {row: one for row, one in maps.items() if one is not None},
         () if study is None else [one.name for one in study.concepts],
         [evidence[row] for row in false if row in evidence],
         [evidence[row] for row in right if row in evidence],
@@ -80,16 +87,23 @@ def explain_examples(
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A test photograph and its nearest gallery photograph."""
+class _Found:
+    """Why a test photograph resembles its neighbour.
+
+    Attributes:
+        query: the photograph.
+        values: (rows, columns) its shares.
+        map: what is shown; ``None`` where it is no example.
+    """
 
     query: Photograph
-    gallery: Photograph
-    shares: Shares
-    split: Split | None
+    values: Reals
+    map: MatchMap | None
 
 
-def _explained(explainer: Explainer, measured: Measured, row: int) -> _Pair | None:
+def _explained(
+    explainer: Explainer, measured: Measured, shown: Container[int], row: int
+) -> _Found | None:
     near = int(measured.near_rows[row, 0])
     if near < 0:
         return None
@@ -97,12 +111,14 @@ def _explained(explainer: Explainer, measured: Measured, row: int) -> _Pair | No
     try:
         query = open_given(measured.sources[row], side)
         gallery = open_given(measured.gallery_sources[near], side)
-        both = _splits(explainer, query, gallery)
-        pair = PhotographPair(query, gallery, both)
-        found = similarity_shares(explainer.in_float32, pair, explainer.gallery)
+        pair = PhotographPair(query, gallery, _splits(explainer, query, gallery))
+        shares = similarity_shares(explainer.in_float32, pair, explainer.gallery)
     except (ExplainError, PhotographError):
         return None
-    return None if found is None else _Pair(query, gallery, found, both and both[0])
+    if shares is None:
+        return None
+    drawn = _match_map(explainer, measured, row, pair, shares) if row in shown else None
+    return _Found(query, shares.query.map, drawn)
 
 
 def _splits(
@@ -115,40 +131,67 @@ def _splits(
         return None
 
 
-def _match_map(system: System, measured: Measured, row: int, pair: _Pair) -> MatchMap:
+def _match_map(
+    explainer: Explainer, measured: Measured, row: int, pair: PhotographPair, shares: Shares
+) -> MatchMap:
     pictures = {
-        "match": _drawn(pair.query, pair.shares.query.map),
-        "nearest": _drawn(pair.gallery, pair.shares.gallery.map),
+        "match": _drawn(pair.query, shares.query.map),
+        "nearest": _drawn(pair.gallery, shares.gallery.map),
     }
     for result in measured.results:
-        classifier = system.classifiers.get(result.name)
+        classifier = explainer.classifiers.get(result.name)
         code = int(result.best[row])
-        if isinstance(classifier, SvmClassifier) and pair.split is not None and code >= 0:
-            scaled = pair.split.scaled(classifier.scale.astype(np.float64)).unit()
-            side = towards(scaled, classifier.weights[code])
+        if isinstance(classifier, SvmClassifier) and pair.splits is not None and code >= 0:
+            side = margin_split(classifier, pair.splits[0], code)
             pictures[f"margin by {result.name}"] = _drawn(pair.query, side.map)
             break
-    return MatchMap(pair.shares.similarity, pictures)
+    return MatchMap(shares.similarity, pictures)
 
 
 def _drawn(photograph: Photograph, values: Reals) -> Photograph:
     return overlay(shrink(photograph, MAP_SIDE), values)
 
 
-def _evidence(explainer: Explainer, study: ConceptStudy | None, pair: _Pair) -> Evidence:
-    speaks = np.maximum(pair.shares.query.map, 0.0)
+def _evidence(
+    explainer: Explainer, study: ConceptStudy | None, found: Mapping[int, _Found]
+) -> dict[int, Evidence]:
+    """Where what speaks for the similarity lies, and on what."""
+    laid = _laid(explainer, study, [one.query for one in found.values()])
+    return {
+        row: _evidence_of(one.values, its)
+        for (row, one), its in zip(found.items(), laid, strict=True)
+    }
+
+
+def _laid(
+    explainer: Explainer, study: ConceptStudy | None, queries: Sequence[Photograph]
+) -> Iterator[Reals]:
+    """(concepts, rows, columns) how much of each concept lies at each place of each photograph."""
+    if study is None or not queries:
+        yield from (np.zeros((0, 1, 1)) for _ in queries)
+        return
+    directions = np.array([one.direction / study.scale for one in study.concepts])
+    by = derivable(explainer.in_float32, queries[0])
+    layer = layer_named(layers_of(by), study.layer)
+
+    def laid(query: Photograph) -> Reals:
+        maps = outputs(derivable(explainer.in_float32, query), layer).numpy()
+        found: Reals = np.einsum("kc,chw->khw", directions, maps)
+        return found
+
+    # By one thread: what comes out of a layer is caught by a hook, which would catch another's.
+    with worker_pool(1) as pool:
+        yield from pool.map(laid, queries)
+
+
+def _evidence_of(values: Reals, laid: Reals) -> Evidence:
+    speaks = np.maximum(values, 0.0)
     speaks = speaks / max(float(speaks.sum()), 1e-12)
     third = np.minimum(3 * np.arange(len(speaks)) // len(speaks), 2)
     thirds = np.array([speaks[third == one].sum() for one in range(3)])
-    if study is None:
-        return Evidence(thirds, np.zeros(0))
-    by = derivable(explainer.in_float32, pair.query)
-    maps = outputs(by, layer_named(layers_of(by), study.layer)).numpy()
-    directions = np.array([one.direction / study.scale for one in study.concepts])
-    laid = np.einsum("kc,chw->khw", directions, maps)
     height, width = laid.shape[1:]
     weights = cv2.resize(speaks, (width, height), interpolation=cv2.INTER_LINEAR)
-    flat = laid.reshape(len(laid), -1)
+    flat = laid.reshape(len(laid), height * width)
     spread = np.maximum(flat.std(axis=1, keepdims=True), 1e-9)
     scaled = (flat - flat.mean(axis=1, keepdims=True)) / spread
     return Evidence(thirds, scaled @ weights.ravel() / max(float(weights.sum()), 1e-12))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import cv2
 import numpy as np
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pipelines.report.page import TEMPLATES, environment, pictured
+from pipelines.report.forms import styled, write_form
+from pipelines.report.page import environment, pictured
 from retrieval.explain.learnt import LearntRow
-from retrieval.storage.files import atomic_write
 from retrieval.types import Photograph
 
 PATCH: Final = 72
@@ -28,21 +27,14 @@ def write(rows: Sequence[LearntRow], system: str, out: Path) -> None:
     """Write the sheet, by the ending of its name.
 
     Raises:
+        ConfigError: the name ends neither in .html nor in .png.
         WriteError: it cannot be written.
     """
-    if out.suffix.lower() == ".html":
-        atomic_write(out, render(rows, system))
-        return
-    made = io.BytesIO()
-    figure(rows).savefig(made, format="png", dpi=DPI, metadata={"Software": None})
-    atomic_write(out, made.getvalue())
+    write_form(out, partial(render, rows, system), partial(figure, rows), DPI)
 
 
 def render(rows: Sequence[LearntRow], system: str) -> bytes:
     """The page as UTF-8 HTML."""
-    style = "".join(
-        (TEMPLATES / one).read_text(encoding="utf-8") for one in ("page.css", "learnt.css")
-    )
     shown = [
         {
             "name": row.name,
@@ -60,7 +52,7 @@ def render(rows: Sequence[LearntRow], system: str) -> bytes:
     html = (
         environment()
         .get_template("learnt.html.j2")
-        .render(rows=shown, system=system, style=Markup(style))
+        .render(rows=shown, system=system, style=styled("learnt.css"))
     )
     return html.lstrip().encode("utf-8", errors="replace")
 

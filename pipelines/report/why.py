@@ -10,22 +10,20 @@ import base64
 import hashlib
 import json
 import math
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from markupsafe import Markup
 
+from pipelines.report.forms import styled, write_form
 from pipelines.report.page import TEMPLATES, environment, pictured, thumbnail
-from retrieval.errors import ConfigError
 from retrieval.explain.explanation import Explanation, sentence
 from retrieval.explain.overlay import overlay
 from retrieval.explain.shares import Side
 from retrieval.explain.verdict import Case, Verdict
-from retrieval.storage.files import atomic_write
 
-FORMS: Final = (".html", ".png")
 VOTERS: Final = 6
 """Neighbours of a landmark that are listed."""
 VOTER_SIDE: Final = 96
@@ -58,28 +56,11 @@ def write(explained: Explanation, system: str, out: Path) -> None:
         ConfigError: another ending.
         WriteError: it cannot be written.
     """
-    require_form(out)
-    if out.suffix.lower() == ".html":
-        atomic_write(out, render(explained, system))
-        return
-    import io
-
-    made = io.BytesIO()
-    explained.figure().savefig(made, format="png", dpi=PICTURE_DPI, metadata={"Software": None})
-    atomic_write(out, made.getvalue())
-
-
-def require_form(out: Path) -> None:
-    """Refuse an ending that is not written; worth a call before long work."""
-    if out.suffix.lower() not in FORMS:
-        raise ConfigError(f"--out {out}: give a name that ends in {' or '.join(FORMS)}")
+    write_form(out, partial(render, explained, system), explained.figure, PICTURE_DPI)
 
 
 def render(explained: Explanation, system: str) -> bytes:
     """The whole page as UTF-8 HTML, the same for the same explanation."""
-    style = "".join(
-        (TEMPLATES / one).read_text(encoding="utf-8") for one in ("page.css", "why.css")
-    )
     script = (TEMPLATES / "why.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shares, made = explained.shares, explained.attribution
@@ -104,7 +85,7 @@ def render(explained: Explanation, system: str) -> bytes:
         },
         verdicts=[_verdict(explained, one) for one in explained.verdicts],
         listed=VOTERS,
-        style=Markup(style),
+        style=styled("why.css"),
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         # Within a script "</script" and "<!--" would be read as HTML.

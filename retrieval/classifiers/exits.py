@@ -43,8 +43,12 @@ def fit_early_exit(
     return least_lead(np.concatenate(lead), np.concatenate(same), tolerated)
 
 
-def exit_of(gallery: Gallery, least: float) -> EarlyExit:
-    """What decides, in a gallery, which queries are not verified."""
+def with_exit(gallery: Gallery, least: float) -> Gallery:
+    """The gallery, in which queries that lead by so much are not verified."""
+    return replace(gallery, searcher=replace(gallery.searcher, early_exit=_exit(gallery, least)))
+
+
+def _exit(gallery: Gallery, least: float) -> EarlyExit:
     bank = gallery.bank_searcher
     return EarlyExit(least, gallery.codes, None if bank is None else bank.index)
 
@@ -57,7 +61,7 @@ def _unverified(gallery: Gallery, rows: Integers, bank: bool) -> tuple[Vectors, 
     bare = replace(searcher, config=searcher.config.model_copy(update={"verification": None}))
     asked = (gallery.bank if bank else gallery.descriptors)[rows]
     near = bare.search(asked, verification.top, own=None if bank else rows)
-    lead = exit_of(gallery, np.inf).lead(asked.vectors, near, rows if bank else None)
+    lead = _exit(gallery, np.inf).lead(asked.vectors, near, rows if bank else None)
     nearest = near.rows[:, 0]
     return lead, np.where(nearest >= 0, gallery.codes[nearest], -1)
 

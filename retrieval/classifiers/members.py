@@ -58,6 +58,12 @@ class Fitting:
             self._fitted[key] = kind.fit(config, self.gallery, self.seed)
         return self._fitted[key]
 
+    def within(self, calibration: Sequence[Gallery]) -> Fitting:
+        """The same classifiers, with other galleries that hold photographs out."""
+        other = Fitting(self.gallery, calibration, self.seed)
+        other._fitted.update(self._fitted)
+        return other
+
     def held_out(self, config: MemberConfig) -> HeldOut:
         """Scores of the photographs that the calibration galleries hold out."""
         key = config.model_dump_json()

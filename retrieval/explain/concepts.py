@@ -16,7 +16,9 @@ them finds chance significant. Here the effect is tested: the derivative in the 
 direction times how far photographs that it was not fitted to lie apart in it, which is to first
 order what the target gains with the concept. Random sets stand in the concept's place, each against
 others. The concept's mean effect is compared with theirs by a two-sided t-test for one further
-observation, corrected for the number of concepts (Holm).
+observation, corrected for the number of concepts (Holm). An effect is a product of two numbers, of
+which chance makes both: its tails are long, and a t-test of it finds chance at a level of 0.01
+three times as often as it should. Signed roots are compared, whose tails are a normal's or shorter.
 """
 
 from __future__ import annotations
@@ -233,11 +235,17 @@ def concept_scores(
         wide = rows.astype(np.float64)
         by_chance = np.array([one.effect(wide) for one in chances])
         effects = [one.separators.effect(wide) for one in concepts]
-        corrected = holm([one_more(effect, by_chance) for effect in effects])
+        corrected = holm([by_roots(effect, by_chance) for effect in effects])
         for concept, effect, p in zip(concepts, effects, corrected, strict=True):
             growing = float((wide @ concept.separators.directions.T > 0).mean())
             found.append(ConceptScore(concept.name, landmark, growing, effect, p))
     return found
+
+
+def by_roots(effect: float, others: NDArray[np.float64]) -> float:
+    """:func:`one_more` of the signed roots."""
+    root = np.sign(others) * np.sqrt(np.abs(others))
+    return one_more(float(np.sign(effect) * np.sqrt(abs(effect))), root)
 
 
 def one_more(value: float, others: NDArray[np.float64]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -215,16 +215,7 @@ def _directions(
         ],
     )
     try:
-        targets = [
-            target_of(
-                "class",
-                Asked(
-                    asked.describer, asked.photograph, asked.against, code, asked.classifiers,
-                    asked.answer,
-                ),
-            )
-            for code in codes
-        ]  # fmt: skip
+        targets = [target_of("class", replace(asked, code=code)) for code in codes]
     except ExplainError:  # it has no head
         return
     each = [(name, one.function) for name, one in zip(names, targets, strict=True)]

@@ -24,7 +24,7 @@ def overlay(photograph: Photograph, values: NDArray[Any], signed: bool = True) -
     top = max(float(np.percentile(np.abs(laid), TOP)), 1e-12)
     strength = np.clip(laid / top, -1 if signed else 0, 1)[..., None]
     grey = cv2.cvtColor(photograph, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float64)
-    base = 0.55 * (0.35 * photograph + 0.65 * grey) + 0.45 * 236
+    base = 24 + 0.86 * (0.15 * photograph + 0.85 * grey)
     colour = np.where(strength >= 0, STRONG, AGAINST)
     alpha = 0.72 * np.abs(strength) ** 0.8
     mixed = (1 - alpha) * base + alpha * (0.45 * photograph + 0.55 * colour)

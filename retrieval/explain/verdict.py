@@ -133,6 +133,25 @@ class Verdict:
     changes: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Scored:
+    """A landmark that a classifier has a value for, and what that was made of.
+
+    Attributes:
+        code: of the landmark.
+        value: the classifier's.
+        query: the photograph.
+        neighbours: its.
+        split: its descriptor taken apart, or ``None``.
+    """
+
+    code: int
+    value: float
+    query: Representation
+    neighbours: Neighbours
+    split: Split | None
+
+
 def verdict(
     name: str,
     classifier: Classifier,
@@ -158,10 +177,11 @@ def verdict(
     codes = [int(code) for code in scores.candidates[0][:CASES] if code >= 0]
     case = CASES_OF.get(type(classifier), _plain)
     cases = tuple(
-        case(classifier, code, float(scores.values[0, place]), query, neighbours, split)
-        for place, code in enumerate(codes)
+        case(classifier, _Scored(code, float(value), query, neighbours, split))
+        for code, value in zip(codes, scores.values[0], strict=False)
     )
-    gap = float(judged.scores.confidence[0]) - rejection.threshold
+    confidence = float(judged.scores.confidence[0])
+    gap = confidence - rejection.threshold
     rows: tuple[SignalRow, ...] = ()
     model = rejection.model
     if model is not None and cases:
@@ -172,15 +192,15 @@ def verdict(
     if cases and np.isfinite(gap):
         word = "fall" if accepted else "rise"
         changes.append(
-            f"the confidence would have to {word} by {abs(gap):.3f}, from"
-            f" {gap + rejection.threshold:.3f} to {rejection.threshold:.3f}"
+            f"the confidence would have to {word} by {abs(gap):.3f}, from {confidence:.3f} to"
+            f" {rejection.threshold:.3f}"
         )
     if isinstance(classifier, VoteClassifier) and cases:
         changes += _of_vote(classifier, rejection, query, neighbours, accepted, gap, cases)
     if isinstance(classifier, SvmClassifier) and cases and model is None:
         changes += _of_svm(cases, accepted, gap)
     return Verdict(
-        name, classifier.kind, accepted, float(judged.scores.confidence[0]), rejection.threshold,
+        name, classifier.kind, accepted, confidence, rejection.threshold,
         float(judged.probability[0]), cases, rows, tuple(changes),
     )  # fmt: skip
 
@@ -202,34 +222,21 @@ def _signal_rows(
     return (*rows, SignalRow("offset", np.nan, model.offset, np.nan))
 
 
-def _plain(
-    classifier: Classifier,
-    code: int,
-    value: float,
-    query: Representation,
-    neighbours: Neighbours,
-    split: Split | None,
-) -> Case:
+def _plain(classifier: Classifier, scored: _Scored) -> Case:
     """Of a classifier that is not linear in the descriptor."""
-    return Case(code, value)
+    return Case(scored.code, scored.value)
 
 
-def _by_vote(
-    classifier: VoteClassifier,
-    code: int,
-    value: float,
-    query: Representation,
-    neighbours: Neighbours,
-    split: Split | None,
-) -> Case:
-    ballot = classifier.ballot(query, neighbours)
-    (group,) = np.flatnonzero(ballot.landmarks == code)
+def _by_vote(classifier: VoteClassifier, scored: _Scored) -> Case:
+    neighbours = scored.neighbours
+    ballot = classifier.ballot(scored.query, neighbours)
+    (group,) = np.flatnonzero(ballot.landmarks == scored.code)
     terms = (
         Term("its neighbours' votes", float(ballot.votes[group])),
         Term("these resemble photographs of none", float(ballot.by_rows[group])),
         Term("the photograph resembles some of none", ballot.by_query),
     )
-    own = np.flatnonzero(ballot.codes == code)
+    own = np.flatnonzero(ballot.codes == scored.code)
     total = float(ballot.weights[own].sum())
     bonus = neighbours.bonus
     voters = tuple(
@@ -244,21 +251,14 @@ def _by_vote(
         )
         for place in own
     )
-    return Case(code, value, terms, voters)
+    return Case(scored.code, scored.value, terms, voters)
 
 
-def _by_svm(
-    classifier: SvmClassifier,
-    code: int,
-    value: float,
-    query: Representation,
-    neighbours: Neighbours,
-    split: Split | None,
-) -> Case:
-    config = classifier.config
-    margins = classifier.margins(query.vectors)[0].astype(np.float64)
+def _by_svm(classifier: SvmClassifier, scored: _Scored) -> Case:
+    config, code, value = classifier.config, scored.code, scored.value
+    margins = classifier.margins(scored.query.vectors)[0].astype(np.float64)
     bank = -config.bank_weight * margins[-1] if np.isfinite(margins[-1]) else 0.0
-    gained = classifier.gained(neighbours, code)
+    gained = classifier.gained(scored.neighbours, code)
     terms = [Term("its margin", float(margins[code]))]
     if config.verified:
         terms.append(Term("its photographs were verified", gained))
@@ -266,23 +266,20 @@ def _by_svm(
     terms.append(Term("what speaks for other landmarks, and for none", against))
     if config.bank_weight:
         terms.append(Term("the margin of none besides", bank))
-    score = None
-    if split is not None:
-        scaled = split.scaled(classifier.scale.astype(np.float64)).unit()
-        score = towards(scaled, classifier.weights[code])
-        score = replace(score, constant=score.constant + float(classifier.biases[code]))
+    score = None if scored.split is None else margin_split(classifier, scored.split, code)
     return Case(code, value, tuple(terms), score=score)
 
 
-def _by_centroid(
-    classifier: CentroidClassifier,
-    code: int,
-    value: float,
-    query: Representation,
-    neighbours: Neighbours,
-    split: Split | None,
-) -> Case:
-    likeness = float(query.vectors[0] @ classifier.means[code])
+def margin_split(classifier: SvmClassifier, split: Split, code: int) -> Side:
+    """A landmark's margin by places, the bias in the constant."""
+    scaled = split.scaled(classifier.scale.astype(np.float64)).unit()
+    side = towards(scaled, classifier.weights[code])
+    return replace(side, constant=side.constant + float(classifier.biases[code]))
+
+
+def _by_centroid(classifier: CentroidClassifier, scored: _Scored) -> Case:
+    code, value, split = scored.code, scored.value, scored.split
+    likeness = float(scored.query.vectors[0] @ classifier.means[code])
     correction = -classifier.config.mean_correction * float(classifier.corrections[code])
     terms = (
         Term("its photographs' mean is as similar", likeness),
@@ -293,22 +290,15 @@ def _by_centroid(
     return Case(code, value, terms, score=score)
 
 
-def _by_members(
-    classifier: EnsembleClassifier,
-    code: int,
-    value: float,
-    query: Representation,
-    neighbours: Neighbours,
-    split: Split | None,
-) -> Case:
+def _by_members(classifier: EnsembleClassifier, scored: _Scored) -> Case:
     """What each member's own value is: these do not add up, the fusion is learnt."""
     terms = []
     for name, member in classifier.members.items():
-        scores = member.scores(query, neighbours)
-        place = np.flatnonzero(scores.candidates[0] == code)
+        scores = member.scores(scored.query, scored.neighbours)
+        place = np.flatnonzero(scores.candidates[0] == scored.code)
         own = float(scores.values[0, place[0]]) if len(place) else -np.inf
         terms.append(Term(f"{name} by itself", own))
-    return Case(code, value, tuple(terms))
+    return Case(scored.code, scored.value, tuple(terms))
 
 
 CASES_OF: Final[dict[type[Any], Callable[..., Case]]] = {

@@ -68,9 +68,9 @@ class EarlyExit:
     codes: Integers
     bank: VectorIndex | None
 
-    def plain(self, queries: Vectors, near: Neighbours) -> Flags:
+    def plain(self, queries: Vectors, near: Neighbours, bank_own: Integers | None = None) -> Flags:
         """(q,) which of the queries with such neighbours need not be verified."""
-        found: Flags = self.lead(queries, near) >= self.least
+        found: Flags = self.lead(queries, near, bank_own) >= self.least
         return found
 
     def lead(self, queries: Vectors, near: Neighbours, bank_own: Integers | None = None) -> Vectors:

@@ -111,7 +111,7 @@ class Gallery:
         key = bank, k, rows.tobytes()
         if key not in self._searched:
             self._searched[key] = (
-                self.searcher.search(self.bank[rows], k)
+                self.searcher.search(self.bank[rows], k, bank_own=rows)
                 if bank
                 else self.searcher.search(self.descriptors[rows], k, own=rows)
             )

@@ -98,7 +98,11 @@ class Searcher:
         return len(self.index)
 
     def search(
-        self, queries: Representation | Vectors, k: int, own: Integers | None = None
+        self,
+        queries: Representation | Vectors,
+        k: int,
+        own: Integers | None = None,
+        bank_own: Integers | None = None,
     ) -> Neighbours:
         """The k most similar rows of each query.
 
@@ -107,6 +111,8 @@ class Searcher:
             k: rows wanted.
             own: (q,) the row of each query itself, which is not to be found; ``None`` where
                 queries are no rows.
+            bank_own: (q,) the row of each query itself in the bank, likewise: of the bank, the
+                early exit alone takes notice.
 
         Returns:
             (q, k) neighbours, or as many columns as there are rows to find.
@@ -116,8 +122,9 @@ class Searcher:
         if self.inverted is None and config.verification is None and not config.expansion.queries:
             return self._by_vectors(asked.vectors, k, own)
         step = BLOCK if self.inverted is None else min(BLOCK, SIMILARITIES // len(self) + 1)
+        rows = own, bank_own
         found = [
-            self._search(asked[here], k, None if own is None else own[here])
+            self._search(asked[here], k, *(None if one is None else one[here] for one in rows))
             for here in (slice(i, i + step) for i in range(0, max(len(asked), 1), step))
         ]
         bonuses = [one.bonus for one in found if one.bonus is not None]
@@ -127,7 +134,9 @@ class Searcher:
             np.concatenate(bonuses) if bonuses else None,
         )
 
-    def _search(self, queries: Representation, k: int, own: Integers | None) -> Neighbours:
+    def _search(
+        self, queries: Representation, k: int, own: Integers | None, bank_own: Integers | None
+    ) -> Neighbours:
         verification = self.config.verification
         wanted = k if verification is None else max(k, verification.top)
         if self.config.expansion.queries:
@@ -137,7 +146,7 @@ class Searcher:
         else:
             found = self._by_both(queries, wanted, own)
         if verification is not None:
-            found = self._verified(queries, found, own, verification)
+            found = self._verified(queries, found, own, bank_own, verification)
         return found.first(k)
 
     def _expanded(self, vectors: Vectors, own: Integers | None) -> Vectors:
@@ -193,14 +202,16 @@ class Searcher:
         queries: Representation,
         found: Neighbours,
         own: Integers | None,
+        bank_own: Integers | None,
         config: VerificationConfig,
     ) -> Neighbours:
         if self.kept is None or (queries.kept is None and own is None):
             raise ValueError("this gallery is verified: describe queries by its describer")
         near, kept, source = found.rows[:, : config.top], queries.kept, self.kept
         plain = np.zeros(len(found), dtype=np.bool_)
-        if self.early_exit is not None and own is None:
-            plain = self.early_exit.plain(queries.vectors, found.first(config.top))
+        if self.early_exit is not None:
+            first = found.first(config.top)
+            plain = self.early_exit.plain(queries.vectors, first, bank_own)
 
         def features(query: int) -> LocalFeatures:
             # Of gallery photographs nothing is kept beside their vectors where it is not stored.

@@ -178,10 +178,9 @@ class Descriptors:
         values = codes.astype(np.float32)
         return cls(values, np.einsum("nd,nd->n", values, values))
 
-    def squared_distances(self, other: Descriptors) -> Vectors:
-        """(n, m)."""
+    def compared(self, other: Descriptors) -> Vectors:
+        """(n, m) squared distances, each less the square of the own descriptor's length."""
         products = self.values @ (other.values * np.float32(-2.0)).T
-        products += self.squares[:, None]
         products += other.squares
         return products
 
@@ -196,19 +195,23 @@ def match(
     """
     if not len(query) or not len(gallery):
         return NOTHING.pairs
-    distances = prepared.squared_distances(Descriptors.of(gallery.codes))
+    found = prepared.compared(Descriptors.of(gallery.codes))
     own = np.arange(len(query))
-    nearest = distances.argmin(axis=1)
-    least = distances[own, nearest]
+    nearest = found.argmin(axis=1)
+    least = found[own, nearest]
+    quality = least + prepared.squares
     kept = np.ones(len(query), dtype=np.bool_)
-    if config.matching != "ratio":
-        kept = distances.argmin(axis=0)[nearest] == own
-    quality = least
     if config.matching != "mutual":
-        distances[own, nearest] = np.inf
-        second = distances.min(axis=1)
-        kept &= least < np.float32(config.ratio**2) * second
-        quality = least / np.maximum(second, 1.0)
+        found[own, nearest] = np.inf
+        second = found.min(axis=1) + prepared.squares
+        kept = quality < np.float32(config.ratio**2) * second
+        quality = quality / np.maximum(second, 1.0)
+    if config.matching != "ratio":
+        # Of few columns: where both are asked for, of those alone that are far from the second.
+        asked = np.flatnonzero(kept)
+        found[own, nearest] = least
+        columns = found[:, nearest[asked]] + prepared.squares[:, None]
+        kept[asked] = columns.argmin(axis=0) == asked
     order = np.flatnonzero(kept)
     order = order[np.argsort(quality[order], kind="stable")]
     order = order[_first_of_each_place(query.points[order])]

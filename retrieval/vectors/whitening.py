@@ -70,7 +70,7 @@ class WhiteningConfig(StrictModel):
     shrinkage: float = Field(0.0, ge=0.0, le=1.0)
     learnt_on: Literal["all", "pairs"] = "all"
     views: int = Field(0, ge=0, le=100)
-    viewed: int = Field(400, ge=2, le=10_000_000)
+    viewed: int = Field(500, ge=2, le=10_000_000)
 
     @model_serializer(mode="wrap")
     def _without_what_says_nothing(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

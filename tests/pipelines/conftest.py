@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,33 @@ def chromium(tmp_path: Path) -> Callable[..., str]:
         ]
         done = subprocess.run(command, capture_output=True, timeout=60, check=True)
         return done.stdout.decode()
+
+    return opened
+
+
+Framed = Callable[[str, str, int], dict[str, str]]
+
+
+@pytest.fixture
+def framed(tmp_path: Path, chromium: Callable[..., str]) -> Framed:
+    """Opens a page with a script in its head that writes to its root's data, and gives these.
+
+    Headless Chromium's window is never narrower than 500, so a frame has the phone's width. Its
+    policy, which would forbid the script, is taken out.
+    """
+
+    def opened(html: str, script: str, width: int) -> dict[str, str]:
+        inner = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</head>", script + "</head>")
+        (tmp_path / "inner.html").write_text(inner, encoding="utf-8")
+        outer = tmp_path / "outer.html"
+        outer.write_text(
+            f'<iframe src="inner.html" width="{width}" height="900" style="border:0"></iframe>'
+            '<script>addEventListener("load", () => { document.body.append(JSON.stringify('
+            "{...document.querySelector('iframe').contentDocument.documentElement.dataset}));"
+            "});</script>"
+        )
+        dom = chromium(outer, "--allow-file-access-from-files", "--dump-dom")
+        return dict(re.findall(r'"(\w+)":"(.*?)"', dom))
 
     return opened
 

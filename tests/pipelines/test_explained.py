@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from pipelines.building.index import build_run
-from pipelines.measuring.evaluate import evaluate_run
+from pipelines.measuring.evaluate import evaluate_run, measure_run
+from pipelines.measuring.explained import MAP_SIDE, explain_examples, rows_to_explain
 from pipelines.report.explained import Evidence, Explained
 from retrieval.config import SystemConfig
 from retrieval.explain.kept import CHECKS, CONCEPTS, keep, kept
+from retrieval.explain.overlay import overlay
+from retrieval.explain.shares import shares
+from retrieval.explain.splitting import split
+from retrieval.photographs.decoding import read_photograph, shrink
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 from tests.photographs import picture, write_photograph
@@ -62,6 +67,32 @@ def test_concepts_are_found_kept_and_told_in_the_report(
     html = (tmp_path / "evaluation" / "report.html").read_text()
     assert html.count('<ul class="maps"') > 0
     assert "margin by svm" in html
+
+
+def test_examples_have_the_maps_of_their_own_photographs(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    system = System.load(run, "cpu")
+    measured = measure_run(system, data / "test.csv", tmp_path / "evaluation")
+    found = explain_examples(system, measured)
+    shown, false, right = rows_to_explain(measured)
+    assert list(found.maps) == shown
+    assert len(shown) > 3
+    assert (len(found.false), len(found.right)) == (len(false), len(right))
+    by = system.explainer.in_float32
+    for row, one in found.maps.items():
+        near = measured.near_rows[row, 0]
+        query, gallery = (
+            read_photograph(source, by.longest_side)
+            for source in (measured.sources[row], measured.gallery_sources[near])
+        )
+        both = shares(split(by, query), split(by, gallery))
+        assert one.similarity == pytest.approx(both.similarity, abs=1e-5)
+        for title, photograph, side in (
+            ("match", query, both.query), ("nearest", gallery, both.gallery)
+        ):  # fmt: skip
+            drawn = overlay(shrink(photograph, MAP_SIDE), side.map)
+            np.testing.assert_allclose(one.pictures[title], drawn, atol=1)
 
 
 def test_methods_are_checked_and_those_that_fail_are_marked(

@@ -24,6 +24,7 @@ from retrieval.system import System
 from tests.pipelines.runs import LOCAL
 
 Run = Callable[..., tuple[int, str, str]]
+Framed = Callable[[str, str, int], dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -123,22 +124,11 @@ PRESSED = """<script>addEventListener("load", () => {
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_place_shows_its_partner_in_a_browser(
-    explained: Explanation, tmp_path: Path, chromium: Callable[..., str], width: int
+    explained: Explanation, framed: Framed, width: int
 ) -> None:
     names = dict.fromkeys(explained.names, "Llanfairpwllgwyngyllgogerychwyrndrobwll" * 2)
     html = render(replace(explained, names=names), "local").decode()
-    # Another script is run here, which the page's policy would forbid.
-    inner = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</body>", PRESSED + "</body>")
-    (tmp_path / "inner.html").write_text(inner, encoding="utf-8")
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f'<iframe src="inner.html" width="{width}" height="900" style="border:0"></iframe>'
-        '<script>addEventListener("load", () => { document.body.append(JSON.stringify('
-        "{...document.querySelector('iframe').contentDocument.documentElement.dataset}));"
-        "});</script>"
-    )
-    dom = chromium(outer, "--allow-file-access-from-files", "--dump-dom")
-    told = dict(re.findall(r'"(\w+)":"(.*?)"', dom))
+    told = framed(html, PRESSED, width)
     assert int(told["scroll"]) == width
     assert told["outlined"] == "2"
     assert told["again"] == told["whole"]

@@ -22,6 +22,8 @@ from retrieval.errors import RunError
 from retrieval.photographs.decoding import read_photograph
 from tests.pipelines import measured_example as example
 
+Framed = Callable[[str, str, int], dict[str, str]]
+
 SECTIONS = ("results", "curves", "confusions", "landmarks", "examples", "failed", "conditions")
 GROUPS = ("all-right", "only-1", "only-2", "all-wrong", "false-accepts")
 HOSTILE = '<script>alert("1")</script><img src=https://example.org/x onerror=alert(2)>\'"&\u202e'
@@ -281,7 +283,7 @@ WIDEST = """<script>addEventListener("load", () => {
 
 @pytest.mark.parametrize(("width", "systems"), [(390, 1), (390, 4), (1280, 1)])
 def test_a_browser_lays_it_out_without_overflow(
-    measured: Measured, tmp_path: Path, chromium: Callable[..., str], width: int, systems: int
+    measured: Measured, framed: Framed, width: int, systems: int
 ) -> None:
     # Long unbroken names are what bursts a layout.
     names = dict.fromkeys(measured.landmarks, "Llanfairpwllgwyngyllgogerychwyrndrobwll" * 2)
@@ -290,19 +292,7 @@ def test_a_browser_lays_it_out_without_overflow(
     if systems > 1:
         long = side_by_side({f"resnet50-landmarks-{one}": long for one in range(systems)})
     html = render(long).decode()
-    # Headless Chromium's window is never narrower than 500, so a frame has the phone's width. The
-    # frame's page may run scripts, unlike the report: its policy is taken out of the copy.
-    inner = re.sub(r"<meta http-equiv[^>]*>", "", html).replace("</head>", WIDEST + "</head>")
-    (tmp_path / "inner.html").write_text(inner, encoding="utf-8")
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f'<iframe src="inner.html" width="{width}" height="900" style="border:0"></iframe>'
-        '<script>addEventListener("load", () => { document.body.append(JSON.stringify('
-        "{...document.querySelector('iframe').contentDocument.documentElement.dataset}));"
-        "});</script>"
-    )
-    dom = chromium(outer, "--allow-file-access-from-files", "--dump-dom")
-    found = {key: int(value) for key, value in re.findall(r'"(\w+)":"(\d+)"', dom)}
+    found = {key: int(value) for key, value in framed(html, WIDEST, width).items()}
     assert found["client"] == width
     assert found["scroll"] == width
     assert found["plots"] == (4 if systems == 1 else 5)

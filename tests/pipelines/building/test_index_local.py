@@ -22,11 +22,13 @@ from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
+from retrieval.classifiers.exits import with_exit
 from retrieval.descriptors import cache as describing
 from retrieval.descriptors.deferred import DeferredFeatures
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.searcher import Searcher
+from retrieval.indexing import with_kept
 from retrieval.local import sift
 from retrieval.photographs.table import load_data_set, read_table
 from retrieval.system import System
@@ -281,6 +283,16 @@ def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
     np.testing.assert_array_equal(found.rows[plain, 0], near.rows[plain, 0])
     gained = found.similarities[plain, 0] - near.similarities[plain, 0]
     assert gained == pytest.approx(system.config.search.verification.weight, abs=1e-3)
+    # Those that are held out are judged as queries are: none of the bank is its own rival.
+    gallery = with_kept(system.run, with_exit(system.gallery, -1.0))
+    bank = gallery.bank_vectors
+    near, rows = gallery.searcher.index.search(bank, 5), np.arange(len(bank))
+    leads = gallery.searcher.early_exit.lead(bank, near, rows)
+    assert (leads > gallery.searcher.early_exit.lead(bank, near)).all()
+    some = with_exit(gallery, float(np.median(leads)))
+    gained = some.neighbours_of_bank(rows, 5).bonus.max(axis=1)
+    most = pytest.approx(system.config.search.verification.weight, abs=1e-3)
+    assert [one == most for one in gained] == (leads >= np.median(leads)).tolist()
     # Tables are described whole.
     figures = evaluate_run(system, data / "test.csv", tmp_path / "out")
     assert figures["knn"]["top1"] > 0.5

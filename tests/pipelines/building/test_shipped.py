@@ -128,7 +128,7 @@ def test_facts_of_photographs_and_systems(photographs: DataSet) -> None:
     found = {one.name: one for one in facts.candidates}
     assert set(found) == set(measured_figures())
     deep, hog = found["resnet50-rmac-delf"], found["hog"]
-    assert (deep.network, deep.views, deep.viewed, deep.pairs) == (True, 4, 400, True)
+    assert (deep.network, deep.views, deep.viewed, deep.pairs) == (True, 4, 500, True)
     assert (hog.network, hog.views, hog.pairs) == (False, 0, False)
     assert found["mobilenet_v2-tuned"].trained
     # Something is always here, whatever is not.

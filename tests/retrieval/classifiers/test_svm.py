@@ -196,8 +196,8 @@ def test_held_out_scores_take_verified_neighbours_without_the_photograph_itself(
 
     @dataclass(frozen=True)
     class Verifying(Searcher):
-        def search(self, queries, k, own=None):
-            found = super().search(queries, k, own)
+        def search(self, queries, k, own=None, bank_own=None):
+            found = super().search(queries, k, own, bank_own)
             assert own is None or not (found.rows == own[:, None]).any()
             return Neighbours(found.rows, found.similarities, np.ones_like(found.similarities))
 

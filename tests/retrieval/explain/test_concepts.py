@@ -3,88 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
-from retrieval.descriptors.cnn import CnnConfig
-from retrieval.descriptors.describer import Describer
-from retrieval.descriptors.registry import build_extractor
 from retrieval.errors import ExplainError
 from retrieval.explain.concept_study import ConceptStudy, read_concepts
 from retrieval.explain.concepts import (
-    channel_scale,
+    by_roots,
     concept_scores,
     holm,
     layer_for,
-    mean_channels,
     one_more,
     separate,
-    slopes,
 )
-from retrieval.explain.targets import Asked, Target
+from retrieval.explain.targets import Asked
 from tests.photographs import picture, write_photograph
-
-RED, BLUE = 0, 2
-
-
-def describer() -> Describer:
-    """Of a network that knows colours: the first channels of its map are the photograph's own."""
-    config = CnnConfig.model_validate(
-        {"trunk": "vgg11", "weights": "none", "size": 96, "layers": [{"layer": "features.2"}],
-         "precision": "float32", "runtime": "torch"}
-    )  # fmt: skip
-    extractor: Any = build_extractor(config, "cpu", 0)
-    first = next(m for m in extractor.trunk.network.modules() if isinstance(m, nn.Conv2d))
-    with torch.no_grad():
-        first.weight[:3] = 0
-        for colour in range(3):
-            first.weight[colour, colour, 1, 1] = 1
-        first.bias[:3] = 3  # the rectifier behind lets all of it through
-    return Describer(extractor, None)
-
-
-def marked(seed: int) -> np.ndarray:
-    """A photograph with a red mark."""
-    shown = picture(seed, 64, 64).copy()
-    top, left = np.random.default_rng(seed).integers(0, 32, 2)
-    shown[top : top + 32, left : left + 32] = (230, 20, 20)
-    return shown
-
-
-def asked(made: Describer, seed: int) -> Asked:
-    return Asked(made, picture(seed, 64, 64), picture(seed + 1, 64, 64), 0, {}, "")
+from tests.planted import NEEDED, colour_network, require_found
 
 
 def test_a_planted_concept_is_found_and_random_ones_are_not() -> None:
-    made = describer()
-    layer = layer_for(asked(made, 0), "features.0")
-    plain = mean_channels(asked(made, 0), layer, [picture(one, 64, 64) for one in range(400, 490)])
-    named = {"red": mean_channels(asked(made, 0), layer, [marked(one) for one in range(20)])}
-    for number in range(5):
-        some = [picture(1000 + 20 * number + one, 64, 64) for one in range(20)]
-        named[f"random {number}"] = mean_channels(asked(made, 0), layer, some)
-    centre, scale = channel_scale(plain)
-    named = {name: (rows - centre) / scale for name, rows in named.items()}
-    vectors, chances = separate(named, (plain - centre) / scale)
-    # What the two targets hang on: red, and nothing that any of the concepts is.
-    derivatives = {}
-    for name, colour in (("of red", RED), ("of nothing", 5)):
-        target = Target(name, lambda rows, colour=colour: rows[:, colour])
-        each = [slopes(asked(made, one), layer, target) for one in range(200, 206)]
-        derivatives[name] = np.array(each) * scale
-    found = concept_scores(vectors, chances, derivatives)
-    scores = {(one.concept, one.landmark): one for one in found}
-    assert vectors[0].separators.accuracy.mean() > 0.95
-    assert all(one.separators.accuracy.mean() < 0.8 for one in vectors[1:])
-    red = scores["red", "of red"]
-    assert red.significant
-    assert red.score == 1.0
-    assert red.effect > 0.5
-    assert not [one for key, one in scores.items() if key[0] != "red" and one.significant]
+    require_found([picture(one, 64, 64) for one in range(NEEDED)])
 
 
 def test_scores_against_the_slow_definition() -> None:
@@ -116,6 +55,13 @@ def test_one_observation_more_is_tested_at_its_level() -> None:
     assert one_more(9.0, values[0, 1:]) < 1e-4
 
 
+def test_products_of_two_things_by_chance_are_no_effect() -> None:
+    values = np.prod(np.random.default_rng(0).normal(size=(2, 3000, 25)), axis=0)
+    assert np.mean([one_more(row[0], row[1:]) < 0.01 for row in values]) > 0.02
+    assert np.mean([by_roots(row[0], row[1:]) < 0.01 for row in values]) < 0.01
+    assert by_roots(-40.0, values[0, 1:]) < 1e-3
+
+
 def test_corrections_are_holms() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
@@ -136,7 +82,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExplainError, match="too few"):
         separate({"red": np.zeros((9, 4), np.float32)}, few)
     with pytest.raises(ExplainError, match="--layer nowhere"):
-        layer_for(asked(describer(), 0), "nowhere")
+        layer_for(Asked(colour_network(), picture(0), picture(1), 0, {}, ""), "nowhere")
 
 
 def test_a_study_is_kept_as_it_was() -> None:

@@ -10,14 +10,14 @@ from retrieval.explain.derivable import Derivable, derivable
 from retrieval.explain.layers import channel_slopes, layers_of, met, output_of
 from retrieval.explain.visualisation import Colours, channel, described, neuron, visualise
 from tests.photographs import picture
-from tests.retrieval.explain.test_concepts import describer
+from tests.planted import colour_network
 
 COLOURS = Colours(np.float32([0.5, 0.5, 0.5]), np.eye(3, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
 def by() -> Derivable:
-    return derivable(describer(), picture(0, 64, 64))
+    return derivable(colour_network(), picture(0, 64, 64))
 
 
 def test_a_channel_of_a_colour_is_drawn_in_that_colour(by: Derivable) -> None:
