@@ -30,6 +30,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.blocks import Blocks, RowBlocks
+from retrieval.index.faiss_rows import keep_rows, lets_rows_go
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write, writing
 from retrieval.storage.fingerprint import checksum
@@ -51,7 +52,6 @@ _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a
 MOST_LISTS = 2**22
 """Of an IVF index: FAISS makes each at once, though it has no rows."""
 _HALVES = "SQfp16"
-_FLAT = (faiss.IndexFlatIP, faiss.IndexScalarQuantizer, faiss.IndexPQ)  # rows by position
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
 # One search at a time where FAISS keeps state outside the index: its GPU resources, and the
@@ -255,7 +255,9 @@ class FaissIndex:
         before = cls.load(folder)
         index = faiss.read_index(str(folder / _INDEX_FILE))
         if not left.all():
-            _keep_rows(index, left, before.factory)
+            if not lets_rows_go(index):
+                raise ConfigError(f'index "{before.factory}": no row can be taken out of it')
+            keep_rows(index, left)
         for start, block in RowBlocks(new).blocks():
             index.add(checked_rows(block, before.dimension, start))
         return cls(index, before.config, before.factory, "cpu")
@@ -386,43 +388,9 @@ def _reserve(index: Any, rows: int) -> None:
         index.codes.resize(0)  # which keeps the room
 
 
-def _keep_rows(index: Any, left: Flags, factory: str) -> None:
-    """Leave some rows of an index in memory, and number them anew, in their order."""
-    inner = _inner(index)
-    if not _can_shrink(index):
-        raise ConfigError(f'index "{factory}": no row can be taken out of it')
-    if isinstance(inner, faiss.IndexIVF):
-        lists, numbers = inner.invlists, np.cumsum(left) - 1
-        for one in range(int(inner.nlist)):
-            size = int(lists.list_size(one))
-            if size:
-                ids = faiss.rev_swig_ptr(lists.get_ids(one), size)
-                codes = faiss.rev_swig_ptr(lists.get_codes(one), size * int(lists.code_size))
-                stay = left[ids]
-                count = int(stay.sum())
-                ids[:count] = numbers[ids[stay]]
-                codes = codes.reshape(size, -1)
-                codes[:count] = codes[stay]
-                lists.resize(one, count)
-    else:
-        codes = faiss.rev_swig_ptr(inner.codes.data(), inner.codes.size()).reshape(len(left), -1)
-        codes[: int(left.sum())] = codes[left]
-        inner.codes.resize(int(left.sum()) * int(inner.code_size))
-    inner.ntotal = index.ntotal = int(left.sum())
-
-
 def can_shrink(factory: str) -> bool:
     """Whether rows can be taken out of an index that was built by this key."""
-    return _can_shrink(_empty_index(factory, _LIMIT_CHECK_DIMENSION))
-
-
-def _can_shrink(index: Any) -> bool:
-    # Of graphs, of codes that are packed together and of rows that are kept twice none is left out.
-    while isinstance(index, faiss.IndexPreTransform):
-        index = faiss.downcast_index(index.index)
-    if isinstance(index, faiss.IndexIVF):
-        return not isinstance(index, faiss.IndexIVFFastScan)
-    return type(index) in _FLAT
+    return lets_rows_go(_empty_index(factory, _LIMIT_CHECK_DIMENSION))
 
 
 def _centroids(factory: str) -> list[int]:
