@@ -372,10 +372,8 @@ def _write_classifiers(
     rows: _Rows,
     index: FaissIndex,
 ) -> None:
-    before = rows.before["landmark"]
-    labels = sorted(before.unique())
-    codes = pd.Categorical(before, categories=labels).codes.astype(np.int64)
-    change = GalleryChange(codes, labels, rows.left)
+    codes, labels = pd.factorize(rows.before["landmark"], sort=True)
+    change = GalleryChange(codes.astype(np.int64), list(labels), rows.left)
     gallery = load_gallery(staged, config, device, local_branch, index=index)[0]
     for name, one in config.classifiers.items():
         folder, target = run.classifiers / name, staged.classifiers / name
