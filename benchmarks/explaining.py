@@ -3,8 +3,9 @@
 Of queries that a run answers right, drawn by a seed, a part of the photograph is greyed: where an
 explanation has its largest values, in the middle, and at random. What the similarity to the best
 neighbour loses says whether the explanation is true of the system; what is still answered right
-where but the places with the largest values are left, whether it is enough. The times stand beside
-that of describing photographs by the same networks.
+where but the places with the largest values are left, whether it is enough. Beside what is lost
+stands what the shares lead to expect: their sum over the largest, as a multiple of that over the
+middle. Times are the processor's, beside that of describing photographs by the same networks.
 
     python benchmarks/explaining.py RUN... --data FOLDER [--weights FOLDER]
 
@@ -39,7 +40,7 @@ from retrieval.explain.grad_cam import grad_cam
 from retrieval.explain.grid import Grid
 from retrieval.explain.layers import layers_of
 from retrieval.explain.methods import METHODS
-from retrieval.explain.occlusion import occlusion
+from retrieval.explain.occlusion import occlusion, without
 from retrieval.explain.shares import shares
 from retrieval.explain.splitting import grid_of, split
 from retrieval.explain.targets import Asked, target_of
@@ -73,20 +74,6 @@ class Effect:
     in_middle: float
 
 
-def greyed(photograph: Photograph, grid: Grid, cells: Cells) -> Photograph:
-    """The photograph with some cells in its mean colour.
-
-    Edges are soft (a Gaussian's, of a third of a cell): a hard one would be something to describe.
-    """
-    height, width = photograph.shape[:2]
-    mask = cells.reshape(grid.rows, grid.columns).astype(np.float32)
-    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-    mask = cv2.GaussianBlur(mask, (0, 0), max(height / grid.rows, width / grid.columns) / 3)
-    mean = photograph.reshape(-1, 3).mean(axis=0)
-    mixed = photograph * (1 - mask[..., None]) + mean * mask[..., None]
-    return np.asarray(mixed.round().clip(0, 255), np.uint8)
-
-
 def largest(values: NDArray[Any], share: float) -> Cells:
     """The cells with the largest values, so large a share of all."""
     count = max(1, round(share * values.size))
@@ -109,8 +96,8 @@ def effect(
     grid, random = Grid(*values.shape), np.random.default_rng(seed)
     chosen = [largest(values, GREYED), middle(grid, GREYED)]
     chosen += [largest(random.random(values.shape), GREYED) for _ in range(RANDOM)]
-    pictures = [greyed(photograph, grid, cells) for cells in chosen]
-    left = greyed(photograph, grid, ~largest(values, KEPT))
+    pictures = [without(photograph, grid, cells) for cells in chosen]
+    left = without(photograph, grid, ~largest(values, KEPT))
     described = system.describer.describe([photograph, *pictures, left])
     found = described.vectors @ system.gallery.vectors[row]
     falls = found[0] - found[1:-1]
@@ -162,10 +149,11 @@ def row_of(name: str, method: str, found: Sequence[Effect], seconds: float) -> s
     """A line of the table."""
     mean = {key: float(np.mean([getattr(one, key) for one in found])) for key in vars(found[0])}
     ratios = [mean["largest"] / max(mean[key], 1e-9) for key in ("middle", "random")]
-    own = mean["in_largest"] / mean["in_middle"]
+    # Only shares say how much; the values of other methods order places.
+    own = f"{mean['in_largest'] / mean['in_middle']:.1f}" if method == SHARES else ""
     return (
         f"| {name} | {method} | {mean['similarity']:.3f} | {mean['largest']:.3f} |"
-        f" {mean['middle']:.3f} | {mean['random']:.3f} | {ratios[0]:.1f} | {own:.1f} |"
+        f" {mean['middle']:.3f} | {mean['random']:.3f} | {ratios[0]:.1f} | {own} |"
         f" {ratios[1]:.1f} | {mean['kept']:.0%} | {len(found)} | {seconds:.2f} |"
     )
 

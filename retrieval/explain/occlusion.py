@@ -6,8 +6,9 @@ It asks nothing of the extractor but descriptors, so that it holds for every sys
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +20,12 @@ from retrieval.explain.targets import Target
 from retrieval.photographs.decoding import shrink
 from retrieval.types import Photograph
 
+PATCH: Final = 3
+"""Cells along a patch, which is moved by one: a single cell is hardly missed, since networks' last
+maps look far beyond it."""
+SOFT: Final = 1 / 3
+"""Deviation of a Gaussian that edges are softened by, in cells: a hard one would be something to
+describe."""
 REDUCED: Final = 0.5
 """A network sees the photographs at this share of their size: there are many of them."""
 WINDOW: Final = 64
@@ -28,13 +35,13 @@ WINDOW: Final = 64
 def occlusion(
     describer: Describer, photograph: Photograph, target: Target, grid: Grid | None = None
 ) -> tuple[Grid, NDArray[np.float64], float]:
-    """The cells, (cells,) how far the target falls without each, and its value.
+    """The cells, (cells,) how far the target falls without the patch about each, and its value.
 
     Args:
         describer: any.
         photograph: (h, w, 3).
         target: what is looked at.
-        grid: of patches; by default that of the shares.
+        grid: of the patches' middles; by default that of the shares.
     """
     longest = describer.longest_side
     small = shrink(photograph, round(longest * REDUCED) if describer.frontend.batched else longest)
@@ -45,7 +52,8 @@ def occlusion(
     value = float(target.of(whole[None])[0])
     falls = np.zeros(len(grid))
     for start in range(0, len(grid), WINDOW):
-        some = [without(small, grid, cell) for cell in range(start, min(start + WINDOW, len(grid)))]
+        here = range(start, min(start + WINDOW, len(grid)))
+        some = [without(small, grid, patch(grid, cell)) for cell in here]
         rows = describer.describe(some).vectors
         # Without anything to describe nothing is left of the target.
         there = np.linalg.norm(rows, axis=1) > 0
@@ -53,12 +61,21 @@ def occlusion(
     return grid, falls, value
 
 
-def without(photograph: Photograph, grid: Grid, cells: int | NDArray[np.int64]) -> Photograph:
-    """A photograph with some of its cells in its mean colour."""
+def patch(grid: Grid, cell: int) -> NDArray[np.int64]:
+    """The cells about one, :data:`PATCH` along each side, fewer at the borders."""
+    row, column = np.divmod(np.arange(len(grid)), grid.columns)
+    away = np.maximum(np.abs(row - cell // grid.columns), np.abs(column - cell % grid.columns))
+    return np.flatnonzero(away <= PATCH // 2)
+
+
+def without(photograph: Photograph, grid: Grid, cells: NDArray[Any]) -> Photograph:
+    """A photograph with some of its cells, by number or as flags, in its mean colour."""
     height, width = photograph.shape[:2]
-    greyed = photograph.copy()
-    mean = photograph.reshape(-1, 3).mean(axis=0).round().astype(np.uint8)
-    for left, top, right, bottom in grid.boxes[np.atleast_1d(cells)]:
-        rows = slice(round(top * height), round(bottom * height))
-        greyed[rows, round(left * width) : round(right * width)] = mean
-    return greyed
+    chosen = np.zeros(len(grid), np.float32)
+    chosen[cells] = 1
+    laid = chosen.reshape(grid.rows, grid.columns)
+    mask = cv2.resize(laid, (width, height), interpolation=cv2.INTER_NEAREST)
+    cell = max(height / grid.rows, width / grid.columns)
+    mask = cv2.GaussianBlur(mask, (0, 0), SOFT * cell)[..., None]
+    mean = photograph.mean(axis=(0, 1), dtype=np.float32)
+    return np.asarray((photograph * (1 - mask) + mean * mask).round(), np.uint8)

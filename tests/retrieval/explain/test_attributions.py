@@ -30,6 +30,7 @@ from retrieval.errors import ExplainError
 from retrieval.explain import gradients
 from retrieval.explain.derivable import Derivable, derivable
 from retrieval.explain.grad_cam import grad_cam
+from retrieval.explain.grid import Grid
 from retrieval.explain.guided import guided
 from retrieval.explain.methods import guided_slopes
 from retrieval.explain.occlusion import occlusion, without
@@ -253,15 +254,34 @@ def test_occlusion_is_what_is_lost_without_each_patch() -> None:
     target = Target("likeness", lambda rows: rows @ direction)
     grid, falls, value = occlusion(by, photograph, target)
     assert value == pytest.approx(float(by.describe([photograph]).vectors[0] @ direction.numpy()))
-    for cell in (0, 17, len(grid) - 1):
-        left, top, right, bottom = grid.boxes[cell]
-        greyed = photograph.copy()
-        mean = photograph.mean(axis=(0, 1)).round()
-        greyed[round(top * 90) : round(bottom * 90), round(left * 120) : round(right * 120)] = mean
-        np.testing.assert_array_equal(without(photograph, grid, cell), greyed)
+    columns = grid.columns
+    patches = {
+        0: (0, 1, columns, columns + 1),
+        2 * columns + 3: [(1 + i) * columns + 2 + j for i in range(3) for j in range(3)],
+    }
+    for cell, cells in patches.items():
+        greyed = without(photograph, grid, np.array(cells))
         left_over = float(by.describe([greyed]).vectors[0] @ direction.numpy())
         assert falls[cell] == pytest.approx(value - left_over, abs=1e-6)
     assert np.abs(falls).max() > 1e-3
+
+
+def test_a_patch_is_the_mean_colour_within_and_untouched_beyond() -> None:
+    photograph, grid = picture(1, 90, 120), Grid(9, 12)
+    block = [row * 12 + column for row in (2, 3, 4) for column in (5, 6, 7)]
+    found = without(photograph, grid, np.array(block))
+    flags = np.isin(np.arange(len(grid)), block)
+    np.testing.assert_array_equal(without(photograph, grid, flags), found)
+    mean = photograph.mean(axis=(0, 1)).round()
+    np.testing.assert_allclose(found[35:36, 65:66], np.broadcast_to(mean, (1, 1, 3)), atol=1)
+    beyond = np.ones((90, 120), np.bool_)
+    beyond[5:65, 35:95] = False  # half a cell around
+    np.testing.assert_array_equal(found[beyond], photograph[beyond])
+    # Half way over the edge half is left.
+    edge = found[30:40, 49:51].astype(float).mean(axis=(0, 1))
+    np.testing.assert_allclose(
+        edge, (photograph[30:40, 49:51].mean(axis=(0, 1)) + mean) / 2, atol=4
+    )
 
 
 def test_only_networks_have_derivatives() -> None:
