@@ -1,13 +1,20 @@
-"""How index, search and vote grow with the gallery: 10,000 to 1.2 million made-up descriptors.
+"""How index, search and vote grow with the gallery: 10,000 to 5 million made-up descriptors.
 
-The rows are unit vectors of 256 dimensions around 13,000 landmarks of uneven size: a row shares
-0.75 of its direction with its landmark's centre and the rest is noise, so that two rows of one
-landmark have a similarity of about 0.56. Made up, they say nothing of accuracy on photographs;
-time and memory hang on the sizes alone, and recall is of the IVF against exact search.
+The rows are unit vectors of 256 dimensions around 13,000 landmarks (200,000 for 5 million) of
+uneven size: a row shares 0.75 of its direction with its landmark's centre and the rest is noise, so
+that two rows of one landmark have a similarity of about 0.56. Made up, they say nothing of accuracy
+on photographs; time and memory hang on the sizes alone, and recall is of the IVF against exact
+search. Above two million rows no flat index is built, and the vote is fitted to a tenth of the rows
+(each is searched for in the bank by itself).
+
+With --autofaiss, autofaiss chooses and builds an index of 300,000 of the rows, in the memory that
+ours takes; it is no part of the project (pip install autofaiss), and where it is not installed that
+is said.
 
 Each index is built in a process of its own, then loaded (memory-mapped) and searched in another,
-so that memory is of that step alone (some 140 MB of it are the libraries). Writes
-results/scale.json and results/scale.md.
+so that memory is of that step alone (some 140 MB of it are the libraries). Writes its lines among
+those of other sizes into results/scale.json, and all of them into results/scale.md, with those of
+scale_run.py.
 """
 
 from __future__ import annotations
@@ -23,6 +30,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
+from multiprocessing import TimeoutError as MultiprocessingTimeout
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -33,11 +42,12 @@ from numpy.typing import NDArray
 
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, bank_similarity
 
 RESULTS = Path(__file__).parent / "results"
-SIZES = (10_000, 100_000, 1_200_000)
+SIZES = (10_000, 100_000, 1_200_000, 5_000_000)
 LANDMARKS = 13_000
+MANY_ROWS, MANY_LANDMARKS = 2_000_000, 200_000
 DIMENSION = 256
 BANK = 5_000
 QUERIES = 1_000
@@ -50,6 +60,7 @@ COLUMNS = {
     "index": "index",
     "nprobe": "nprobe",
     "build_seconds": "build, s",
+    "build_processor_seconds": "of the processor, s",
     "build_peak_mb": "build peak, MB",
     "bytes_per_row": "bytes a row",
     "search_seconds": "search, s / 1,000",
@@ -60,29 +71,80 @@ COLUMNS = {
     "resident_mb": "resident, MB",
     "mapped_mb": "of it mapped, MB",
 }
+GROWTH = {
+    "rows": "gallery rows",
+    "build": "build, s a million rows",
+    "fit": "vote's fit, s a million rows",
+    "search_seconds": "search, s / 1,000 queries",
+    "vote_seconds": "vote, s / 1,000 queries",
+    "memory": "resident, MB a million rows",
+}
+STAGES = {
+    "part": "part",
+    "rows": "gallery rows",
+    "stage": "stage",
+    "seconds": "s",
+    "processor_seconds": "of the processor, s",
+    "peak_mb": "peak, MB",
+}
+SHORT = (
+    "index",
+    "build_seconds",
+    "build_processor_seconds",
+    "build_peak_mb",
+    "bytes_per_row",
+    "search_seconds",
+    "recall10",
+)
+AUTOFAISS = {"by": "by", "rows": "rows", **{name: COLUMNS[name] for name in SHORT}}
+AUTOFAISS_ROWS, AUTOFAISS_SECONDS = 300_000, 280
+TABLES = (
+    ("scale.json", "Index, search and vote", COLUMNS),
+    ("scale-run.json", "A whole run", STAGES),
+    ("scale-autofaiss.json", "Beside autofaiss", AUTOFAISS),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=SIZES, help="gallery sizes")
+    parser.add_argument("--rows", type=int, nargs="*", default=SIZES, help="gallery sizes")
+    parser.add_argument("--folder", type=Path, help="where descriptors and indices go meanwhile")
+    parser.add_argument("--autofaiss", action="store_true", help="compare with autofaiss")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     arguments = parser.parse_args()
-    lines = []
+    path = arguments.out / "scale.json"
     for rows in arguments.rows:
-        with tempfile.TemporaryDirectory(prefix="scale-") as name:
-            folder = Path(name)
-            apart(make_gallery, folder, rows)
-            for factory, nprobes in (("Flat", (1,)), (inverted_file(rows), (16, 64))):
-                built = apart(build, folder, factory)
-                lines += [built | line for line in apart(serve, folder, factory, nprobes)]
-                print(f"{rows:,} rows, {factory}: done", flush=True)
-            voted = apart(vote, folder)
-            lines = [line | voted if line["rows"] == rows else line for line in lines]
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    told = {"conditions": conditions(), "lines": lines}
-    (arguments.out / "scale.json").write_text(json.dumps(told, indent=2) + "\n")
-    (arguments.out / "scale.md").write_text(as_markdown(told))
-    print(as_markdown(told))
+        with tempfile.TemporaryDirectory(prefix="scale-", dir=arguments.folder) as name:
+            lines = of_size(Path(name), rows)
+        kept = [one for one in read_lines(path) if one["rows"] != rows]
+        write_lines(path, sorted([*kept, *lines], key=lambda one: int(one["rows"])))
+    if arguments.autofaiss:
+        with tempfile.TemporaryDirectory(prefix="scale-", dir=arguments.folder) as name:
+            lines = against_autofaiss(Path(name))
+        write_lines(arguments.out / "scale-autofaiss.json", lines)
+    (arguments.out / "scale.md").write_text(as_markdown(arguments.out))
+    print(as_markdown(arguments.out))
+
+
+def of_size(folder: Path, rows: int) -> list[dict[str, Any]]:
+    """Build, search and vote among so many rows."""
+    apart(make_gallery, folder, rows)
+    lines: list[dict[str, Any]] = []
+    kinds: list[tuple[str, tuple[int, ...]]] = [(inverted_file(rows), (16, 64))]
+    if rows <= MANY_ROWS:
+        kinds.insert(0, ("Flat", (1,)))
+    else:
+        apart(find_exactly, folder)
+    for factory, nprobes in kinds:
+        built = apart(build, folder, factory)
+        lines += [built | line for line in apart(serve, folder, factory, nprobes)]
+        print(f"{rows:,} rows, {factory}: {lines[-1]}", flush=True)
+    voted = apart(vote, folder, kinds[0][0])
+    return [line | voted for line in lines]
+
+
+def landmarks_of(rows: int) -> int:
+    return LANDMARKS if rows <= MANY_ROWS else MANY_LANDMARKS
 
 
 def inverted_file(rows: int) -> str:
@@ -98,11 +160,11 @@ def apart(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def make_gallery(folder: Path, rows: int) -> None:
     """Write gallery.npy block by block, codes.npy, queries.npy, query_codes.npy and bank.npy."""
-    rng = np.random.default_rng(0)
-    centres = noise(rng, LANDMARKS)
+    rng, landmarks = np.random.default_rng(0), landmarks_of(rows)
+    centres = noise(rng, landmarks)
     # Sizes as uneven as real ones: a log-normal's, most landmarks with few photographs.
-    weights = rng.lognormal(sigma=1.2, size=LANDMARKS)
-    codes = rng.choice(LANDMARKS, rows, p=weights / weights.sum())
+    weights = rng.lognormal(sigma=1.2, size=landmarks)
+    codes = rng.choice(landmarks, rows, p=weights / weights.sum())
     shape = (rows, DIMENSION)
     gallery = np.lib.format.open_memmap(folder / "gallery.npy", "w+", np.float32, shape)
     for start in range(0, rows, BLOCK):
@@ -125,19 +187,38 @@ def around(rng: np.random.Generator, centres: NDArray[np.float32]) -> NDArray[np
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
+def find_exactly(folder: Path) -> None:
+    """The nearest rows of the queries, by products with all rows, block by block."""
+    gallery, queries = (
+        np.load(folder / "gallery.npy", mmap_mode="r"),
+        np.load(folder / "queries.npy"),
+    )
+    rows = np.empty((len(queries), 0), np.int64)
+    similarities = np.empty((len(queries), 0), np.float32)
+    for start in range(0, len(gallery), BLOCK):
+        here = queries @ gallery[start : start + BLOCK].T
+        near = np.argpartition(-here, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        similarities = np.hstack([similarities, np.take_along_axis(here, near, 1)])
+        rows = np.hstack([rows, near + start])
+        first = np.argsort(-similarities, axis=1)[:, :NEIGHBOURS]
+        similarities, rows = (np.take_along_axis(one, first, 1) for one in (similarities, rows))
+    np.save(folder / "exact.npy", rows)
+
+
 def build(folder: Path, factory: str) -> dict[str, Any]:
     """Train, add and save."""
     gallery = np.load(folder / "gallery.npy", mmap_mode="r")
     with peak_memory() as peak:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         index = FaissIndex.build(gallery, IndexConfig(factory=factory))
-        seconds = time.perf_counter() - start
+        seconds, worked = time.perf_counter() - start, time.process_time() - worked
         index.save(folder / factory)
     size = (folder / factory / "index.faiss").stat().st_size
     return {
         "rows": len(gallery),
         "index": factory,
         "build_seconds": seconds,
+        "build_processor_seconds": worked,
         "build_peak_mb": max(peak) / 1e6,
         "bytes_per_row": size / len(gallery),
     }
@@ -169,19 +250,26 @@ def serve(folder: Path, factory: str, nprobes: Sequence[int]) -> list[dict[str, 
     return lines
 
 
-def vote(folder: Path) -> dict[str, float]:
+def vote(folder: Path, factory: str) -> dict[str, float]:
     """Fit the vote (every row's similarity to the bank) and let neighbours vote, whose index is
-    all the same to it."""
+    all the same to it; of very many rows a tenth."""
     codes, queries, bank = (
         np.load(folder / f"{name}.npy") for name in ("codes", "queries", "bank")
     )
     descriptors = np.load(folder / "gallery.npy", mmap_mode="r")
-    landmarks = [f"{code:05d}" for code in range(LANDMARKS)]
-    index = FaissIndex.load(folder / "Flat")
+    landmarks = [f"{code:06d}" for code in range(landmarks_of(len(codes)))]
+    index = FaissIndex.load(folder / factory)
     gallery = Gallery.of(descriptors, codes.astype(np.int64), landmarks, bank, index)
     found = index.search(queries, NEIGHBOURS)
+    config = VoteConfig(k=NEIGHBOURS)
     start = time.perf_counter()
-    classifier = VoteClassifier.fit(VoteConfig(k=NEIGHBOURS), gallery)
+    if len(codes) <= MANY_ROWS:
+        classifier = VoteClassifier.fit(config, gallery)
+    else:
+        some = gallery.descriptors[: len(codes) // 10]
+        found_for_some = bank_similarity(some, gallery.bank_searcher, config.bank_neighbours)
+        corrections = np.resize(found_for_some, len(codes))
+        classifier = VoteClassifier(config, gallery.codes, gallery.bank_searcher, corrections)
     fitted = time.perf_counter() - start
     seconds, _ = timed(lambda: classifier.scores(queries, found))
     return {"vote_seconds": seconds, "fit_seconds": fitted}
@@ -227,6 +315,16 @@ def memory(name: str) -> int:
     raise KeyError(name)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """What was measured before; nothing at first."""
+    return list(json.loads(path.read_text())["lines"]) if path.exists() else []
+
+
+def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"conditions": conditions(), "lines": lines}, indent=2) + "\n")
+
+
 def conditions() -> dict[str, Any]:
     names = [
         line.partition(":")[2].strip()
@@ -239,7 +337,7 @@ def conditions() -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "faiss": faiss.__version__,
-        "landmarks": LANDMARKS,
+        "landmarks": f"{LANDMARKS} ({MANY_LANDMARKS} of five million rows)",
         "dimension": DIMENSION,
         "queries": QUERIES,
         "k": NEIGHBOURS,
@@ -247,25 +345,99 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def as_cells(line: Mapping[str, Any]) -> list[str]:
-    cells = []
-    for name in COLUMNS:
-        value = line[name]
-        if isinstance(value, float):
-            digits = 3 if name in {"recall1", "recall10", "search_seconds", "vote_seconds"} else 0
-            value = f"{value:,.{digits}f}"
-        elif isinstance(value, int):
-            value = f"{value:,}"
-        cells.append("" if value is None else value)
-    return cells
+def against_autofaiss(folder: Path) -> list[dict[str, Any]]:
+    """Both on the same rows: time to build, recall and time of a query."""
+    apart(make_gallery, folder, AUTOFAISS_ROWS)
+    apart(find_exactly, folder)
+    factory = inverted_file(AUTOFAISS_ROWS)
+    ours = apart(build, folder, factory) | apart(serve, folder, factory, (64,))[0]
+    told = {"by": "landmarks", **ours}
+    if find_spec("autofaiss") is None:
+        return [told, {"by": "autofaiss", "index": "not installed"}]
+    size = int(ours["bytes_per_row"] * AUTOFAISS_ROWS)
+    pool = get_context("spawn").Pool(1)
+    try:
+        theirs = pool.apply_async(autofaiss_build, (folder, size)).get(AUTOFAISS_SECONDS)
+    except MultiprocessingTimeout:
+        theirs = {"index": f"did not end in {AUTOFAISS_SECONDS} s"}
+    finally:
+        pool.terminate()
+    return [told, {"by": "autofaiss", "rows": AUTOFAISS_ROWS, **theirs}]
 
 
-def as_markdown(told: Mapping[str, Any]) -> str:
-    """The table, headed by the conditions that it was measured under."""
-    under = ", ".join(f"{name} {value}" for name, value in told["conditions"].items())
-    rows = [list(COLUMNS.values()), ["---"] * len(COLUMNS), *map(as_cells, told["lines"])]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
-    return f"# Scale\n\nBy `benchmarks/scale.py`, on made-up descriptors: {under}.\n\n{table}\n"
+def autofaiss_build(folder: Path, size: int) -> dict[str, Any]:
+    """What autofaiss makes of the rows in so many bytes, at a millisecond a query."""
+    from autofaiss import build_index  # type: ignore[import-not-found]
+
+    gallery, queries = np.load(folder / "gallery.npy"), np.load(folder / "queries.npy")
+    exact = np.load(folder / "exact.npy")[:, :10]
+    with peak_memory() as peak:
+        start = time.perf_counter()
+        index, told = build_index(
+            gallery, save_on_disk=False, metric_type="ip", max_index_query_time_ms=1.0,
+            max_index_memory_usage=f"{size // 1000}KB", current_memory_available="16GB",
+            nb_cores=len(os.sched_getaffinity(0)), should_be_memory_mappable=True,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+    search, found = timed(lambda: index.search(queries, NEIGHBOURS)[1][:, :10])
+    hits = [len(np.intersect1d(a, b)) for a, b in zip(exact, found, strict=True)]
+    return {
+        "index": told["index_key"],
+        "build_seconds": seconds,
+        "build_peak_mb": max(peak) / 1e6,
+        "bytes_per_row": told["size in bytes"] / len(gallery),
+        "search_seconds": search,
+        "recall10": float(np.mean(hits)) / 10,
+    }
+
+
+def as_cell(name: str, value: Any) -> str:
+    if isinstance(value, float):
+        precise = name.startswith("recall") or name in {"search_seconds", "vote_seconds"}
+        small = name.endswith("seconds") and value < 10
+        return f"{value:,.{3 if precise else 1 if small else 0}f}"
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def as_table(columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> str:
+    rows = [list(columns.values()), ["---"] * len(columns)]
+    rows += [[as_cell(name, line.get(name)) for name in columns] for line in lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in rows) + "\n"
+
+
+def growth(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a million rows take of each stage, by size: the same where time grows as rows do."""
+    found = []
+    for line in lines:
+        if line["nprobe"] == 64:
+            many = line["rows"] / 1e6
+            fitted = many if line["rows"] <= MANY_ROWS else many / 10
+            found.append({
+                "rows": line["rows"],
+                "build": line["build_seconds"] / many,
+                "fit": line["fit_seconds"] / fitted,
+                "search_seconds": line["search_seconds"],
+                "vote_seconds": line["vote_seconds"],
+                "memory": line["resident_mb"] / many,
+            })  # fmt: skip
+    return found
+
+
+def as_markdown(folder: Path) -> str:
+    """All tables, headed by the conditions that each was measured under."""
+    by = "`benchmarks/scale.py` and `benchmarks/scale_run.py`"
+    pages = [f"# Scale\n\nBy {by}, on made-up descriptors.\n"]
+    for file, title, columns in TABLES:
+        path = folder / file
+        if path.exists():
+            told = json.loads(path.read_text())
+            under = ", ".join(f"{name} {value}" for name, value in told["conditions"].items())
+            pages.append(
+                f"## {title}\n\n{as_table(columns, told['lines'])}\nMeasured under: {under}.\n"
+            )
+            if file == "scale.json":
+                pages.append(f"## Growth\n\n{as_table(GROWTH, growth(told['lines']))}")
+    return "\n".join(pages)
 
 
 if __name__ == "__main__":

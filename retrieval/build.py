@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pandas as pd
 
 from retrieval.additions import Addition, open_addition, present, same_rows
 from retrieval.agreement import require_same_extractor
+from retrieval.changes import Change, settle, since_fitted, take_in
 from retrieval.classifiers.base import HeldOut
 from retrieval.classifiers.exits import fit_early_exit, with_exit
 from retrieval.classifiers.members import Fitting
@@ -39,7 +41,6 @@ from retrieval.descriptors.cache import describe_table, described_from, table_di
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.extraction import Outcome
 from retrieval.descriptors.local_branch import LocalBranch
-from retrieval.devices import machine, versions
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.selection import choose_answer
 from retrieval.index.expansion import DatabaseAugmentation
@@ -60,10 +61,10 @@ from retrieval.parts import (
     require_same_data,
     take_parts,
 )
-from retrieval.photographs.table import DataSet, labels_of
+from retrieval.photographs.table import DataSet
+from retrieval.recipes import classifiers_recipe, finished_record, index_recipe, run_mark
 from retrieval.run import BEGUN, CLASSIFIERS, CODE, FIRST, INDEX, Run
 from retrieval.storage.files import remove_folder
-from retrieval.storage.fingerprint import fingerprint
 from retrieval.storage.shards import ShardStore
 from retrieval.training.loop import fit as fit_network
 from retrieval.training.watching import Watcher
@@ -99,6 +100,7 @@ def build(
     check_limits(config.index, config.neighbours, device)
     run.create()
     with run.locked():
+        settle(run)
         run.mend()
         table = data.photographs
         added = {name: run.read_rows(name) for name in run.additions() if name != FIRST}
@@ -248,13 +250,15 @@ def add(
         TableError: an id is in the run already.
         RunError: the run is damaged.
     """
-    with _changing(run) as (record, config):
+    with _changing(run) as (record, config, sound):
+        sound()
         known = {name: run.read_rows(name) for name in run.additions()}
         name = next((old for old in list(known)[1:] if same_rows(known[old], table)),
                     f"{max(map(int, known)) + 1:03d}")  # fmt: skip
         there = present(run, known)
+        there = there[there["id"].isin(table["id"]) & (there["addition"] != name)]
         _refuse_twice(
-            table[table["id"].isin(there.loc[there["addition"] != name, "id"])],
+            table[table["id"].isin(there["id"])],
             f"is in {run} already", "leave them out, or take those out of the run first"
             " (landmarks remove)",
         )  # fmt: skip
@@ -262,16 +266,21 @@ def add(
         recipe = record["describer"]
         require_same_extractor(run, recipe, describer)
         removed = run.removed()
-        if removed.pop(name, None):
+        back = removed.pop(name, None)
+        new = describe(run, name, table, describer, described_from(recipe, table), bar)
+        tables = {one: new.table if one == name else known[one]
+                  for one in sorted({*known, name}, key=int)}  # fmt: skip
+        new = replace(new, left=pd.Series(data=True, index=new.table.index))
+        change = Change(tables, removed, new=new)
+        branch = describer.local_branch
+        taken = take_in(run, record, config, change, device, branch, sound)
+        if taken is not None:
+            return taken
+        if back:
             run.note_removed(removed)
-        additions = [
-            describe(run, name, table, describer, described_from(recipe, table), bar)
-            if one == name
-            else open_addition(run, one)
-            for one in sorted({*known, name}, key=int)
-        ]
+        additions = [new if one == name else open_addition(run, one) for one in tables]
         begun = {key: record[key] for key in BEGUN}
-        return finish(run, config, begun, additions, device, describer.local_branch)
+        return finish(run, config, begun, additions, device, branch)
 
 
 def remove(run: Run, ids: Sequence[str], device: str) -> dict[str, Any]:
@@ -281,23 +290,29 @@ def remove(run: Run, ids: Sequence[str], device: str) -> dict[str, Any]:
         TableError: an id never was in the run, or no gallery photograph would be left.
         RunError: the run is damaged.
     """
-    with _changing(run) as (record, config):
-        additions = [open_addition(run, name) for name in run.additions()]
-        known = {one.name: set(one.table["id"]) for one in additions}
-        unknown = [name for name in ids if not any(name in there for there in known.values())]
+    with _changing(run) as (record, config, sound):
+        tables = {name: run.read_rows(name, ("id", "landmark")) for name in run.additions()}
+        ids = list(dict.fromkeys(ids))
+        found = {name: set(one["id"][one["id"].isin(ids)]) for name, one in tables.items()}
+        unknown = [name for name in ids if not any(name in there for there in found.values())]
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
-        if not any((one.gallery & ~one.table["id"].isin(ids)).any() for one in additions):
-            raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
         before = run.removed()
-        run.note_removed({
-            name: sorted(there.intersection([*before.get(name, ()), *ids]))
-            for name, there in known.items()
-        })  # fmt: skip
-        additions = [replace(one, left=one.left & ~one.table["id"].isin(ids)) for one in additions]
+        removed = {name: sorted(there.union(before.get(name, ()))) for name, there in found.items()}
+        removed = {name: gone for name, gone in removed.items() if gone}
         local_branch = local_branch_of(config.within(run.training, run.quantised), device)
         if local_branch is not None:
             local_branch = local_branch.restored(run.folder)
+        change = Change(tables, removed, gone=ids)
+        taken = take_in(run, record, config, change, device, local_branch, sound)
+        if taken is not None:
+            return taken
+        sound()
+        additions = [open_addition(run, name) for name in tables]
+        if not any((one.gallery & ~one.table["id"].isin(ids)).any() for one in additions):
+            raise TableError(f"nothing would be left of the gallery of {run}: leave some of it in")
+        run.note_removed(removed)
+        additions = [replace(one, left=one.left & ~one.table["id"].isin(ids)) for one in additions]
         begun = {key: record[key] for key in BEGUN}
         return finish(run, config, begun, additions, device, local_branch)
 
@@ -364,52 +379,24 @@ def finish(
         run.clear(CLASSIFIERS)
         return {"answer": fit_classifiers(run, config, device, local_branch, *augmentations)}
 
-    recipe = index_recipe(run, config, begun["describer"], additions)
+    recipe = index_recipe(
+        config, begun["describer"], [one.store.digest for one in additions],
+        [one.table for one in additions], run.removed(),
+    )  # fmt: skip
+    recipe = since_fitted(run, config, recipe)
     if isinstance(config.index, MilvusConfig) and is_lost(run, config.index):
         run.forget(INDEX)  # the server has lost what the run says that it holds
     told = run.stage(INDEX, recipe, index)
     fitted = classifiers_recipe(config, recipe)
     answer = run.stage(CLASSIFIERS, fitted, classifiers)
-    mark = fingerprint(recipe, fitted, begun["names"])
+    mark = run_mark(recipe, fitted, begun["names"])
     unchanged = run.read_record() if run.record.exists() else {}
     if unchanged.get("finished") and unchanged["fingerprint"] == mark:
         log.info("%s: nothing changed, nothing to do", run)
         return unchanged
-    record = {
-        "finished": True,
-        "fingerprint": mark,
-        **begun,
-        **answer,
-        **told,
-        "device": device,
-        "machine": machine(),
-        "versions": versions(),
-        "timings": {**run.seconds_of_stages(), "describe": round(run.seconds_describing(), 3)},
-    }
+    record = finished_record(run, begun, {**answer, **told}, mark, device)
     run.write_record(record)
     return record
-
-
-def index_recipe(
-    run: Run, config: SystemConfig, describer: Mapping[str, Any], additions: Sequence[Addition]
-) -> dict[str, Any]:
-    """All that decides the bytes of the index."""
-    return {
-        "code": CODE,
-        "seed": config.seed,
-        "index": config.index.model_dump(),
-        "search": config.search.model_dump(),
-        "describer": dict(describer),
-        "descriptors": [one.store.digest for one in additions],
-        "landmarks": fingerprint([labels_of(one.table) for one in additions]),
-        "removed": run.removed(),
-    }
-
-
-def classifiers_recipe(config: SystemConfig, index: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides the bytes of the classifiers, and which of them answers."""
-    fields = {"classifiers", "answer", "rejection", "calibration", "seed"}
-    return {"code": CODE, "inputs": fingerprint(index), **config.model_dump(include=fields)}
 
 
 def fit_classifiers(
@@ -458,15 +445,20 @@ def _fit(
 
 
 @contextlib.contextmanager
-def _changing(run: Run) -> Iterator[tuple[dict[str, Any], SystemConfig]]:
-    """Lock a run that is whole and of this version, and give its record and config."""
+def _changing(
+    run: Run,
+) -> Iterator[tuple[dict[str, Any], SystemConfig, Callable[[], object]]]:
+    """Lock a run of this version, and give its record, its config and what raises where one of its
+    files is damaged, which is found out meanwhile."""
+    if run.changed.exists():
+        with run.locked():
+            settle(run)
     record, config = run.read()
     if record["describer"].get("code") != CODE:  # its parts would not fit together
         raise RunError(f"{run} was built by another version of this program: landmarks index it"
                        " again, which takes up its features")  # fmt: skip
-    run.check(record, everything=True)
-    with run.locked():
-        yield record, config
+    with run.locked(), ThreadPoolExecutor(1) as pool:
+        yield record, config, pool.submit(run.check, record, everything=True).result
 
 
 def _refuse_added(run: Run, table: pd.DataFrame, added: Mapping[str, pd.DataFrame]) -> None:

@@ -57,6 +57,9 @@ class SystemConfig(StrictModel):
         classifiers: by name; every one is fitted, evaluated and kept.
         answer: the classifier whose answer counts, or ``auto``: the best on held-out gallery
             photographs and the bank.
+        refit_share: of a gallery of more than 100,000 photographs (and of the bank): while no more
+            come and go than this, classifiers, thresholds and the index's lists stay as they were
+            fitted (:mod:`retrieval.changes`). Smaller ones are fitted anew at each change.
         rejection: when to say none, of every classifier.
         calibration: how confidences become probabilities.
     """
@@ -73,6 +76,7 @@ class SystemConfig(StrictModel):
     index: AnyIndexConfig = Field(default_factory=IndexConfig)
     classifiers: dict[PartName, Annotated[ClassifierConfig, Field(discriminator="kind")]]
     answer: str = AUTO
+    refit_share: float = Field(0.05, ge=0.0, le=1.0)
     rejection: RejectionConfig = RejectionConfig()
     calibration: CalibrationConfig = CalibrationConfig()
 

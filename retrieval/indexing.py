@@ -3,10 +3,8 @@ is searched, and the galleries that thresholds are fitted in."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +46,8 @@ from retrieval.storage.files import (
     read_arrays,
     read_table,
     reading,
+    remove_folder,
     write_arrays,
-    writing,
 )
 from retrieval.storage.fingerprint import checksum
 from retrieval.storage.shards import OK, ShardStore
@@ -84,17 +82,13 @@ def collect_rows(
     bank = pd.concat([one.table[one.bank] for one in additions], ignore_index=True)
     if not len(rows):
         raise TableError("no gallery photograph could be described: look at the reasons above")
-    for path, table in (
-        (run.rows, rows[["id", "source", "landmark"]]),
-        (run.bank_rows, bank[["id"]]),
-    ):
-        atomic_write(path, functools.partial(table.to_parquet, index=False))
+    write_lists(run, rows, bank)
     stores = [one.store for one in additions]
     in_gallery = [one.gallery.to_numpy(dtype=bool) for one in additions]
     in_bank = [one.bank.to_numpy(dtype=bool) for one in additions]
-    _write(run.gallery, lambda: _chosen(stores, in_gallery))
-    _write(run.bank, lambda: _chosen(stores, in_bank))
-    _take_away(run.kept)
+    _write(run.gallery, lambda: chosen_rows(stores, in_gallery))
+    _write(run.bank, lambda: chosen_rows(stores, in_bank))
+    remove_folder(run.kept)
     if config.search.verification is not None and not config.search.stored:
         assert local_branch is not None
         at_hand = _plain_stores(run, additions)
@@ -102,7 +96,7 @@ def collect_rows(
             _keep_bank(run, [str(one) for one in bank["source"]], local_branch)
         else:
             _write(run.bank, lambda: _with_kept(stores, at_hand, in_bank))
-            chosen = functools.partial(_chosen, at_hand, in_gallery)
+            chosen = functools.partial(chosen_rows, at_hand, in_gallery)
             _write(run.kept, lambda: (one.kept for one in chosen() if one.kept is not None))
     wanted = {label for one in additions for label in one.table[one.left]["landmark"].dropna()}
     return {
@@ -112,6 +106,15 @@ def collect_rows(
         "failed": int(sum((one.table["status"] != OK).sum() for one in additions)),
         "landmarks": int(rows["landmark"].nunique()),
     }
+
+
+def write_lists(run: Run, rows: pd.DataFrame, bank: pd.DataFrame) -> None:
+    """Write which photographs are the gallery's rows, and which the bank's."""
+    for path, table in (
+        (run.rows, rows[["id", "source", "landmark"]]),
+        (run.bank_rows, bank[["id"]]),
+    ):
+        atomic_write(path, functools.partial(table.to_parquet, index=False))
 
 
 def _report_failures(additions: Sequence[Addition]) -> None:
@@ -125,11 +128,11 @@ def _report_failures(additions: Sequence[Addition]) -> None:
 
 
 def _write(folder: Path, blocks: Callable[[], Iterable[Representation | KeptFeatures]]) -> None:
-    _take_away(folder)  # what another config kept there
+    remove_folder(folder)  # what another config kept there
     write_descriptors(folder, blocks)
 
 
-def _chosen(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[Representation]:
+def chosen_rows(stores: Sequence[ShardStore], wanted: Sequence[Flags]) -> Iterator[Representation]:
     """What chosen rows are described by, shard by shard; all of them went well."""
     for store, flags in zip(stores, wanted, strict=True):
         start = 0
@@ -155,8 +158,8 @@ def _plain_stores(run: Run, additions: Sequence[Addition]) -> list[ShardStore] |
 def _with_kept(
     stores: Sequence[ShardStore], at_hand: Sequence[ShardStore], wanted: Sequence[Flags]
 ) -> Iterator[Representation]:
-    """:func:`_chosen`, with the local features of other stores of the same photographs."""
-    for one, other in zip(_chosen(stores, wanted), _chosen(at_hand, wanted), strict=True):
+    """:func:`chosen_rows`, with the local features of other stores of the same photographs."""
+    for one, other in zip(chosen_rows(stores, wanted), chosen_rows(at_hand, wanted), strict=True):
         yield replace(one, kept=other.kept)
 
 
@@ -172,18 +175,18 @@ def with_kept(run: Run, gallery: Gallery) -> Gallery:
     return replace(gallery, searcher=replace(gallery.searcher, kept=kept))
 
 
-def _take_away(folder: Path) -> None:
-    with writing(folder), contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(folder)
-
-
 def _keep_bank(run: Run, sources: Sequence[str], local_branch: LocalBranch) -> None:
     """Keep the bank's local features: held-out scores ask for them, and there are few."""
-    kept = list(in_threads(functools.partial(keep_one, local_branch), sources))
-    assert local_branch.compressor is not None
-    arrays = CompressedFeatures.of(kept, local_branch.compressor.dimension).arrays(KEPT)
+    arrays = keep_all(local_branch, sources).arrays(KEPT)
     forms = {name: (array.dtype, array.shape) for name, array in arrays.items()}
     write_arrays(run.bank, forms, [arrays])
+
+
+def keep_all(local_branch: LocalBranch, sources: Iterable[str]) -> CompressedFeatures:
+    """The features kept of photographs on disk."""
+    kept = list(in_threads(functools.partial(keep_one, local_branch), sources))
+    assert local_branch.compressor is not None
+    return CompressedFeatures.of(kept, local_branch.compressor.dimension)
 
 
 def index_gallery(
@@ -200,7 +203,7 @@ def index_gallery(
     )  # fmt: skip
     known = Representation.from_arrays(read_arrays(run.gallery))
     indexed, augmentation = run.gallery, None
-    _take_away(run.augmented)
+    remove_folder(run.augmented)
     if config.search.expansion.gallery:
         indexed, vectors = run.augmented, known.vectors
         augmentation = DatabaseAugmentation.of(vectors, build(vectors), config.search.expansion)
@@ -212,7 +215,7 @@ def index_gallery(
         index = _send(run, config.index, read_arrays(indexed)[VECTORS], made_from)
     else:
         index = build(read_arrays(indexed)[VECTORS])
-        _take_away(run.index / SERVER)  # if another engine was asked before
+        remove_folder(run.index / SERVER)  # if another engine was asked before
         index.save(run.index, made_from)
     per_image = index.bytes_per_row + (known.kept.bytes_per_row if known.kept else 0.0)
     if local_branch is not None and local_branch.words is not None:
@@ -270,6 +273,7 @@ def load_gallery(
     device: str,
     local_branch: LocalBranch | None,
     made_from: str | None = None,
+    index: VectorIndex | None = None,
 ) -> tuple[Gallery, pd.DataFrame]:
     """The gallery of a run, its descriptors memory-mapped, and its rows.
 
@@ -280,6 +284,7 @@ def load_gallery(
         local_branch: of the system, for gallery photographs whose features are not stored.
         made_from: checksum of the descriptors that the index was made from; ``None`` for a run
             of the version that did not keep it yet, and is not compared.
+        index: of the gallery, where it is in memory already.
 
     Returns:
         the gallery, and ``id``, ``source`` and ``landmark`` of each of its rows.
@@ -297,7 +302,7 @@ def load_gallery(
         indexed = read_arrays(run.augmented)[VECTORS] if expanded else known.vectors
     landmarks = sorted(rows["landmark"].unique())
     codes = pd.Categorical(rows["landmark"], categories=landmarks).codes.astype(np.int64)
-    index = _open(run, config, device, made_from)
+    index = index or _open(run, config, device, made_from)
     kept = _kept_source(config, local_branch, known, rows)
     try:
         if config.search.verification is not None and kept is None:

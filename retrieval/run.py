@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -150,6 +151,7 @@ class Run:
         self.bank_rows = self.index / "bank-rows.parquet"
         self.augmented = self.index / "augmented"
         self.classifiers = folder / "classifiers"
+        self.changed = folder / "changed"
         self.evaluation = folder / "evaluation"
 
     def __str__(self) -> str:
@@ -298,6 +300,17 @@ class Run:
         paths = [*self._files(ANSWERING), *self.descriptors.glob(f"*/{ROWS}")]
         return self._checksums([path for path in paths if path != self.folder / OWN_SUM])
 
+    def files_after(self, files: Mapping[str, str], changed: Mapping[str, str]) -> dict[str, str]:
+        """The checksums for run.json once the files of some stages have changed.
+
+        Args:
+            files: as it has them now.
+            changed: those of the stages, by path.
+        """
+        lists = self._checksums(list(self.descriptors.glob(f"*/{ROWS}")))
+        found = {**files, **changed, **lists}
+        return {name: found[name] for name in sorted(found) if name != OWN_SUM}
+
     def _files(self, folders: Sequence[str]) -> list[Path]:
         found = (path for one in folders for path in (self.folder / one).rglob("*"))
         return [path for path in found if path.is_file()]
@@ -339,9 +352,34 @@ class Run:
         begun = time.perf_counter()
         told = make()
         self._note_seconds(name, time.perf_counter() - begun)
-        files = self._checksums(self._files(STAGES[name]))
-        write_sealed(path, {"recipe": recipe, "told": told, "files": files})
+        self.note(name, {"recipe": recipe, "told": told, "files": self.checksums_of(name)})
         return told
+
+    def checksums_of(
+        self, name: str, known: Mapping[str, str] = MappingProxyType({})
+    ) -> dict[str, str]:
+        """The checksum of each file of a stage, by its path within the run, some ``known``."""
+        paths = [
+            one
+            for one in self._files(STAGES[name])
+            if one.relative_to(self.folder).as_posix() not in known
+        ]
+        return {**self._checksums(paths), **known}
+
+    def note(self, name: str, noted: Mapping[str, Any]) -> None:
+        """Note of a stage its recipe, what is told of it, and its files' checksums."""
+        write_sealed(self.stages / f"{name}.json", noted)
+
+    def noted(self, name: str) -> dict[str, Any] | None:
+        """What was noted of a stage, whose files need not be whole; ``None`` where nothing is."""
+        path = self.stages / f"{name}.json"
+        try:
+            noted = read_sealed(path)
+            with reading(path):
+                _Noted.model_validate(noted)
+            return noted
+        except RunError:
+            return None
 
     def recipe_of(self, name: str) -> dict[str, Any] | None:
         """What a stage's files were made by; ``None`` where they are not there whole."""
@@ -394,10 +432,10 @@ class Run:
         """The names of what came in together: the build's photographs, then each addition's."""
         return sorted((path.parent.name for path in self.descriptors.glob(f"*/{ROWS}")), key=int)
 
-    def read_rows(self, addition: str) -> pd.DataFrame:
-        """The photographs that came in together."""
+    def read_rows(self, addition: str, columns: Sequence[str] = COLUMNS) -> pd.DataFrame:
+        """The photographs that came in together, or some columns on them."""
         path = self.descriptors / addition / ROWS
-        return read_table(path, COLUMNS, _lost(path))
+        return read_table(path, columns, _lost(path))
 
     def write_rows(self, addition: str, table: pd.DataFrame) -> pd.DataFrame:
         """Note the photographs that come in together, and return them as they are noted."""

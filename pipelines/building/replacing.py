@@ -34,7 +34,8 @@ from retrieval.storage.journal import as_json
 log = logging.getLogger(__name__)
 
 MADE: Final = (
-    "features", "views", "aggregated", "descriptors", "extractor", "whitening", "calibration",
+    "features", "views", "aggregated", "changed", "descriptors", "extractor", "whitening",
+    "calibration",
     "local", "index", "classifiers", "stages", "training", "evaluation", "protocols", "quantised",
     "timings.json", "agreed.json", "parts",
     "rehearsal",  # of earlier versions

@@ -383,11 +383,21 @@ def _say_built(run: Path, record: dict[str, Any]) -> None:
         *_lost(record.get("lost", [])),
         ("descriptor", f"{record['dimension']} numbers"),
         ("answers by", record["answer"]),
+        *_since(record),
         ("stages took", f"{_seconds(record['timings'])} seconds, when last made"),
     ):
         table.add_row(what, value)
     console.print(table, highlight=False)
     say(*Rejection.load(run / "classifiers" / record["answer"]).notes)
+
+
+def _since(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A line on what came and went since the classifiers were fitted, where they were kept."""
+    from retrieval.changes import SINCE, SinceFitted
+
+    if SINCE not in record:
+        return []
+    return [("kept", f"classifiers and thresholds: {SinceFitted.of(record)}")]
 
 
 def _seconds(timings: Mapping[str, float]) -> str:

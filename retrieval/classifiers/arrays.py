@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from retrieval.errors import RunError
 from retrieval.storage.files import atomic_write, reading
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -30,3 +31,15 @@ def load_fitted(path: Path, model: type[Config]) -> tuple[dict[str, NDArray[Any]
     with reading(path), safe_open(path, framework="numpy") as file:
         config = model.model_validate_json(file.metadata()["config"])
         return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118
+
+
+def require_rows(path: Path, found: int, wanted: int, of: str) -> None:
+    """Refuse what was fitted to a gallery of another number ``of`` rows or landmarks.
+
+    Raises:
+        RunError: it was.
+    """
+    if found != wanted:
+        raise RunError(
+            f"{path} is of {found} {of}, the gallery has {wanted}: fit the classifiers again"
+        )

@@ -17,7 +17,7 @@ from typing import ClassVar, Final, Protocol, Self
 import numpy as np
 
 from retrieval.descriptors.representation import Representation
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.types import Flags, Integers, Vectors
 
@@ -187,6 +187,22 @@ class Classifier(Protocol):
 
         Raises:
             RunError: it is missing, damaged, or was fitted to another gallery.
+        """
+        ...
+
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """What ``save`` wrote, for a gallery that has changed a little since, without fitting it
+        anew as a whole.
+
+        Args:
+            folder: of the classifier that was fitted to the gallery before.
+            gallery: as it is now.
+            change: between the two.
+            seed: of everything random.
+
+        Raises:
+            RunError: it is missing, damaged, or was fitted to another gallery than that before.
         """
         ...
 

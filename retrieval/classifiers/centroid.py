@@ -9,6 +9,7 @@ however many photographs it has.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Final, Literal, Self
@@ -17,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import load_fitted, save_fitted
+from retrieval.classifiers.arrays import load_fitted, require_rows, save_fitted
 from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
-from retrieval.classifiers.vote import bank_similarity, mean_without
+from retrieval.classifiers.vote import mean_without
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange, bank_similarity
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from retrieval.types import Integers, StrictModel, Vectors
@@ -130,6 +131,20 @@ class CentroidClassifier:
             config, arrays["means"], arrays["corrections"], _by_vectors(gallery.bank_searcher)
         )
 
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """The mean of each landmark that a photograph came to or went from is taken anew, which is
+        what fitting would do."""
+        arrays, config = load_fitted(folder / FILE, CentroidConfig)
+        require_rows(folder / FILE, len(arrays["means"]), len(change.landmarks), "landmarks")
+        means = arrays["means"][change.places(gallery.landmarks)]
+        touched = change.touched(gallery)
+        rows = np.flatnonzero(np.isin(gallery.codes, touched))
+        means[touched] = _unit(_sums(gallery, rows)[touched])
+        bank = _by_vectors(gallery.bank_searcher)
+        corrections = bank_similarity(means, bank, config.bank_neighbours)
+        return cls(config, means, _never_empty(corrections, means), bank)
+
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
         """Scores of bank photographs, each with itself left out of the bank."""
         n = self.config.bank_neighbours
@@ -178,12 +193,20 @@ def _by_vectors(searcher: Searcher | None) -> Searcher | None:
     return None if searcher is None else replace(searcher, inverted=None)
 
 
-def _sums(gallery: Gallery) -> NDArray[np.float64]:
-    """(l, d) sums of the landmarks' photographs."""
+def _sums(gallery: Gallery, rows: Integers | None = None) -> NDArray[np.float64]:
+    """(l, d) sums of the landmarks' photographs, or of some rows, ascending."""
+    rows = np.arange(len(gallery.codes)) if rows is None else rows
+    ordered = rows[np.argsort(gallery.codes[rows], kind="stable")]
+    codes = gallery.codes[ordered]
     sums = np.zeros((len(gallery.landmarks), gallery.vectors.shape[1]))
-    for start in range(0, len(gallery.codes), ROWS):
-        here = slice(start, start + ROWS)
-        np.add.at(sums, gallery.codes[here], gallery.vectors[here])
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    # One photograph after the other, whatever the blocks: so sums have the same bits.
+    for start, end in itertools.pairwise([*starts, len(codes)]):
+        for at in range(start, end, ROWS):
+            own = gallery.vectors[ordered[at : min(at + ROWS, end)]]
+            if at > start:
+                own = np.concatenate([sums[codes[start]][None], own])
+            sums[codes[start]] = own.sum(axis=0, dtype=np.float64)
     return sums
 
 

@@ -36,7 +36,7 @@ from retrieval.classifiers.svm import contrast
 from retrieval.classifiers.trees import TIES, Trees
 from retrieval.classifiers.vote import Groups
 from retrieval.descriptors.representation import Representation
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import read_json, reading, write_json
 from retrieval.types import Flags, Integers, PartName, StrictModel, Vectors
@@ -242,13 +242,28 @@ class EnsembleClassifier:
 
     @classmethod
     def load(cls, folder: Path, gallery: Gallery) -> Self:
-        with reading(folder / FILE):
-            saved = _SavedEnsemble.model_validate(read_json(folder / FILE))
-            kinds = {name: KINDS[type(one)] for name, one in saved.config.members.items()}
-            if sorted(saved.order) != sorted(kinds):
-                raise ValueError("the order is of other members")
+        saved, kinds = _saved(folder)
         loaded = {name: kinds[name].load(folder / name, gallery) for name in saved.order}
         return cls(saved.config, loaded, saved.fusion)
+
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """Of its members; they are fused as before."""
+        saved, kinds = _saved(folder)
+        members = {
+            name: kinds[name].updated(folder / name, gallery, change, seed) for name in saved.order
+        }
+        return cls(saved.config, members, saved.fusion)
+
+
+def _saved(folder: Path) -> tuple[_SavedEnsemble, Mapping[str, Any]]:
+    """What is saved of an ensemble, and its members' kinds by name."""
+    with reading(folder / FILE):
+        saved = _SavedEnsemble.model_validate(read_json(folder / FILE))
+        kinds = {name: KINDS[type(one)] for name, one in saved.config.members.items()}
+        if sorted(saved.order) != sorted(kinds):
+            raise ValueError("the order is of other members")
+    return saved, kinds
 
 
 def _held(config: EnsembleConfig, fitting: Fitting) -> list[HeldOut]:

@@ -29,7 +29,7 @@ from retrieval.classifiers.base import (
 )
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import ConfigError, RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.heads import Head, TwoLayerConfig, ranked
 from retrieval.networks.trunk import seeded
@@ -146,6 +146,13 @@ class MlpClassifier:
                 f"{folder / FILE} is of another gallery: fit the classifiers again"
             ) from None
         return cls(config, head.eval())
+
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """As it is, or trained anew where landmarks came or went: each has an output unit."""
+        if gallery.landmarks == change.landmarks:
+            return cls.load(folder, gallery)
+        return cls.fit(load_fitted(folder / FILE, MlpConfig)[1], gallery, seed)
 
     def _rank(self, queries: Vectors) -> Scores:
         block = max(1, LOGITS // self.head.classes)

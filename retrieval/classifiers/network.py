@@ -16,7 +16,7 @@ from pydantic import Field
 from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.networks.heads import Head, ranked
 from retrieval.storage.files import read_json, reading, write_json
@@ -101,6 +101,11 @@ class NetworkClassifier:
         with reading(folder / FILE):
             config = NetworkClassifierConfig.model_validate(read_json(folder / FILE))
         return cls.fit(config, gallery)
+
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """The head as it was trained, as ever."""
+        return cls.load(folder, gallery)
 
     def _rank(self, queries: Vectors) -> Scores:
         # Landmarks that are not in the gallery are passed over: so many more are looked at.

@@ -10,7 +10,7 @@ from retrieval.classifiers import members
 from retrieval.classifiers.base import Classifier, HeldOut
 from retrieval.classifiers.ensemble import EnsembleClassifier, EnsembleConfig
 from retrieval.classifiers.members import Fitting, MemberConfig
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 
 ClassifierConfig = MemberConfig | EnsembleConfig
 KINDS: Final[dict[type[Any], Any]] = {**members.KINDS, EnsembleConfig: EnsembleClassifier}
@@ -53,3 +53,15 @@ def load_classifier(config: ClassifierConfig, folder: Path, gallery: Gallery) ->
     """
     loaded: Classifier = KINDS[type(config)].load(folder, gallery)
     return loaded
+
+
+def updated_classifier(
+    config: ClassifierConfig, folder: Path, gallery: Gallery, change: GalleryChange, seed: int
+) -> Classifier:
+    """What the classifier's ``save`` wrote, for a gallery that has changed a little since.
+
+    Raises:
+        RunError: it is missing, damaged, or was fitted to another gallery than that before.
+    """
+    found: Classifier = KINDS[type(config)].updated(folder, gallery, change, seed)
+    return found

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import load_fitted, save_fitted
+from retrieval.classifiers.arrays import load_fitted, require_rows, save_fitted
 from retrieval.classifiers.base import (
     FOLDS,
     Folds,
@@ -49,7 +49,7 @@ from retrieval.classifiers.base import (
 from retrieval.descriptors.representation import Representation
 from retrieval.devices import cores
 from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.index.neighbours import Neighbours
 from retrieval.types import Flags, Integers, StrictModel, Vectors, unit_rows
 
@@ -195,6 +195,22 @@ class SvmClassifier:
             )
         return cls(config, arrays["scale"], arrays["weights"], arrays["biases"], gallery.codes)
 
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """Separators stay as they are; of new landmarks they are trained, as of all when fitting,
+        by the scale of then."""
+        arrays, config = load_fitted(folder / FILE, SvmConfig)
+        scale, places = arrays["scale"], change.places(gallery.landmarks)
+        require_rows(folder / FILE, len(arrays["weights"]) - 1, len(change.landmarks), "landmarks")
+        # The bank's separator stays the last.
+        weights, biases = (arrays[name][np.append(places, -1)] for name in ("weights", "biases"))
+        new = np.flatnonzero(places < 0)
+        if len(new):
+            rows, bank_rows = np.arange(len(gallery.codes)), np.arange(len(gallery.bank))
+            found = _separators(config, gallery, rows, bank_rows, scale, seed, new)
+            weights[new], biases[new] = found
+        return cls(config, scale, weights, biases, gallery.codes)
+
     def gained(self, neighbours: Neighbours, code: int) -> float:
         """The margin that a landmark gains by one photograph's verified neighbours."""
         if not self.config.verified or neighbours.bonus is None:
@@ -273,12 +289,25 @@ def _train(
     config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, seed: int
 ) -> tuple[Vectors, Vectors, Vectors]:
     """Scale, weights and biases from some rows of gallery and bank (ascending)."""
-    scale = _scale(config, gallery, rows, seed)
-    landmarks = len(gallery.landmarks)
-    everything = len(rows) + len(bank_rows)
+    scale, wanted = _scale(config, gallery, rows, seed), np.arange(len(gallery.landmarks) + 1)
+    return scale, *_separators(config, gallery, rows, bank_rows, scale, seed, wanted)
+
+
+def _separators(
+    config: SvmConfig,
+    gallery: Gallery,
+    rows: Integers,
+    bank_rows: Integers,
+    scale: Vectors,
+    seed: int,
+    wanted: Integers,
+) -> tuple[Vectors, Vectors]:
+    """Weights and biases of wanted landmarks, by code, ascending; the bank's code is one more than
+    the last landmark's."""
+    landmarks, everything = len(gallery.landmarks), len(rows) + len(bank_rows)
     if config.trains_on_all(everything, landmarks):
-        return scale, *_train_on_all(config, gallery, rows, bank_rows, scale)
-    return scale, *_train_on_some(config, gallery, rows, bank_rows, scale, seed)
+        return _train_on_all(config, gallery, rows, bank_rows, scale, wanted)
+    return _train_on_some(config, gallery, rows, bank_rows, scale, seed, wanted)
 
 
 def _scale(config: SvmConfig, gallery: Gallery, rows: Integers, seed: int) -> Vectors:
@@ -297,7 +326,12 @@ def scaled(descriptors: Vectors, scale: Vectors) -> Vectors:
 
 
 def _train_on_all(
-    config: SvmConfig, gallery: Gallery, rows: Integers, bank_rows: Integers, scale: Vectors
+    config: SvmConfig,
+    gallery: Gallery,
+    rows: Integers,
+    bank_rows: Integers,
+    scale: Vectors,
+    wanted: Integers,
 ) -> tuple[Vectors, Vectors]:
     descriptors = np.concatenate([gallery.vectors[rows], gallery.bank_vectors[bank_rows]])
     descriptors = scaled(descriptors, scale).astype(np.float64)
@@ -305,7 +339,7 @@ def _train_on_all(
     codes = np.concatenate([gallery.codes[rows], np.full(len(bank_rows), none)])
     with ThreadPoolExecutor(cores()) as threads:
         found = threads.map(
-            lambda code: separator(descriptors, codes == code, config.penalty), range(none + 1)
+            lambda code: separator(descriptors, codes == code, config.penalty), wanted
         )
         return _stacked(list(found))
 
@@ -317,6 +351,7 @@ def _train_on_some(
     bank_rows: Integers,
     scale: Vectors,
     seed: int,
+    wanted: Integers,
 ) -> tuple[Vectors, Vectors]:
     rng = np.random.default_rng(seed)
     shared = np.sort(rng.permutation(rows)[: config.random_negatives])
@@ -342,19 +377,22 @@ def _train_on_some(
 
     found: list[tuple[NDArray[Any], float]] = []
     with ThreadPoolExecutor(cores()) as threads:
-        for start in range(0, len(own), SEARCHED):
-            block = range(start, min(start + SEARCHED, len(own)))
+        known = wanted[wanted < len(own)]
+        for start in range(0, len(known), SEARCHED):
+            block = known[start : start + SEARCHED]
             hard = _hard_negatives(config, gallery, own, block, allowed)
             found += threads.map(one, block, hard)
-    both = np.concatenate([bank, descriptors]).astype(np.float64)
-    return _stacked([*found, separator(both, np.arange(len(both)) < len(bank), config.penalty)])
+    if len(known) < len(wanted):
+        both = np.concatenate([bank, descriptors]).astype(np.float64)
+        found.append(separator(both, np.arange(len(both)) < len(bank), config.penalty))
+    return _stacked(found)
 
 
 def _hard_negatives(
     config: SvmConfig,
     gallery: Gallery,
     own: Sequence[Integers],
-    block: range,
+    block: Integers,
     allowed: Flags,
 ) -> list[Integers]:
     """For each landmark of a block, the rows of others nearest to the mean of its own."""
@@ -366,7 +404,7 @@ def _hard_negatives(
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     # Twice as many as wanted, since the landmark's own rows come first.
     found = gallery.searcher.index.search(means.astype(np.float32), 2 * count).rows
-    usable = (found >= 0) & allowed[found] & (gallery.codes[found] != np.array(block)[:, None])
+    usable = (found >= 0) & allowed[found] & (gallery.codes[found] != block[:, None])
     return [rows[use][:count] for rows, use in zip(found, usable, strict=True)]
 
 

@@ -12,7 +12,7 @@ with out-of-domain samples", 2020, section 3.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Final, Literal, Self
 
@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from retrieval.classifiers.arrays import load_fitted, save_fitted
+from retrieval.classifiers.arrays import load_fitted, require_rows, save_fitted
 from retrieval.classifiers.base import FOLDS, HeldOut, Scores, stratified_folds
 from retrieval.descriptors.representation import Representation
-from retrieval.errors import RunError
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange, bank_similarity
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Searcher
 from retrieval.types import Integers, StrictModel, Vectors
@@ -32,8 +31,6 @@ from retrieval.types import Integers, StrictModel, Vectors
 FILE: Final = "knn.safetensors"
 BLOCK: Final = 1 << 20
 """Neighbours voted over at a time: about 100 MB of working memory."""
-ROWS: Final = 1 << 10
-"""Rows searched for in the bank at a time."""
 
 
 class MajorityVote(StrictModel):
@@ -131,9 +128,7 @@ class VoteClassifier:
     @classmethod
     def fit(cls, config: VoteConfig, gallery: Gallery, seed: int = 0) -> Self:
         """Search the bank for every gallery row. The vote has nothing random: no seed is used."""
-        corrections = bank_similarity(
-            gallery.descriptors, gallery.bank_searcher, config.bank_neighbours
-        )
+        corrections = gallery.bank_similarities(config.bank_neighbours)
         return cls(config, gallery.codes, gallery.bank_searcher, corrections)
 
     @classmethod
@@ -171,11 +166,18 @@ class VoteClassifier:
     def load(cls, folder: Path, gallery: Gallery) -> Self:
         arrays, config = load_fitted(folder / FILE, VoteConfig)
         corrections = arrays["row_corrections"]
-        if len(corrections) != len(gallery.codes):
-            raise RunError(
-                f"{folder / FILE} is of {len(corrections)} rows, the gallery has "
-                f"{len(gallery.codes)}: fit the classifiers again"
-            )
+        require_rows(folder / FILE, len(corrections), len(gallery.codes), "rows")
+        return cls(config, gallery.codes, gallery.bank_searcher, corrections)
+
+    @classmethod
+    def updated(cls, folder: Path, gallery: Gallery, change: GalleryChange, seed: int) -> Self:
+        """Rows that are left keep their corrections, by the bank of then; new ones get theirs."""
+        arrays, config = load_fitted(folder / FILE, VoteConfig)
+        before = arrays["row_corrections"]
+        require_rows(folder / FILE, len(before), len(change.left), "rows")
+        new = gallery.descriptors[change.kept :]
+        found = bank_similarity(new, gallery.bank_searcher, config.bank_neighbours)
+        corrections = np.concatenate([before[change.left], found])
         return cls(config, gallery.codes, gallery.bank_searcher, corrections)
 
     def _bank_held_out(self, gallery: Gallery, rows: Integers) -> Scores:
@@ -380,21 +382,6 @@ class Groups:
         candidates[query, place] = self.code[order]
         ranked[query, place] = values[order]
         return Scores(candidates, ranked)
-
-
-def bank_similarity(
-    queries: Representation | Vectors, bank_searcher: Searcher | None, n: int
-) -> Vectors:
-    """(q,) mean similarity of q photographs to their n nearest bank photographs; 0 without."""
-    similarity = np.zeros(len(queries), np.float32)
-    if bank_searcher is None:
-        return similarity
-    # Nothing is verified in the bank: the most bulky part need not be read.
-    n, asked = min(n, len(bank_searcher)), replace(Representation.of(queries), kept=None)
-    for start in range(0, len(queries), ROWS):
-        near = bank_searcher.search(asked[start : start + ROWS], n)
-        similarity[start : start + ROWS] = near.similarities.mean(axis=1, dtype=np.float64)
-    return similarity
 
 
 def mean_without(near: Neighbours, places: Integers, own: Integers, n: int) -> Vectors:

@@ -18,7 +18,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,15 +29,16 @@ import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
+from retrieval.index.blocks import Blocks, RowBlocks
+from retrieval.index.faiss_rows import keep_rows, lets_rows_go
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write, writing
 from retrieval.storage.fingerprint import checksum
-from retrieval.types import Integers, StrictModel, Vectors
+from retrieval.types import Flags, Integers, StrictModel, Vectors
 from retrieval.vectors.checked import checked_rows
 from retrieval.vectors.gpu import ROWS_PER_BLOCK, require_device, to_device
 
 logger = logging.getLogger(__name__)
-Blocks = Vectors | Iterable[Vectors]
 SMALL = 100_000
 """Rows up to which "auto" takes a flat index, and up to which a flat index is bit-stable."""
 GPU_MOST_NEIGHBOURS = 2048
@@ -122,7 +123,7 @@ class FaissIndex:
         train on; ConfigError and DeviceError as :func:`check_limits` and :func:`require_device`.
         """
         check_limits(config, k=1, device=device)
-        blocks = _Rows(descriptors)
+        blocks = RowBlocks(descriptors)
         dimension = blocks.dimension()
         factory = config.factory
         if factory == "auto":
@@ -177,11 +178,12 @@ class FaissIndex:
             similarities[here, :found], rows[here, :found] = self._search_batch(batch, found)
         return Neighbours(rows, similarities)
 
-    def save(self, folder: Path, fingerprint: str = "") -> None:
+    def save(self, folder: Path, fingerprint: str | Callable[[], str] = "") -> str:
         """Write ``index.faiss`` and, last, ``index.json`` with its checksum, each atomically.
 
         An index on the GPU is copied to the CPU first, since FAISS writes no other.
-        ``fingerprint`` is kept for :meth:`load` to compare.
+        ``fingerprint`` is kept for :meth:`load` to compare; a function is asked for it once the
+        index is written. Returns the checksum.
         """
         index = self._on_cpu()
 
@@ -190,6 +192,7 @@ class FaissIndex:
 
         folder.mkdir(parents=True, exist_ok=True)
         atomic_write(folder / _INDEX_FILE, write)
+        told = checksum(folder / _INDEX_FILE)
         sidecar = _Sidecar(
             format=1,
             faiss=faiss.__version__,
@@ -197,12 +200,13 @@ class FaissIndex:
             metric="inner product",
             count=len(self),
             dimension=self.dimension,
-            fingerprint=fingerprint,
-            checksum=checksum(folder / _INDEX_FILE),
+            fingerprint=fingerprint() if callable(fingerprint) else fingerprint,
+            checksum=told,
             config=self.config,
         )
         text = sidecar.model_dump_json(indent=2) + "\n"
         atomic_write(folder / _SIDECAR_FILE, text.encode())
+        return told
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu", fingerprint: str | None = None) -> FaissIndex:
@@ -230,6 +234,33 @@ class FaissIndex:
         if (index.ntotal, index.d) != (sidecar.count, sidecar.dimension):
             raise RunError(f"{folder / _SIDECAR_FILE}: belongs to another index.faiss")
         return cls(to_device(index, device), sidecar.config, sidecar.factory, device)
+
+    @classmethod
+    def updated(cls, folder: Path, left: Flags, new: Blocks) -> FaissIndex:
+        """What :meth:`save` wrote, without the rows that are not ``left`` and with ``new`` ones
+        after the rest; codebooks, and an IVF's lists, stay those that it was trained for.
+
+        It is the index that one trained so becomes when it is given these rows. The file stays as
+        it is, and is read into memory.
+
+        Args:
+            folder: of the index.
+            left: (n,) which of its rows stay, in their order.
+            new: (m, d) rows, or blocks of them.
+
+        Raises:
+            RunError: as :meth:`load`, or a row is not finite.
+            ConfigError: this kind of index lets no row go: a graph, say.
+        """
+        before = cls.load(folder)
+        index = faiss.read_index(str(folder / _INDEX_FILE))
+        if not left.all():
+            if not lets_rows_go(index):
+                raise ConfigError(f'index "{before.factory}": no row can be taken out of it')
+            keep_rows(index, left)
+        for start, block in RowBlocks(new).blocks():
+            index.add(checked_rows(block, before.dimension, start))
+        return cls(index, before.config, before.factory, "cpu")
 
     @staticmethod
     def remove(folder: Path) -> None:
@@ -317,45 +348,6 @@ def check_limits(config: IndexConfig, k: int, device: str) -> None:
             )
 
 
-class _Rows:
-    """Descriptors as blocks of bounded size, whether given as one array or as many."""
-
-    def __init__(self, descriptors: Blocks) -> None:
-        if iter(descriptors) is descriptors:
-            raise TypeError("blocks are read more than once: give a list or a store, no generator")
-        self._arrays = (descriptors,) if isinstance(descriptors, np.ndarray) else descriptors
-
-    def blocks(self) -> Iterator[tuple[int, Vectors]]:
-        """Each block with the position of its first row."""
-        first = 0
-        for array in self._arrays:
-            for start in range(0, len(array), ROWS_PER_BLOCK):
-                yield first + start, array[start : start + ROWS_PER_BLOCK]
-            first += len(array)
-
-    def count(self) -> int:
-        return sum(len(array) for array in self._arrays)
-
-    def dimension(self) -> int:
-        for array in self._arrays:
-            return int(array.shape[1])
-        raise RunError("there are no descriptors to index: no photograph of the gallery was read")
-
-    def sample(self, most: int, seed: int) -> Vectors:
-        """At most ``most`` rows drawn from the seed, the same however the rows are blocked."""
-        count = self.count()
-        if count <= most:
-            chosen = np.arange(count)
-        else:
-            drawn = np.random.default_rng(seed).choice(count, most, replace=False, shuffle=False)
-            chosen = np.sort(drawn)
-        sample = np.empty((len(chosen), self.dimension()), dtype=np.float32)
-        for start, block in self.blocks():
-            here = slice(*np.searchsorted(chosen, (start, start + len(block))))
-            sample[here] = checked_rows(block[chosen[here] - start], sample.shape[1], start)
-        return sample
-
-
 def _empty_index(factory: str, dimension: int) -> Any:
     """An untrained index by inner product; RunError where FAISS cannot make one."""
     try:
@@ -371,7 +363,7 @@ def _empty_index(factory: str, dimension: int) -> Any:
         ) from error
 
 
-def _train(index: Any, factory: str, blocks: _Rows, seed: int) -> None:
+def _train(index: Any, factory: str, blocks: RowBlocks, seed: int) -> None:
     centroids = max(_centroids(factory), default=1)
     sample = blocks.sample(training_rows(centroids), seed)
     if len(sample) < centroids:
@@ -394,6 +386,11 @@ def _reserve(index: Any, rows: int) -> None:
     if isinstance(index, faiss.IndexFlatCodes):
         index.codes.resize(rows * int(index.code_size))
         index.codes.resize(0)  # which keeps the room
+
+
+def can_shrink(factory: str) -> bool:
+    """Whether rows can be taken out of an index that was built by this key."""
+    return lets_rows_go(_empty_index(factory, _LIMIT_CHECK_DIMENSION))
 
 
 def _centroids(factory: str) -> list[int]:

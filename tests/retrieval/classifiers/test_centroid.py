@@ -56,3 +56,18 @@ def test_held_out_scores_are_those_without_the_photograph() -> None:
         slowly = expected(with_bank(gallery, bank), gallery.bank_vectors[row])
         values = [slowly[code] for code in held.bank.candidates[row]]
         assert held.bank.values[row] == pytest.approx(values, abs=1e-5)
+
+
+def test_sums_are_those_of_one_photograph_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, whatever the blocks; with a landmark that has no photograph."""
+    rng = np.random.default_rng(0)
+    rows = unit(rng.standard_normal((900, 16)))
+    gallery = gallery_of(rows, rng.choice([0, 1, 3], 900))
+    expected = np.zeros((len(gallery.landmarks), 16))
+    for row, code in zip(rows, gallery.codes, strict=True):
+        expected[code] += row
+    for block in (7, 1 << 16):
+        monkeypatch.setattr(centroid, "ROWS", block)
+        assert (centroid._sums(gallery) == expected).all()
+        some = np.flatnonzero(gallery.codes == 1)
+        assert (centroid._sums(gallery, some)[1] == expected[1]).all()

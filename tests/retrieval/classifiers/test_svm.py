@@ -102,9 +102,9 @@ def test_hard_negatives_are_the_nearest_rows_of_other_landmarks() -> None:
     own = [np.array([2 * code, 2 * code + 1]) for code in range(4)]
     allowed = np.ones(8, np.bool_)
     allowed[2] = False
-    hard = svm._hard_negatives(config, gallery, own, range(0, 2), allowed)
+    hard = svm._hard_negatives(config, gallery, own, np.arange(2), allowed)
     assert [found.tolist() for found in hard] == [[3, 4, 5], [1, 4, 0]]
-    hard = svm._hard_negatives(SvmConfig(hard_negatives=0), gallery, own, range(0, 2), allowed)
+    hard = svm._hard_negatives(SvmConfig(hard_negatives=0), gallery, own, np.arange(2), allowed)
     assert [len(found) for found in hard] == [0, 0]
 
 

@@ -24,6 +24,7 @@ from retrieval.classifiers.vote import (
     WeightedVote,
 )
 from retrieval.errors import RunError
+from retrieval.index import gallery as gallery_module
 from retrieval.index.gallery import Gallery
 from retrieval.index.neighbours import Neighbours
 from tests.oracles import classifiers as slow
@@ -129,7 +130,7 @@ def test_blocks_do_not_change_the_vote(monkeypatch: pytest.MonkeyPatch) -> None:
     queries = unit(np.random.default_rng(5).standard_normal((23, 16)))
     whole = answer(VoteConfig(k=4), gallery, queries)
     monkeypatch.setattr(vote, "BLOCK", 12)
-    monkeypatch.setattr(vote, "ROWS", 5)
+    monkeypatch.setattr(gallery_module, "ROWS", 5)
     parts = answer(VoteConfig(k=4), gallery, queries)
     assert (whole.candidates == parts.candidates).all()
     assert (whole.values == parts.values).all()

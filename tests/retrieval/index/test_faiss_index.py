@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from retrieval.errors import ConfigError, DeviceError, RunError
 from retrieval.index import faiss_index
+from retrieval.index.blocks import RowBlocks
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits, resolve_factory
 from retrieval.vectors.clustering import assign, train_kmeans
 from retrieval.vectors.gpu import gpu_problem
@@ -180,7 +181,7 @@ def test_training_sample_is_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(faiss_index, "_LEAST_SAMPLE", 1)
     monkeypatch.setattr(faiss.IndexIVFFlat, "train", lambda self, rows: trained.append(rows))
     index = faiss.index_factory(8, "IVF16,Flat", faiss.METRIC_INNER_PRODUCT)
-    faiss_index._train(index, "IVF16,Flat", faiss_index._Rows(gallery), seed=0)
+    faiss_index._train(index, "IVF16,Flat", RowBlocks(gallery), seed=0)
     (sample,) = trained
     assert sample.shape == (640, 8)
     positions = [int(np.flatnonzero((gallery == row).all(axis=1))[0]) for row in sample]
