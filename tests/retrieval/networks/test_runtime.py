@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,7 +219,7 @@ for one in threads:
 def test_the_first_look_at_numpy_is_taken_on_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     types = SimpleNamespace(f32=SimpleNamespace(to_dtype=lambda: looked.append(1)))
-    loaded = SimpleNamespace(Type=types)
+    loaded: Any = SimpleNamespace(Type=types)
     monkeypatch.setitem(sys.modules, "openvino", loaded)
     assert runtime.openvino() is loaded
     assert looked
