@@ -8,7 +8,7 @@ eight bits are made first, of photographs of the gallery.
 
     python benchmarks/systems.py --data DATA --weights WEIGHTS [--run RUN ...]
 
-Of a run, photographs that are described are answered too: searched, verified, judged.
+Of a run, photographs of the test are answered: described, searched, verified, judged.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def main() -> None:
     options = parser.parse_args()
     data = load_data_set(options.data)
     gallery = data.gallery["source"].astype(str).tolist()
-    few = [gallery[i] for i in np.linspace(0, len(gallery) - 1, options.photographs).astype(int)]
+    few = _spread(gallery, options.photographs)
+    asked = few if data.test is None else _spread(data.test["source"], options.photographs)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         small = EightBits(Path(folder), gallery[:: max(1, len(gallery) // MEASURED)])
@@ -105,13 +106,18 @@ def main() -> None:
             rows.append((f"`{name}`, described", was, spent))
     for run in options.run:
         system = System.load(run, CPU, options.weights)
-        ((features),) = extract([few], system.describer.frontend)
-        asked, _ = system.describer.from_outcomes(features)
-        (spent,) = in_turns([lambda s=system, a=asked: s.predictions(few, a)], options.turns)
+        (spent,) = in_turns([lambda s=system: s.classify(asked)], options.turns)
         rows.append((f"`{system.config.name}`, answered", None, spent))
     text = markdown(rows, options.data.name, options.photographs)
     atomic_write(options.out, text.encode())
     print(text)
+
+
+def _spread(sources: Sequence[str], wanted: int) -> list[str]:
+    """So many of them, from first to last."""
+    return [
+        str(one) for one in np.asarray(sources)[np.linspace(0, len(sources) - 1, wanted, dtype=int)]
+    ]
 
 
 def as_it_was(config: SystemConfig) -> Frontend:

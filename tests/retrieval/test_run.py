@@ -53,3 +53,16 @@ def test_a_stage_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run.stage(CLASSIFIERS, {"k": 4}, cut_short)
     assert run.stage(CLASSIFIERS, {"k": 3}, lambda: {"answer": "two"}) == {"answer": "two"}
+
+
+def test_what_is_described_within_a_stage_counts_as_describing_alone(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    write_json(run.timings, {"features": {"seconds": 20.0}})
+
+    def make() -> Mapping[str, Any]:
+        write_json(run.timings, {"features": {"seconds": 20.0}, "views": {"seconds": 300.0}})
+        return {}
+
+    run.stage(CLASSIFIERS, {}, make)
+    assert run.seconds_of_stages() == {CLASSIFIERS: 0.0}
+    assert run.seconds_describing() == 320.0
