@@ -422,7 +422,7 @@ def fit_classifiers(
         if found.least is not None:
             # Those not verified get other scores, and thresholds are of scores as queries get them.
             exiting = [with_exit(one, found.least) for one in calibration]
-            _fit(run, config, fitting.within(exiting))
+            _fit(run, config, fitting.searched_as(exiting))
     return answer
 
 

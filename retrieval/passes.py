@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
@@ -11,8 +12,14 @@ _told: ContextVar[Callable[[], None] | None] = ContextVar("told", default=None)
 
 @contextlib.contextmanager
 def watched(told: Callable[[], None]) -> Iterator[None]:
-    """Have ``told`` called after each pass that is done within."""
-    before = _told.set(told)
+    """Have ``told`` called after each pass that is done within, by one thread at a time."""
+    guard = threading.Lock()
+
+    def in_turn() -> None:
+        with guard:
+            told()
+
+    before = _told.set(in_turn)
     try:
         yield
     finally:

@@ -179,8 +179,11 @@ class System:
         )
 
     def calibration_galleries(self) -> list[Gallery]:
-        """As :func:`retrieval.indexing.calibration_galleries`, to fit further classifiers."""
-        return calibration_galleries(self.run, self.config, self.gallery, self.device)
+        """As :func:`retrieval.indexing.calibration_galleries`, to fit further classifiers; searched
+        as queries are, each with its own bank's photographs as rivals."""
+        found = calibration_galleries(self.run, self.config, self.gallery, self.device)
+        early = self.gallery.searcher.early_exit
+        return found if early is None else [with_exit(one, early.least) for one in found]
 
     @property
     def landmarks(self) -> Sequence[str]:

@@ -55,6 +55,8 @@ _limit = _Limit()
 @functools.cache
 def _libraries() -> ThreadpoolController:
     """The libraries of linear algebra that are loaded: looking for them takes milliseconds."""
+    import scipy.linalg  # noqa: F401 - it brings its own, which if loaded later has no limit
+
     return ThreadpoolController()
 
 

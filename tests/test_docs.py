@@ -22,11 +22,11 @@ import yaml
 from pipelines.building.index import build_run
 from pipelines.cli import app
 from pipelines.config import load_config
-from retrieval.index.gallery import Gallery
+from retrieval.index.gallery import Gallery, GalleryChange
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 from tests.photographs import blank, features_of, picture, write_data_set
-from tests.retrieval.classifiers.galleries import clusters
+from tests.retrieval.classifiers.galleries import clusters, gallery_of
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -201,6 +201,13 @@ def test_the_example_of_a_classifier(examples: dict[str, ModuleType], tmp_path: 
     fitted.save(tmp_path)
     loaded = nearest.NearestClassifier.load(tmp_path, gallery)
     assert np.array_equal(loaded.scores(queries.vectors, found).values, scores.values)
+    left = np.arange(len(gallery.codes)) % 3 > 0
+    fewer = gallery_of(gallery.vectors[left], gallery.codes[left])
+    change = GalleryChange(gallery.codes, gallery.landmarks, left)
+    updated = nearest.NearestClassifier.updated(tmp_path, fewer, change, 0)
+    found = fewer.searcher.search(queries.vectors, updated.neighbours)
+    best = updated.scores(queries.vectors, found).best
+    assert best.tolist() == fewer.codes[found.rows[:, 0]].tolist()
 
 
 def test_hooks_run_what_make_lint_runs() -> None:

@@ -228,8 +228,11 @@ def _learn(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
     seconds = (once + costs.seconds.whitening) * whitenings * work.pace
     if _has_codebook(config):
         seconds += costs.seconds.codebook * rows * work.pace
-    # Rows, as they are and centred, and a square in float64, decomposed.
-    memory = 4 * FLOAT * rows * numbers + 4 * 8 * min(side, EXACT_LIMIT) ** 2
+    # Rows, as they are and centred, and a square in float64, decomposed: of each whitening that is
+    # learnt beside others.
+    beside = max(1, min(left_out(config, work), work.cores))
+    square = 4 * 8 * min(side, EXACT_LIMIT) ** 2
+    memory = FLOAT * rows * numbers + beside * (3 * FLOAT * rows * numbers + square)
     disk = whitenings * FLOAT * numbers * (dimension(config, work) + 1)
     return StageCost("describer", seconds, memory, disk)
 

@@ -231,8 +231,8 @@ def conditions_of(system: System) -> dict[str, str | int | float]:
 
 
 def _views_of(whitening: Mapping[str, Any], learnt: int) -> str:
-    """Of a describer's recipe; runs from before views had a limit have views of all."""
-    if not whitening["views"]:
+    """Of a describer's recipe; runs from before views had a limit have views of all, or none."""
+    if not whitening.get("views"):
         return ""
     viewed = min(learnt, whitening.get("viewed", learnt))
     these = "each" if viewed == learnt else f"{viewed:,} of them"

@@ -58,10 +58,15 @@ class Fitting:
             self._fitted[key] = kind.fit(config, self.gallery, self.seed)
         return self._fitted[key]
 
-    def within(self, calibration: Sequence[Gallery]) -> Fitting:
-        """The same classifiers, with other galleries that hold photographs out."""
+    def searched_as(self, calibration: Sequence[Gallery]) -> Fitting:
+        """The same, where the galleries that hold photographs out find neighbours otherwise.
+
+        Classifiers that look at no neighbours score those photographs as they did.
+        """
         other = Fitting(self.gallery, calibration, self.seed)
         other._fitted.update(self._fitted)
+        alike = {key for key, one in self._fitted.items() if not one.neighbours}
+        other._held_out.update({key: self._held_out[key] for key in alike & self._held_out.keys()})
         return other
 
     def held_out(self, config: MemberConfig) -> HeldOut:

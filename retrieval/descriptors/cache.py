@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -252,7 +253,8 @@ class KnownFeatures(Mapping[int, Outcome]):
         self._frontend = frontend
         self._store = store
         self._places = {int(position): place for place, position in enumerate(positions)}
-        self._shard: tuple[int, list[Outcome]] = (-1, [])
+        # One shard for all threads would be read anew for each photograph, in turns.
+        self._here = threading.local()
 
     @property
     def good_positions(self) -> list[int]:
@@ -275,9 +277,10 @@ class KnownFeatures(Mapping[int, Outcome]):
 
     def __getitem__(self, position: int) -> Outcome:
         number, row = divmod(self._places[position], WINDOW)
-        if number != self._shard[0]:
-            self._shard = (number, self._read(number))
-        return self._shard[1][row]
+        if number != getattr(self._here, "number", None):
+            self._here.number, self._here.shard = number, self._read(number)
+        outcome: Outcome = self._here.shard[row]
+        return outcome
 
     def __contains__(self, position: object) -> bool:
         return position in self._places

@@ -139,12 +139,13 @@ class Searcher:
     ) -> Neighbours:
         verification = self.config.verification
         wanted = k if verification is None else max(k, verification.top)
+        expanded = queries
         if self.config.expansion.queries:
-            queries = replace(queries, vectors=self._expanded(queries.vectors, own))
+            expanded = replace(queries, vectors=self._expanded(queries.vectors, own))
         if self.inverted is None:
-            found = self._by_vectors(queries.vectors, wanted, own)
+            found = self._by_vectors(expanded.vectors, wanted, own)
         else:
-            found = self._by_both(queries, wanted, own)
+            found = self._by_both(expanded, wanted, own)
         if verification is not None:
             found = self._verified(queries, found, own, bank_own, verification)
         return found.first(k)

@@ -203,9 +203,10 @@ def _learnt_on_pairs(
     values, axes = np.linalg.eigh(np.mean(scatters, axis=0))
     softened = (1 - config.shrinkage) * values + config.shrinkage * values.mean()
     if softened[0] <= softened[-1] * 1e-9:
+        more = "photographs a landmark" if views is None else "photographs with views (viewed)"
         raise ConfigError(
             f"whitening on pairs has too few differences for {len(values)} directions: give it"
-            " some whitening.shrinkage (0.1, say) or more photographs a landmark"
+            f" some whitening.shrinkage (0.1, say) or more {more}"
         )
     alike = axes * softened**-0.5
     spread_alike = (rows[: len(centred)] @ alike).astype(np.float32)

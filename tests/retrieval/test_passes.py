@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+import time
 
+import numpy as np
+import pytest
+
+from retrieval import threads
 from retrieval.aggregation.fisher import ITERATIONS, learn_mixture
 from retrieval.passes import one_pass, watched
+from retrieval.threads import in_threads
 from retrieval.vectors.clustering import train_kmeans, train_many_words
 
 
@@ -20,6 +25,23 @@ def test_passes_are_told_to_the_one_who_watches() -> None:
         one_pass()
     one_pass()
     assert (len(outer), len(inner)) == (2, 1)
+
+
+def test_passes_of_several_threads_are_told_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What callers watch with (a bar of a notebook, say) need not be safe to call from several."""
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    inside: list[int] = []
+    most: list[int] = []
+
+    def told() -> None:
+        inside.append(1)
+        time.sleep(0.01)
+        most.append(len(inside))
+        inside.pop()
+
+    with watched(told):
+        list(in_threads(lambda _: one_pass(), range(24)))
+    assert most == [1] * 24
 
 
 def test_learning_is_not_silent() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -53,6 +56,28 @@ def test_the_limit_holds_until_the_last_who_wants_it_has_gone() -> None:
     assert set(threads_a_product()) == {1}
     other.__exit__(None, None, None)
     assert threads_a_product() == before
+
+
+LATER = """
+import numpy
+from threadpoolctl import threadpool_info
+
+from retrieval.threads import one_thread_a_product
+
+with one_thread_a_product():
+    from sklearn.utils.extmath import randomized_svd
+
+    found = [(one["filepath"], one["num_threads"]) for one in threadpool_info()
+             if one["user_api"] == "blas"]
+assert any("scipy" in path for path, _ in found), found
+assert {many for _, many in found} == {1}, found
+"""
+
+
+def test_libraries_that_come_later_are_limited_too() -> None:
+    """In a process of its own, in which nothing has loaded SciPy yet."""
+    more = {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", LATER], check=True, env={**os.environ, **more})
 
 
 def learnt() -> list[Any]:

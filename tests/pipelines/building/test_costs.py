@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pipelines.building.costs import Work, feature_bytes, row_bytes, stage_costs, svm_work
+from pipelines.building.costs import (
+    Work,
+    feature_bytes,
+    measured_costs,
+    row_bytes,
+    stage_costs,
+    svm_work,
+)
 from pipelines.building.index import build_run
 from pipelines.config import load_config
+from retrieval import threads
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.config import SystemConfig
+from retrieval.descriptors.cross_fit import PARTS
+from retrieval.descriptors.describer import Describer
+from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.registry import build_extractor
+from retrieval.descriptors.sample import Sample
 from retrieval.index.faiss_index import FaissIndex, IndexConfig
 from retrieval.photographs.table import load_data_set
+from retrieval.types import unit_rows
 from tests.photographs import features_of, picture
 from tests.pipelines.building.test_index import config_of
 
@@ -117,6 +131,28 @@ def test_local_features_are_counted_where_nothing_was_probed() -> None:
     counted = [feature_bytes(load_config("rootsift-asmk", more), 10) for more in ([], branch)]
     assert counted[1] - counted[0] == (counted[0] - 40) / 3
     assert feature_bytes(shared.model_copy(update={"local": None}), 10) == counted[0]
+
+
+@pytest.mark.parametrize("cores", [1, 5])
+def test_whitenings_beside_each_other_take_memory_each(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = replace(WORK, gallery=500, bank=100, numbers=4096, cores=cores)
+    config = system(**{"whitening.dimension": 64})
+    monkeypatch.setattr(threads, "cores", lambda: cores)
+    rows = unit_rows(np.random.default_rng(0).standard_normal((600, 4096), dtype=np.float32))
+    plain = Describer(build_extractor(HogConfig(), "cpu", 0), None)
+    sample = Sample([None] * 600, parts=np.arange(600) % PARTS, rows=rows)
+    plain.fit_whitening(replace(sample, rows=rows[:, :9]), config.whitening, 0)  # loads libraries
+    tracemalloc.start()
+    try:
+        plain.fit_whitening(sample, config.whitening, 0, PARTS)
+        taken = rows.nbytes + tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    costs = measured_costs()
+    there = costs.bytes.of(work.network) + costs.bytes.row * work.photographs
+    assert 0.8 * taken < stage_costs(config, work)[1].memory - there < 2 * taken
 
 
 def test_views_are_described_too() -> None:

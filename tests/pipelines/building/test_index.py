@@ -22,7 +22,7 @@ from PIL import Image
 from pipelines.answering.classify import classify_list
 from pipelines.building.index import add_photographs, build_run, remove_photographs
 from pipelines.config import load_config
-from pipelines.measuring.evaluate import evaluate_run
+from pipelines.measuring.evaluate import conditions_of, evaluate_run
 from retrieval.classifiers import calibration
 from retrieval.classifiers.ensemble import EnsembleConfig
 from retrieval.classifiers.registry import held_out_scores
@@ -334,6 +334,23 @@ def test_views_of_all_photographs_teach_the_whitening(
         monkeypatch.setattr("retrieval.photographs.augmentation.read_photograph", None)
         monkeypatch.setattr("retrieval.descriptors.extraction.read_photograph", None)
         build("hog", data, tmp_path / "run", *plain, "whitening.views=3")
+
+
+@pytest.mark.parametrize(
+    ("whitening", "said"),
+    [
+        ({"views": 2, "viewed": 5}, "of gallery and bank and 2 views of 5 of them"),
+        ({"views": 2}, "of gallery and bank and 2 views of each"),  # before views had a limit
+        ({}, "of gallery and bank"),  # and before there were any
+    ],
+)
+def test_conditions_say_what_views_a_run_has_learnt_from(
+    run: Path, whitening: dict[str, int], said: str
+) -> None:
+    system = System.load(run, "cpu")
+    describer = {**system.record["describer"], "whitening": whitening}
+    system = replace(system, record={**system.record, "describer": describer})
+    assert conditions_of(system)["whitening"].endswith(said)
 
 
 def test_another_classifier_describes_nothing_again(

@@ -23,6 +23,8 @@ from pipelines.building.index import add_photographs, build_run, remove_photogra
 from pipelines.config import load_config
 from pipelines.measuring.evaluate import evaluate_run
 from retrieval.classifiers.exits import with_exit
+from retrieval.classifiers.registry import held_out_scores
+from retrieval.classifiers.rejection import Rejection, fit_rejection
 from retrieval.descriptors import cache as describing
 from retrieval.descriptors.deferred import DeferredFeatures
 from retrieval.descriptors.representation import Representation
@@ -252,6 +254,13 @@ def test_features_at_hand_are_not_made_again_while_thresholds_are_fitted(
     assert (tmp_path / "bare/classifiers/knn/rejection.json").read_bytes() == found
 
 
+def refitted(system: System) -> Rejection:
+    """The rejection of the classifier knn, by a system's galleries that hold photographs out."""
+    galleries, config = system.calibration_galleries(), system.config
+    held = held_out_scores(config.classifiers["knn"], galleries, config.seed)
+    return fit_rejection(held, galleries, config.rejection, config.calibration, config.seed)[0]
+
+
 def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +302,14 @@ def test_a_query_that_leads_is_not_verified_and_its_features_are_not_described(
     gained = some.neighbours_of_bank(rows, 5).bonus.max(axis=1)
     most = pytest.approx(system.config.search.verification.weight, abs=1e-3)
     assert [one == most for one in gained] == (leads >= np.median(leads)).tolist()
+    # So they are where a threshold is fitted later: the rivals are each gallery's own bank.
+    for one in system.calibration_galleries():
+        assert one.searcher.early_exit.least == early.least
+        nearest = one.searcher.early_exit.bank.search(one.bank_vectors, 1)
+        np.testing.assert_allclose(nearest.similarities, 1, atol=1e-5)
+    # Thresholds are of such scores.
+    judged, verified = (refitted(one) for one in (system, eager))
+    assert judged == system.rejections["knn"] != verified
     # Tables are described whole.
     figures = evaluate_run(system, data / "test.csv", tmp_path / "out")
     assert figures["knn"]["top1"] > 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from retrieval.classifiers.registry import fit_and_hold_out, held_out_scores
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.evaluation.selection import held_out_gap
+from retrieval.index.expansion import ExpansionConfig
 from tests.oracles import classifiers as slow
 from tests.retrieval.classifiers.galleries import clusters
 
@@ -242,3 +244,18 @@ def test_an_ensemble_shares_what_stands_beside_it(monkeypatch: pytest.MonkeyPatc
     assert len(held.rows) == len(fused.rows)
     anew = EnsembleClassifier.fit_and_hold_out(CONFIG, Fitting(gallery, [gallery]))[1]
     np.testing.assert_array_equal(fused.gallery.values, anew.gallery.values)
+
+
+def test_those_that_look_at_no_neighbours_are_held_out_once() -> None:
+    gallery = clusters(6, 8, 30, 1.2)
+    fitting = Fitting(gallery, [gallery])
+    held = {name: fit_and_hold_out(one, fitting)[1] for name, one in MEMBERS.items()}
+    expansion = ExpansionConfig(queries=3)
+    config = gallery.searcher.config.model_copy(update={"expansion": expansion})
+    other = replace(gallery, searcher=replace(gallery.searcher, config=config))
+    again = fitting.searched_as([other])
+    assert again.held_out(MEMBERS["svm"]) is held["svm"]
+    assert again.fitted(MEMBERS["knn"]) is fitting.fitted(MEMBERS["knn"])
+    expected = Fitting(gallery, [other]).held_out(MEMBERS["knn"]).gallery.values
+    np.testing.assert_array_equal(again.held_out(MEMBERS["knn"]).gallery.values, expected)
+    assert (expected != held["knn"].gallery.values).any()

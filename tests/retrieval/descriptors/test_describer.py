@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from retrieval.descriptors import cache, extraction
 from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.base import Extractor
 from retrieval.descriptors.cache import (
+    KnownFeatures,
     describe_table,
     described_from,
     extract_table,
@@ -25,11 +28,11 @@ from retrieval.descriptors.describer import NO_FEATURES, Describer
 from retrieval.descriptors.extraction import extract
 from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.registry import JointConfig, PartConfig, build_extractor
-from retrieval.descriptors.sample import Sample
+from retrieval.descriptors.sample import Chosen, Sample
 from retrieval.errors import ConfigError
 from retrieval.local.sift import SiftConfig
 from retrieval.photographs.table import make_table
-from retrieval.storage.shards import ShardStore
+from retrieval.storage.shards import Shard, ShardStore
 from retrieval.vectors.whitening import AugmentedRows, Whitening, WhiteningConfig
 from tests.photographs import blank, features_of, picture, write_photograph
 
@@ -168,6 +171,31 @@ def test_features_are_kept_as_descriptors_are(table: pd.DataFrame, tmp_path: Pat
     assert [len(one) > 0 for one in kept].count(False) == 1
     assert store.failed == 1
     assert len(kept) == ROWS - 1
+
+
+def test_threads_read_kept_features_beside_each_other(
+    table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As whitenings within an extractor do, each without a part of the photographs."""
+    extractor, store = build_extractor(HogConfig(), "cpu", 0), ShardStore(tmp_path, {"sample": 1})
+    extract_table(table, extractor, store)
+    known = KnownFeatures(extractor, store, np.arange(ROWS))
+    expected = [known[one] for one in known.good_positions]
+    together, reads = threading.Barrier(2), []
+    read = store.read
+
+    def slow(number: int) -> Shard:
+        together.wait(5)  # both are at another shard each
+        reads.append(number)
+        return read(number)
+
+    monkeypatch.setattr(store, "read", slow)
+    with ThreadPoolExecutor(2) as pool:
+        orders = [range(len(expected)), range(len(expected) - 1, -1, -1)]
+        found = list(pool.map(lambda order: list(Chosen(known.good, order)), orders))
+    for order, those in zip(orders, found, strict=True):
+        np.testing.assert_array_equal(those, [expected[one] for one in order])
+    assert len(reads) == 2 * len(store)
 
 
 def test_other_photographs_are_described_anew(

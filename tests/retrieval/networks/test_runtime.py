@@ -6,8 +6,11 @@ import logging
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +64,16 @@ def test_maps_are_those_of_torch_at_any_size(precision: Float) -> None:
         for (expected, _), (found, _) in pairs:
             assert found.shape == expected.shape
             assert cosine(found, expected) > (0.99999 if precision == "float32" else 0.999)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_rough_maps_stay_as_they_are_computed(precision: Float) -> None:
+    both = trunk(), replace(trunk(), rough=("features.3",))
+    fine, rough = (settled(one, CPU, precision).network(values(2, 3, 96, 131)) for one in both)
+    kept = getattr(torch, precision)
+    assert (rough["features.3"].dtype, rough["features"].dtype) == (kept, torch.float32)
+    assert torch.equal(rough["features.3"], fine["features.3"].to(kept))
+    assert torch.equal(rough["features"], fine["features"])
 
 
 def test_maps_of_one_batch_outlive_the_next() -> None:
@@ -201,6 +214,15 @@ for one in threads:
 for one in threads:
     one.join()
 """
+
+
+def test_the_first_look_at_numpy_is_taken_on_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+    types = SimpleNamespace(f32=SimpleNamespace(to_dtype=lambda: looked.append(1)))
+    loaded: Any = SimpleNamespace(Type=types)
+    monkeypatch.setitem(sys.modules, "openvino", loaded)
+    assert runtime.openvino() is loaded
+    assert looked
 
 
 def test_threads_that_first_look_at_numpy_together_do_not_wait_for_each_other() -> None:

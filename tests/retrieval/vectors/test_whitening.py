@@ -126,6 +126,9 @@ def test_pairs_must_be_there() -> None:
     few = [str(i // 2) for i in range(9)]
     with pytest.raises(ConfigError, match=r"too few differences for 8 direc.*shrinkage"):
         Whitening.fit(rows(9, 20), config.model_copy(update={"shrinkage": 0.0}), labels=few)
+    views = AugmentedRows(rows(2, 20, 1), np.array([0, 3]))
+    with pytest.raises(ConfigError, match=r"shrinkage \(0.1, say\) or more .* views \(viewed\)"):
+        Whitening.fit(rows(9, 20), WhiteningConfig(dimension=4, views=1), views=views)
 
 
 @pytest.mark.parametrize(("n", "d"), [(60, 10), (12, 40)])
