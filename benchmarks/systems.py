@@ -107,7 +107,8 @@ def main() -> None:
     for run in options.run:
         system = System.load(run, CPU, options.weights)
         (spent,) = in_turns([lambda s=system: s.classify(asked)], options.turns)
-        rows.append((f"`{system.config.name}`, answered", None, spent))
+        early = "" if system.gallery.searcher.early_exit is None else ", early exits"
+        rows.append((f"`{system.config.name}`, answered{early}", None, spent))
     text = markdown(rows, options.data.name, options.photographs)
     atomic_write(options.out, text.encode())
     print(text)
