@@ -51,11 +51,21 @@ def open_addition(run: Run, name: str) -> Addition:
     Raises:
         RunError: adding them was cut short.
     """
-    folder, rows = run.descriptors / name, run.read_rows(name)
+    rows = run.read_rows(name)
+    return Addition.of(run, name, rows, described_store(run, name, len(rows)))
+
+
+def described_store(run: Run, name: str, rows: int) -> ShardStore:
+    """Where the descriptors of an addition of so many rows are, all of them.
+
+    Raises:
+        RunError: adding them was cut short.
+    """
+    folder = run.descriptors / name
     if is_store(folder):
         store = ShardStore.open(folder, run.timings)
-        if store.rows == len(rows):
-            return Addition.of(run, name, rows, store)
+        if store.rows == rows:
+            return store
     raise RunError(
         f"{run}: an earlier landmarks add was cut short: give that command again, or run landmarks"
         " index again, and then this one"

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from retrieval.additions import Addition, open_addition, present, same_rows
+from retrieval.additions import Addition, described_store, open_addition, present, same_rows
 from retrieval.agreement import require_same_extractor
 from retrieval.changes import Change, settle, since_fitted, take_in
 from retrieval.classifiers.base import HeldOut
@@ -262,6 +262,8 @@ def add(
             f"is in {run} already", "leave them out, or take those out of the run first"
             " (landmarks remove)",
         )  # fmt: skip
+        for one in known.keys() - {name}:
+            described_store(run, one, len(known[one]))  # before anything is written
         describer = load_describer(run, config.with_weights(weights), device)
         recipe = record["describer"]
         require_same_extractor(run, recipe, describer)
@@ -297,6 +299,8 @@ def remove(run: Run, ids: Sequence[str], device: str) -> dict[str, Any]:
         unknown = [name for name in ids if not any(name in there for there in found.values())]
         if unknown:
             raise TableError(f"id {unknown[0]!r} is not in {run} ({len(unknown)} such ids)")
+        for name, one in tables.items():
+            described_store(run, name, len(one))
         before = run.removed()
         removed = {name: sorted(there.union(before.get(name, ()))) for name, there in found.items()}
         removed = {name: gone for name, gone in removed.items() if gone}

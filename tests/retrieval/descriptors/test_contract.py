@@ -404,5 +404,5 @@ def test_the_identity_is_of_what_gives_features_and_nothing_else(name: str) -> N
     for at, annotation, value in leaves(config):
         # The part of a combination that learns from views is refused; where eight bits lie matters
         # to those alone.
-        if not at.endswith(("kind", "whitening.views", "quantised")):
+        if not at.endswith(("kind", "whitening.views", "viewed", "quantised")):
             assert any(tells(at, other) for other in changed(config, at, annotation, value)), at
