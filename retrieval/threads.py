@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from typing import Any, Final, TypeVar
 
@@ -34,35 +36,46 @@ class _Limit:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._wanted = 0
-        self._set: Any = None
+        self._held: list[Any] = []
+        self._limited: ThreadpoolController | None = None
 
     def want(self) -> None:
         with self._guard:
-            if not self._wanted:
-                self._set = _libraries().limit(limits=1, user_api="blas")
+            libraries = _libraries("scipy.linalg" in sys.modules)
+            if libraries is not self._limited:  # the first, or there are more by now
+                self._held.append(libraries.limit(limits=1, user_api="blas"))
+                self._limited = libraries
             self._wanted += 1
 
     def release(self) -> None:
         with self._guard:
             self._wanted -= 1
             if not self._wanted:
-                self._set.restore_original_limits()
+                while self._held:
+                    self._held.pop().restore_original_limits()
+                self._limited = None
 
 
 _limit = _Limit()
 
 
 @functools.cache
-def _libraries() -> ThreadpoolController:
+def _libraries(_with_scipys: bool) -> ThreadpoolController:
     """The libraries of linear algebra that are loaded: looking for them takes milliseconds."""
-    import scipy.linalg  # noqa: F401 - it brings its own, which if loaded later has no limit
-
     return ThreadpoolController()
 
 
+def one_thread_a_product() -> AbstractContextManager[None]:
+    """Keep matrix products of this process to a thread each, FAISS's and SciPy's among them."""
+    import scipy.linalg  # noqa: F401 - it brings a library of its own: loaded later, it had no limit
+
+    return _limited()
+
+
 @contextlib.contextmanager
-def one_thread_a_product() -> Iterator[None]:
-    """Keep matrix products of this process to a thread each, FAISS's among them."""
+def _limited() -> Iterator[None]:
+    """The same of libraries that are loaded: SciPy, which no answer needs, takes a quarter of a
+    second to load."""
     _limit.want()
     try:
         yield
@@ -77,7 +90,7 @@ def in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """
     items = iter(items)
     first = list(itertools.islice(items, 2))
-    with one_thread_a_product():
+    with _limited():
         if len(first) < 2:
             yield from map(function, first)
             return
