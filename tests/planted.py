@@ -55,9 +55,10 @@ def marked(photograph: Photograph, seed: int) -> Photograph:
     return shown
 
 
-def require_found(photographs: Sequence[Photograph]) -> None:
-    """Require that red is found in photographs, as many as are needed, of which some are marked,
-    and that five sets of those that are not are no concept."""
+def require_found(photographs: Sequence[Photograph], told_apart: float) -> None:
+    """Require that red is found in photographs, as many as are needed, of which some are marked and
+    more than such a share of them told from others, and that five sets of those that are not are no
+    concept."""
     assert len(photographs) == NEEDED
     made, left = colour_network(), list(photographs)
 
@@ -87,7 +88,7 @@ def require_found(photographs: Sequence[Photograph]) -> None:
     scores = {
         (one.concept, one.landmark): one for one in concept_scores(vectors, chances, derivatives)
     }
-    assert vectors[0].separators.accuracy.mean() > 0.9
+    assert vectors[0].separators.accuracy.mean() > told_apart
     assert all(one.separators.accuracy.mean() < 0.8 for one in vectors[1:])
     red = scores["red", "of red"]
     assert red.significant
