@@ -61,6 +61,9 @@ SAMPLE: Final = 50_000
 SEARCHED: Final = 1 << 10
 """Landmarks whose hard negatives are searched at a time."""
 
+Separator = tuple[NDArray[Any], float]
+"""Weight (d,) and bias."""
+
 
 class SvmConfig(StrictModel):
     """The machine's constants; defaults chosen on held-out gallery and bank photographs.
@@ -207,8 +210,8 @@ class SvmClassifier:
         new = np.flatnonzero(places < 0)
         if len(new):
             rows, bank_rows = np.arange(len(gallery.codes)), np.arange(len(gallery.bank))
-            found = _separators(config, gallery, rows, bank_rows, scale, seed, new)
-            weights[new], biases[new] = found
+            seen = _TrainingRows(config, gallery, rows, bank_rows, scale, seed)
+            weights[new], biases[new] = seen.separators(new)
         return cls(config, scale, weights, biases, gallery.codes)
 
     def gained(self, neighbours: Neighbours, code: int) -> float:
@@ -290,24 +293,8 @@ def _train(
 ) -> tuple[Vectors, Vectors, Vectors]:
     """Scale, weights and biases from some rows of gallery and bank (ascending)."""
     scale, wanted = _scale(config, gallery, rows, seed), np.arange(len(gallery.landmarks) + 1)
-    return scale, *_separators(config, gallery, rows, bank_rows, scale, seed, wanted)
-
-
-def _separators(
-    config: SvmConfig,
-    gallery: Gallery,
-    rows: Integers,
-    bank_rows: Integers,
-    scale: Vectors,
-    seed: int,
-    wanted: Integers,
-) -> tuple[Vectors, Vectors]:
-    """Weights and biases of wanted landmarks, by code, ascending; the bank's code is one more than
-    the last landmark's."""
-    landmarks, everything = len(gallery.landmarks), len(rows) + len(bank_rows)
-    if config.trains_on_all(everything, landmarks):
-        return _train_on_all(config, gallery, rows, bank_rows, scale, wanted)
-    return _train_on_some(config, gallery, rows, bank_rows, scale, seed, wanted)
+    seen = _TrainingRows(config, gallery, rows, bank_rows, scale, seed)
+    return scale, *seen.separators(wanted)
 
 
 def _scale(config: SvmConfig, gallery: Gallery, rows: Integers, seed: int) -> Vectors:
@@ -325,67 +312,84 @@ def scaled(descriptors: Vectors, scale: Vectors) -> Vectors:
     return unit_rows(descriptors * scale)
 
 
-def _train_on_all(
-    config: SvmConfig,
-    gallery: Gallery,
-    rows: Integers,
-    bank_rows: Integers,
-    scale: Vectors,
-    wanted: Integers,
-) -> tuple[Vectors, Vectors]:
-    descriptors = np.concatenate([gallery.vectors[rows], gallery.bank_vectors[bank_rows]])
-    descriptors = scaled(descriptors, scale).astype(np.float64)
-    none = len(gallery.landmarks)
-    codes = np.concatenate([gallery.codes[rows], np.full(len(bank_rows), none)])
-    with ThreadPoolExecutor(cores()) as threads:
-        found = threads.map(
-            lambda code: separator(descriptors, codes == code, config.penalty), wanted
+@dataclass(frozen=True)
+class _TrainingRows:
+    """What separators are trained on.
+
+    Attributes:
+        config: of the classifier.
+        gallery: whose photographs they part.
+        rows, bank_rows: those that are seen, ascending.
+        scale: (d,) as of :func:`_scale`.
+        seed: of what is drawn.
+    """
+
+    config: SvmConfig
+    gallery: Gallery
+    rows: Integers
+    bank_rows: Integers
+    scale: Vectors
+    seed: int
+
+    def separators(self, wanted: Integers) -> tuple[Vectors, Vectors]:
+        """Weights and biases of wanted landmarks, by code, ascending; the bank's code is one more
+        than the last landmark's."""
+        landmarks, everything = len(self.gallery.landmarks), len(self.rows) + len(self.bank_rows)
+        if self.config.trains_on_all(everything, landmarks):
+            return _stacked(self._on_all(wanted))
+        return _stacked(self._on_some(wanted))
+
+    def _scaled(self, descriptors: Vectors) -> Vectors:
+        return scaled(descriptors, self.scale)
+
+    def _on_all(self, wanted: Integers) -> list[Separator]:
+        gallery, none = self.gallery, len(self.gallery.landmarks)
+        descriptors = np.concatenate(
+            [gallery.vectors[self.rows], gallery.bank_vectors[self.bank_rows]]
         )
-        return _stacked(list(found))
+        descriptors = self._scaled(descriptors).astype(np.float64)
+        codes = np.concatenate([gallery.codes[self.rows], np.full(len(self.bank_rows), none)])
+        with ThreadPoolExecutor(cores()) as threads:
+            return list(
+                threads.map(
+                    lambda code: separator(descriptors, codes == code, self.config.penalty), wanted
+                )
+            )
 
+    def _on_some(self, wanted: Integers) -> list[Separator]:
+        config, gallery, rng = self.config, self.gallery, np.random.default_rng(self.seed)
+        shared = np.sort(rng.permutation(self.rows)[: config.random_negatives])
+        bank_rows = np.sort(rng.permutation(self.bank_rows)[: config.bank_negatives])
+        bank = self._scaled(gallery.bank_vectors[bank_rows])
+        descriptors, codes = self._scaled(gallery.vectors[shared]), gallery.codes[shared]
+        shuffled = rng.permutation(self.rows)
+        shuffled = shuffled[np.argsort(gallery.codes[shuffled], kind="stable")]
+        bounds = np.searchsorted(gallery.codes[shuffled], np.arange(len(gallery.landmarks) + 1))
+        own = [
+            np.sort(shuffled[start:end][: config.most_positives])
+            for start, end in itertools.pairwise(bounds)
+        ]
+        allowed = np.zeros(len(gallery.codes), np.bool_)
+        allowed[self.rows] = True
 
-def _train_on_some(
-    config: SvmConfig,
-    gallery: Gallery,
-    rows: Integers,
-    bank_rows: Integers,
-    scale: Vectors,
-    seed: int,
-    wanted: Integers,
-) -> tuple[Vectors, Vectors]:
-    rng = np.random.default_rng(seed)
-    shared = np.sort(rng.permutation(rows)[: config.random_negatives])
-    bank_rows = np.sort(rng.permutation(bank_rows)[: config.bank_negatives])
-    bank = scaled(gallery.bank_vectors[bank_rows], scale)
-    descriptors, codes = scaled(gallery.vectors[shared], scale), gallery.codes[shared]
-    shuffled = rng.permutation(rows)
-    shuffled = shuffled[np.argsort(gallery.codes[shuffled], kind="stable")]
-    bounds = np.searchsorted(gallery.codes[shuffled], np.arange(len(gallery.landmarks) + 1))
-    own = [
-        np.sort(shuffled[start:end][: config.most_positives])
-        for start, end in itertools.pairwise(bounds)
-    ]
-    allowed = np.zeros(len(gallery.codes), np.bool_)
-    allowed[rows] = True
+        def one(code: int, hard: Integers) -> Separator:
+            picked = np.concatenate([own[code], np.setdiff1d(hard, shared)])
+            near = self._scaled(gallery.vectors[picked])
+            chosen = [near, descriptors[codes != code], bank]
+            parts = np.concatenate(chosen).astype(np.float64)
+            return separator(parts, np.arange(len(parts)) < len(own[code]), config.penalty)
 
-    def one(code: int, hard: Integers) -> tuple[NDArray[Any], float]:
-        picked = np.concatenate([own[code], np.setdiff1d(hard, shared)])
-        near = scaled(gallery.vectors[picked], scale)
-        chosen = [near, descriptors[codes != code], bank]
-        parts = np.concatenate(chosen).astype(np.float64)
-        return separator(parts, np.arange(len(parts)) < len(own[code]), config.penalty)
-
-    found: list[tuple[NDArray[Any], float]] = []
-    with ThreadPoolExecutor(cores()) as threads:
-        known = wanted[wanted < len(own)]
-        for start in range(0, len(known), SEARCHED):
-            block = known[start : start + SEARCHED]
-            hard = _hard_negatives(config, gallery, own, block, allowed)
-            found += threads.map(one, block, hard)
-    if len(known) < len(wanted):
-        both = np.concatenate([bank, descriptors]).astype(np.float64)
-        found.append(separator(both, np.arange(len(both)) < len(bank), config.penalty))
-    return _stacked(found)
+        found: list[Separator] = []
+        with ThreadPoolExecutor(cores()) as threads:
+            known = wanted[wanted < len(own)]
+            for start in range(0, len(known), SEARCHED):
+                block = known[start : start + SEARCHED]
+                hard = _hard_negatives(config, gallery, own, block, allowed)
+                found += threads.map(one, block, hard)
+        if len(known) < len(wanted):
+            both = np.concatenate([bank, descriptors]).astype(np.float64)
+            found.append(separator(both, np.arange(len(both)) < len(bank), config.penalty))
+        return found
 
 
 def _hard_negatives(
@@ -408,9 +412,7 @@ def _hard_negatives(
     return [rows[use][:count] for rows, use in zip(found, usable, strict=True)]
 
 
-def separator(
-    descriptors: NDArray[np.float64], own: Flags, penalty: float
-) -> tuple[NDArray[Any], float]:
+def separator(descriptors: NDArray[np.float64], own: Flags, penalty: float) -> Separator:
     """Weight (d,) and bias that part own rows of (n, d) from the others.
 
     Without own rows the bias is -inf, so that nothing is ever on their side; without others it
@@ -427,6 +429,6 @@ def separator(
     return machine.coef_[0], float(machine.intercept_[0])
 
 
-def _stacked(found: Sequence[tuple[NDArray[Any], float]]) -> tuple[Vectors, Vectors]:
+def _stacked(found: Sequence[Separator]) -> tuple[Vectors, Vectors]:
     weights = np.stack([weight for weight, _ in found]).astype(np.float32)
     return weights, np.array([bias for _, bias in found], np.float32)

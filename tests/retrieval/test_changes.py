@@ -142,7 +142,8 @@ def test_separators_stay_and_those_of_new_landmarks_are_trained(
     added = load_fitted(file, SvmConfig)[0]
     everyone = np.arange(len(more.landmarks) + 1)
     rows, bank = np.arange(len(more.rows)), np.arange(len(more.gallery.bank))
-    fitted = svm._separators(config, more.gallery, rows, bank, before["scale"], 0, everyone)
+    seen = svm._TrainingRows(config, more.gallery, rows, bank, before["scale"], 0)
+    fitted = seen.separators(everyone)
     for name, fresh in zip(("weights", "biases"), fitted, strict=True):
         assert (added[name][0] == fresh[0]).all()  # L1's
         assert (added[name][1:] == before[name]).all()
