@@ -104,9 +104,11 @@ class SinceFitted(StrictModel):
 
     def with_more(self, gallery: int, bank: int) -> SinceFitted:
         """With so many more changes."""
-        changes = self.gallery_changes + gallery, self.bank_changes + bank
         return self.model_copy(
-            update=dict(zip(("gallery_changes", "bank_changes"), changes, strict=True))
+            update={
+                "gallery_changes": self.gallery_changes + gallery,
+                "bank_changes": self.bank_changes + bank,
+            }
         )
 
     @property
@@ -221,25 +223,24 @@ def take_in(
     )  # fmt: skip
     if not stays:
         return None
-    staged = _staged(run)
+    staged, came = _staged(run), _new_descriptors(new, bank=False)
     with ThreadPoolExecutor(1) as pool:
-        made_from = pool.submit(_write_descriptors, run, staged, gallery.left, new)
-        now = gallery.now()
-        write_lists(staged, now, bank.now())
+        made_from = pool.submit(_write_descriptors, run, staged, gallery.left, came)
+        now, bank_now = gallery.now(), bank.now()
+        write_lists(staged, now, bank_now)
         if bank.changes:
             _write_bank(run, staged, bank.left, new, local_branch)
         else:
             staged.bank = run.bank
         tables = list(change.tables.values())
         recipe = index_recipe(config, record["describer"], digests, tables, change.removed)
-        came = [one.vectors for one in _new_descriptors(new, bank=False) if len(one)]
-        index = FaissIndex.updated(run.index, gallery.left, came)
+        index = FaissIndex.updated(run.index, gallery.left, [one.vectors for one in came])
         own_sum = index.save(staged.index, made_from.result)
     _write_classifiers(run, staged, config, device, local_branch, gallery, index)
     known = set(now["landmark"].unique())
     told = {
         "gallery": len(now),
-        "bank": len(bank.now()),
+        "bank": len(bank_now),
         "failed": failed,
         "landmarks": len(known),
         "lost": sorted(_labels(change) - known),
@@ -326,10 +327,12 @@ def _staged(run: Run) -> Run:
     return staged
 
 
-def _new_descriptors(new: Addition | None, bank: bool) -> Iterator[Representation]:
-    if new is not None:
-        flags = (new.bank if bank else new.gallery).to_numpy(bool)
-        yield from chosen_rows([new.store], [flags])
+def _new_descriptors(new: Addition | None, bank: bool) -> list[Representation]:
+    """Of what comes in, few beside what is there; shard by shard, none of them empty."""
+    if new is None:
+        return []
+    flags = (new.bank if bank else new.gallery).to_numpy(bool)
+    return [one for one in chosen_rows([new.store], [flags]) if len(one)]
 
 
 def _write_bank(
@@ -345,11 +348,10 @@ def _write_bank(
     write_descriptors(staged.bank, lambda: [Representation.joined(parts)])
 
 
-def _write_descriptors(run: Run, staged: Run, left: Flags, new: Addition | None) -> str:
+def _write_descriptors(run: Run, staged: Run, left: Flags, came: Sequence[Representation]) -> str:
     """Write those of the gallery; the checksum of its vectors."""
     known = read_arrays(run.gallery)
-    came = [one.arrays() for one in _new_descriptors(new, bank=False) if len(one)]
-    count = int(left.sum()) + sum(len(one[VECTORS]) for one in came)
+    count = int(left.sum()) + sum(len(one) for one in came)
     forms = {name: (one.dtype, (count, *one.shape[1:])) for name, one in known.items()}
 
     def blocks() -> Iterator[Arrays]:
@@ -357,7 +359,7 @@ def _write_descriptors(run: Run, staged: Run, left: Flags, new: Addition | None)
             here = left[start : start + ROWS]
             block = {name: one[start : start + ROWS] for name, one in known.items()}
             yield block if here.all() else {name: one[here] for name, one in block.items()}
-        yield from came
+        yield from (one.arrays() for one in came)
 
     write_arrays(staged.gallery, forms, blocks())
     return checksum(staged.folder / DESCRIPTORS)
