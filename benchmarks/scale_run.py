@@ -125,7 +125,7 @@ def made(rows: int, seed: int = 0) -> Iterator[tuple[Any, Any]]:
 
 def describe(folder: Path, rows: int) -> list[dict[str, Any]]:
     """Build a small run, and write the made-up descriptors into it as an addition."""
-    from retrieval.descriptors.cache import WINDOW, described_from
+    from retrieval.descriptors.cache import WINDOW, described_from, table_digest
     from retrieval.photographs.table import load_data_set
     from retrieval.run import Run
     from retrieval.storage import shards
@@ -167,7 +167,7 @@ def describe(folder: Path, rows: int) -> list[dict[str, Any]]:
         listed = run.write_rows(MADE, frame)
         recipe = run.read_record()["describer"]
         store = shards.ShardStore(
-            run.descriptors / MADE, described_from(recipe, listed), run.timings
+            run.descriptors / MADE, described_from(recipe, table_digest(listed)), run.timings
         )
         for number, start in enumerate(range(0, len(ids), WINDOW)):
             block = vectors[start : start + WINDOW]

@@ -110,11 +110,11 @@ def build(
         if has_parts(run):
             require_same_data(run, digest)
         describer, recipe, known = _learn(run, config, table, digest, device, bar, watcher)
-        made_from = {**recipe, "table": digest}
+        made_from = described_from(recipe, digest)
         take_parts(run, len(table), made_from)
         additions = [describe(run, FIRST, table, describer, made_from, bar, known)]
         additions += [
-            describe(run, name, rows, describer, described_from(recipe, rows), bar)
+            describe(run, name, rows, describer, described_from(recipe, table_digest(rows)), bar)
             for name, rows in added.items()
         ]
         begun = {
@@ -205,7 +205,7 @@ def _learnt_apart(
         describer, recipe, known = _learn(
             run, config, table, digest, device, bar, watcher, apart=True
         )
-        made_from = {**recipe, "table": digest}
+        made_from = described_from(recipe, digest)
         store = ShardStore.whole(run.descriptors / FIRST, made_from, len(table))
         yield (describer, made_from, known), store is not None
 
@@ -269,7 +269,8 @@ def add(
         require_same_extractor(run, recipe, describer)
         removed = run.removed()
         back = removed.pop(name, None)
-        new = describe(run, name, table, describer, described_from(recipe, table), bar)
+        made_from = described_from(recipe, table_digest(table))
+        new = describe(run, name, table, describer, made_from, bar)
         tables = {one: new.table if one == name else known[one]
                   for one in sorted({*known, name}, key=int)}  # fmt: skip
         new = replace(new, left=pd.Series(data=True, index=new.table.index))

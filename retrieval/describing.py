@@ -22,6 +22,7 @@ from retrieval.descriptors.cache import (
     Progress,
     describe_sources,
     describe_table,
+    described_from,
     extract_table,
     no_progress,
     table_digest,
@@ -205,7 +206,7 @@ def describer_stage(
         return plain, recipe, known
     store = None
     if not apart and keeps_plain(len(table), plain) and run.recipe_of(DESCRIBER) != as_json(recipe):
-        made_from = {**recipe, "table": digest}
+        made_from = described_from(recipe, digest)
         store = aggregate_table(run, FIRST, table, plain, made_from, bar, known)
     run.stage(DESCRIBER, recipe, make)
     return Describer.load(run.folder, extractor, whitened, local_branch, True), recipe, known

@@ -29,7 +29,13 @@ from pipelines.report.measured import (
     side_by_side,
 )
 from retrieval.config import SystemConfig
-from retrieval.descriptors.cache import Described, describe_table, described_from, read_described
+from retrieval.descriptors.cache import (
+    Described,
+    describe_table,
+    described_from,
+    read_described,
+    table_digest,
+)
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import RunError, TableError
 from retrieval.evaluation.metrics import (
@@ -199,11 +205,12 @@ def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
 
     Each table has a folder there, so that asking for one and then another describes each once.
     """
-    made_from = described_from({"describer": system.record["describer"]}, table)
+    digest = table_digest(table)
+    made_from = described_from({"describer": system.record["describer"]}, digest)
     with progress_bar("describing", len(table)) as progress:
         store = describe_table(
-            table, system.describer, out / "descriptors" / made_from["table"], made_from,
-            progress, timings=out / "timings.json",
+            table, system.describer, out / "descriptors" / digest, made_from, progress,
+            timings=out / "timings.json",
         )  # fmt: skip
     return read_described(table, store, system.describer)
 

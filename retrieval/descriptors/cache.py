@@ -152,9 +152,9 @@ def whiten_table(
     return store
 
 
-def described_from(recipe: Mapping[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """All that decides the bytes of a table's descriptors. Each of its files is looked at."""
-    return {**recipe, "table": table_digest(table)}
+def described_from(recipe: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """All that decides the bytes of a table's descriptors; ``digest``: its :func:`table_digest`."""
+    return {**recipe, "table": digest}
 
 
 def windows_of(rows: int) -> list[range]:

@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def fields(describer: Describer, table: pd.DataFrame) -> dict[str, Any]:
-    return described_from({"extractor": describer.extractor.identity()}, table)
+    return described_from({"extractor": describer.extractor.identity()}, table_digest(table))
 
 
 def test_every_row_has_a_status_and_the_good_ones_a_descriptor(
