@@ -41,7 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_index import FaissIndex, IndexConfig, lists_of
 from retrieval.index.gallery import Gallery, bank_similarity
 
 RESULTS = Path(__file__).parent / "results"
@@ -148,8 +148,8 @@ def landmarks_of(rows: int) -> int:
 
 
 def inverted_file(rows: int) -> str:
-    """As many lists as autofaiss takes (the power of 2 nearest to 4 √n); a byte a dimension."""
-    return f"IVF{2 ** round(np.log2(4 * np.sqrt(rows)))},SQ8"
+    """A byte a dimension."""
+    return f"IVF{lists_of(rows)},SQ8"
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:

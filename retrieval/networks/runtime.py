@@ -275,12 +275,10 @@ def _reason(error: Exception) -> str:
 def _key(trunk: Trunk) -> str:
     """What decides a converted network: the name of its files."""
     version = openvino().get_version()
-    told = {
-        "square": trunk.square,
-        "openvino": version,
-        **({"rough": trunk.rough} if trunk.rough else {}),
-    }
-    return fingerprint({**trunk.identity, **told})
+    told = {**trunk.identity, "square": trunk.square, "openvino": version}
+    if trunk.rough:
+        told["rough"] = trunk.rough
+    return fingerprint(told)
 
 
 def cannot_run_eight_bits(device: torch.device) -> str | None:

@@ -60,8 +60,8 @@ class WhiteningConfig(StrictModel):
             pairs, of the covariance of their differences.
         learnt_on: ``all`` photographs alike, or besides by the differences within ``pairs`` of one
             landmark's, each photograph counting alike.
-        views: altered views of each photograph that are described for their differences, which
-            count as much as the landmarks' pairs where there are both; 0: none.
+        views: altered views of each viewed photograph, described for their differences, which count
+            as much as the landmarks' pairs where there are both; 0: none.
         viewed: photographs, at most, that views are described of; drawn by the seed.
     """
 
