@@ -19,7 +19,6 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.index.blocks import Blocks, RowBlocks
+from retrieval.index.exact_search import exact_search
 from retrieval.index.faiss_rows import keep_rows, lets_rows_go
 from retrieval.index.neighbours import Neighbours
 from retrieval.storage.files import atomic_write, writing
@@ -45,7 +45,6 @@ GPU_MOST_NEIGHBOURS = 2048
 """The most neighbours, and lists probed, that FAISS's GPU code can do."""
 GPU_CODE_BYTES = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 """Bytes of a product-quantised code for which FAISS has GPU kernels."""
-_CACHED_BYTES = 1 << 22  # of the gallery, in an exact search
 _TRAINING_ROWS_PER_CENTROID = 40  # FAISS warns below 39; autofaiss takes 31 to 100
 _LEAST_SAMPLE = 10_000  # for the ranges of scalar quantisers and the axes of PCA
 _LIMIT_CHECK_DIMENSION = 13_440  # a multiple of every code size above, to try a factory key on
@@ -54,9 +53,8 @@ MOST_LISTS = 2**22
 _HALVES = "SQfp16"
 _INDEX_FILE = "index.faiss"
 _SIDECAR_FILE = "index.json"
-# One search at a time where FAISS keeps state outside the index: its GPU resources, and the
-# process-wide threshold that _without_matrix_products sets.
-_shared_state = threading.RLock()
+_one_on_gpu = threading.RLock()
+"""One search at a time there, as FAISS keeps its resources outside the index."""
 
 
 class IndexConfig(StrictModel):
@@ -286,10 +284,10 @@ class FaissIndex:
         if lists is not None:
             lists.nprobe = min(self.config.nprobe, int(lists.nlist))
         if self.device == "cuda":
-            with _shared_state:
+            with _one_on_gpu:
                 similarities, rows = self.index.search(batch, k)
         elif self.factory == "Flat" and len(self) <= SMALL:
-            similarities, rows = _exact_search(self.index, batch, k)
+            similarities, rows = exact_search(self.index, batch, k)
         else:
             similarities, rows = self.index.search(batch, k)
         similarities[rows < 0] = -np.inf
@@ -422,45 +420,6 @@ def _lists(index: Any) -> Any | None:
     """The IVF within an index, on CPU or GPU, or None."""
     inner = _inner(index)
     return inner if hasattr(inner, "nprobe") else None
-
-
-def _exact_search(index: Any, batch: Vectors, k: int) -> tuple[Vectors, Integers]:
-    """Search a flat index one product at a time, so that no blocking shows in the last bits.
-
-    Without matrix products every query reads every row, which is ten times as slow as with them,
-    and three times where the rows stay in the processor's cache: hence a few rows at a time. A
-    lone query goes in twice: for one, FAISS calls another product of another rounding.
-    """
-    count, dimension = batch.shape
-    if count == 1:
-        batch = np.repeat(batch, 2, axis=0)
-    total = int(index.ntotal)
-    gallery = faiss.rev_swig_ptr(index.get_xb(), total * dimension).reshape(total, dimension)
-    step = max(1, _CACHED_BYTES // (4 * dimension))
-    similarities = np.empty((len(batch), 0), dtype=np.float32)
-    rows = np.empty((len(batch), 0), dtype=np.int64)
-    with _without_matrix_products():
-        for start in range(0, total, step):
-            block = gallery[start : start + step]
-            near = faiss.knn(batch, block, min(k, len(block)), faiss.METRIC_INNER_PRODUCT)
-            similarities = np.concatenate((similarities, near[0]), axis=1)
-            rows = np.concatenate((rows, near[1] + start), axis=1)
-            first = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
-            similarities = np.take_along_axis(similarities, first, 1)
-            rows = np.take_along_axis(rows, first, 1)
-    return similarities[:count], rows[:count]
-
-
-@contextmanager
-def _without_matrix_products() -> Iterator[None]:
-    """Keep FAISS from handing large batches to BLAS; the threshold is the whole process's."""
-    with _shared_state:
-        before = faiss.cvar.distance_compute_blas_threshold
-        faiss.cvar.distance_compute_blas_threshold = 2**31 - 1
-        try:
-            yield
-        finally:
-            faiss.cvar.distance_compute_blas_threshold = before
 
 
 def _read_sidecar(folder: Path) -> _Sidecar:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from retrieval.errors import ConfigError, DeviceError, RunError
-from retrieval.index import faiss_index
+from retrieval.index import exact_search, faiss_index
 from retrieval.index.blocks import RowBlocks
 from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits, resolve_factory
 from retrieval.vectors.clustering import assign, train_kmeans
@@ -88,7 +88,7 @@ def test_blocks_of_the_gallery_are_merged(count: int, k: int, cached: int) -> No
     gallery, asked = unit_rows(count, 8, count), unit_rows(4, 8, k)
     gallery[count // 2 :] = gallery[: count - count // 2].copy()  # ties across blocks
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faiss_index, "_CACHED_BYTES", cached * 32)
+        patch.setattr(exact_search, "_CACHED_BYTES", cached * 32)
         found = FaissIndex.build(gallery, IndexConfig()).search(asked, k)
     _, similarities = brute_force(gallery, asked, k)
     np.testing.assert_allclose(found.similarities, similarities, atol=1e-6)
