@@ -39,7 +39,8 @@ from retrieval.descriptors.cache import table_digest
 from retrieval.descriptors.cnn import CnnConfig, CnnExtractor, build
 from retrieval.descriptors.extraction import WINDOW, extract, worker_pool
 from retrieval.devices import CPU, CUDA, cores, machine
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.networks.embedder import NeckConfig, NetworkConfig
 from retrieval.photographs.decoding import read_photograph
 from retrieval.photographs.table import load_data_set

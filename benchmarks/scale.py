@@ -41,7 +41,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.classifiers.vote import VoteClassifier, VoteConfig
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, lists_of
+from retrieval.index.faiss_factory import IndexConfig, lists_of
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.gallery import Gallery, bank_similarity
 
 RESULTS = Path(__file__).parent / "results"

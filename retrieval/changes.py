@@ -41,11 +41,12 @@ from retrieval.descriptors.representation import (
 )
 from retrieval.errors import RunError
 from retrieval.index.early_exit import SavedExit
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, can_shrink
+from retrieval.index.faiss_factory import IndexConfig, can_shrink
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.gallery import GalleryChange
 from retrieval.indexing import chosen_rows, keep_all, load_gallery, write_lists
 from retrieval.recipes import classifiers_recipe, finished_record, index_recipe, run_mark
-from retrieval.run import BEGUN, CLASSIFIERS, INDEX, OWN_SUM, STAGES, Run
+from retrieval.run import BEGUN, CLASSIFIERS, INDEX, STAGES, Run
 from retrieval.storage.files import (
     Arrays,
     read_arrays,
@@ -234,8 +235,10 @@ def take_in(
             staged.bank = run.bank
         tables = list(change.tables.values())
         recipe = index_recipe(config, record["describer"], digests, tables, change.removed)
-        index = FaissIndex.updated(run.index, gallery.left, [one.vectors for one in came])
-        own_sum = index.save(staged.index, made_from.result)
+        vectors = [one.vectors for one in came]
+        index = FaissIndex.update_into(
+            staged.index, run.index, gallery.left, vectors, made_from.result
+        )
     _write_classifiers(run, staged, config, device, local_branch, gallery, index)
     known = set(now["landmark"].unique())
     told = {
@@ -248,7 +251,8 @@ def take_in(
         "index": {**record["index"], "descriptors": made_from.result()},
         SINCE: since.model_dump(),
     }
-    sums = staged.checksums_of(INDEX, {DESCRIPTORS: made_from.result(), OWN_SUM: own_sum})
+    known_sums = {f"index/{name}": one for name, one in FaissIndex.checksums(staged.index).items()}
+    sums = staged.checksums_of(INDEX, {DESCRIPTORS: made_from.result(), **known_sums})
     sound()
     recipe[SINCE] = told[SINCE]
     files = {**noted["files"], **sums}

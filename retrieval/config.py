@@ -24,7 +24,7 @@ from retrieval.descriptors.registry import (
     with_quantised,
 )
 from retrieval.descriptors.trained import TrainedConfig, own_network, resolved
-from retrieval.index.faiss_index import IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
 from retrieval.index.registry import AnyIndexConfig
 from retrieval.index.searcher import SearchConfig
 from retrieval.index.verification import require_estimator

@@ -30,7 +30,8 @@ from retrieval.descriptors.trained_head import TrainedHead
 from retrieval.devices import CPU, CUDA
 from retrieval.errors import PhotographError, RunError, TableError
 from retrieval.index.expansion import DatabaseAugmentation, augmented_index
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.gallery import Gallery
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.milvus_index import MilvusConfig, MilvusIndex, holds
@@ -197,16 +198,14 @@ def index_gallery(
     Returns:
         what run.json says of it, and what the vectors took in of their neighbours, if anything.
     """
-    build = functools.partial(
-        FaissIndex.build, config=local_settings(config.index), device=index_device(device),
-        seed=config.seed,
-    )  # fmt: skip
+    settings, where = local_settings(config.index), index_device(device)
     known = Representation.from_arrays(read_arrays(run.gallery))
     indexed, augmentation = run.gallery, None
     remove_folder(run.augmented)
     if config.search.expansion.gallery:
         indexed, vectors = run.augmented, known.vectors
-        augmentation = DatabaseAugmentation.of(vectors, build(vectors), config.search.expansion)
+        plain = FaissIndex.build(vectors, settings, where, config.seed)
+        augmentation = DatabaseAugmentation.of(vectors, plain, config.search.expansion)
         form = {VECTORS: (np.dtype(np.float32), vectors.shape)}
         write_arrays(indexed, form, ({VECTORS: block} for block in augmentation.blocks()))
     made_from = checksum(indexed / f"{VECTORS}.npy")
@@ -214,9 +213,9 @@ def index_gallery(
     if isinstance(config.index, MilvusConfig):
         index = _send(run, config.index, read_arrays(indexed)[VECTORS], made_from)
     else:
-        index = build(read_arrays(indexed)[VECTORS])
+        rows = read_arrays(indexed)[VECTORS]
+        index = FaissIndex.build_into(run.index, rows, settings, where, config.seed, made_from)
         remove_folder(run.index / SERVER)  # if another engine was asked before
-        index.save(run.index, made_from)
     per_image = index.bytes_per_row + (known.kept.bytes_per_row if known.kept else 0.0)
     if local_branch is not None and local_branch.words is not None:
         bank = Representation.from_arrays(read_arrays(run.bank))

@@ -33,7 +33,7 @@ def index_recipe(
     return {
         "code": CODE,
         "seed": config.seed,
-        "index": config.index.model_dump(),
+        "index": config.index.model_dump(exclude_none=True),
         "search": config.search.model_dump(),
         "describer": dict(describer),
         "descriptors": list(digests),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,8 +65,8 @@ STAGED: Final = "stages"
 """Where the times of stages stand in timings.json, beside those of shards."""
 FIRST: Final = "000"
 """The photographs of the build; those of additions are 001 and so on."""
-OWN_SUM: Final = "index/index.faiss"
-"""The one file among those that answer whose checksum stands in another, index.json."""
+OWN_SUM: Final = re.compile(r"index/index(-\d+)?\.faiss")
+"""The files among those that answer whose checksums stand in another, index.json."""
 BEGUN: Final = ("name", "config", "data", "describer", "names")
 """What run.json says of a run that is being built or changed."""
 UNFINISHED: Final = "is not finished: run landmarks index again, it goes on"
@@ -298,7 +299,8 @@ class Run:
     def _sums(self) -> dict[str, str]:
         """The checksum of each file that the run answers by, and of the lists of photographs."""
         paths = [*self._files(ANSWERING), *self.descriptors.glob(f"*/{ROWS}")]
-        return self._checksums([path for path in paths if path != self.folder / OWN_SUM])
+        names = ((path, path.relative_to(self.folder).as_posix()) for path in paths)
+        return self._checksums([path for path, name in names if not OWN_SUM.fullmatch(name)])
 
     def files_after(self, files: Mapping[str, str], changed: Mapping[str, str]) -> dict[str, str]:
         """The checksums for run.json once the files of some stages have changed.
@@ -309,7 +311,7 @@ class Run:
         """
         lists = self._checksums(list(self.descriptors.glob(f"*/{ROWS}")))
         found = {**files, **changed, **lists}
-        return {name: found[name] for name in sorted(found) if name != OWN_SUM}
+        return {name: found[name] for name in sorted(found) if not OWN_SUM.fullmatch(name)}
 
     def _files(self, folders: Sequence[str]) -> list[Path]:
         found = (path for one in folders for path in (self.folder / one).rglob("*"))

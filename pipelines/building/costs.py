@@ -25,7 +25,7 @@ from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.base import parts_of
 from retrieval.descriptors.cross_fit import PARTS, parts_left_out
 from retrieval.descriptors.extraction import WINDOW
-from retrieval.index.faiss_index import IndexConfig, resolve_factory, training_rows
+from retrieval.index.faiss_factory import IndexConfig, resolve_factory, training_rows
 from retrieval.types import StrictModel
 from retrieval.vectors.whitening import EXACT_LIMIT
 
@@ -248,10 +248,12 @@ def _index(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
         products = (KMEANS_ROUNDS * sample + rows) * many * numbers
         seconds = costs.seconds.cluster * products * work.pace
     whole = row_bytes(factory, numbers) * rows
+    shard = config.index.shard if isinstance(config.index, IndexConfig) else None
+    held = whole * min(1.0, (shard or rows) / max(rows, 1))
     copied = FLOAT * numbers * (1 + left_out(config, work)) + work.stored_bytes
     disk = whole + copied * work.photographs
     sample = min(rows, 2**18) * numbers * FLOAT
-    return StageCost("index", seconds + costs.seconds.byte * disk, whole + sample, disk)
+    return StageCost("index", seconds + costs.seconds.byte * disk, held + sample, disk)
 
 
 def _classifiers(config: SystemConfig, work: Work, costs: Costs) -> StageCost:

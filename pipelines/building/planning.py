@@ -43,7 +43,7 @@ from retrieval.classifiers.svm import SvmConfig
 from retrieval.config import SystemConfig
 from retrieval.devices import CPU, cores
 from retrieval.errors import ConfigError, LandmarksError
-from retrieval.index.faiss_index import SMALL, IndexConfig, lists_of
+from retrieval.index.faiss_factory import SMALL, IndexConfig, lists_of
 from retrieval.photographs.table import DataSet, load_data_set
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ UNPROBED_NUMBERS: Final = 2048
 UNKNOWN_MILLISECONDS: Final = 1000.0
 """Of a photograph, by a system that was neither measured nor probed."""
 UNPROBED_SIDE: Final = 512
+SHARD: Final = 2_000_000
+"""Rows of a shard of a gallery that has more."""
 NPROBE: Final = 64
 CODE_BYTES: Final = 64
 """Of product quantisation."""
@@ -316,8 +318,14 @@ def indexed(config: SystemConfig, work: Work) -> SystemConfig:
     """The config with an inverted file where there are too many photographs for a flat index."""
     if config.index != IndexConfig() or work.gallery <= SMALL:
         return config
-    index = IndexConfig(factory=f"IVF{lists_of(work.gallery)},SQ8", nprobe=NPROBE)
-    return config.model_copy(update={"index": index})
+    return config.model_copy(update={"index": _inverted("{},SQ8", work)})
+
+
+def _inverted(key: str, work: Work) -> IndexConfig:
+    """An inverted file by a factory key that lacks its lists, divided where it is very large."""
+    factory = key.format(f"IVF{lists_of(work.gallery)}")
+    shard = SHARD if work.gallery > SHARD else None
+    return IndexConfig(factory=factory, nprobe=NPROBE, shard=shard)
 
 
 def _stored_beside(config: SystemConfig) -> float:
@@ -424,8 +432,8 @@ def _conceded(what: str, config: SystemConfig, work: Work) -> SystemConfig:
         values["whitening"]["dimension"] //= 2
     else:
         numbers = values["whitening"]["dimension"]
-        factory = f"OPQ{CODE_BYTES}_{numbers},IVF{lists_of(work.gallery)},PQ{CODE_BYTES}"
-        values["index"] = IndexConfig(factory=factory, nprobe=NPROBE).model_dump()
+        key = f"OPQ{CODE_BYTES}_{numbers},{{}},PQ{CODE_BYTES}"
+        values["index"] = _inverted(key, work).model_dump()
     return SystemConfig.model_validate(values)
 
 

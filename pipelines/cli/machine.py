@@ -148,7 +148,7 @@ def _tell_plan(found: Plan) -> None:
     from pipelines.building.planning import size
     from pipelines.building.proposal import spoken
     from pipelines.cli.building import STAGES
-    from retrieval.index.faiss_index import IndexConfig
+    from retrieval.index.faiss_factory import IndexConfig
 
     system, work = found.option.config, found.option.work
     told = factory_of(system, work) or "a Milvus server"

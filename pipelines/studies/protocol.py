@@ -29,7 +29,8 @@ from retrieval.errors import PhotographError, TableError
 from retrieval.evaluation.ground_truth import read_revisited
 from retrieval.evaluation.protocols import CUTS, holidays_groups, holidays_map, revisited_figures
 from retrieval.index.expansion import augmented_index
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.searcher import PLAIN, SearchConfig, Searcher
 from retrieval.photographs.decoding import read_photograph, shrink

@@ -22,12 +22,16 @@ class RowBlocks:
             raise TypeError("blocks are read more than once: give a list or a store, no generator")
         self._arrays = (descriptors,) if isinstance(descriptors, np.ndarray) else descriptors
 
-    def blocks(self) -> Iterator[tuple[int, Vectors]]:
-        """Each block with the position of its first row."""
+    def blocks(self, shard: int | None = None) -> Iterator[tuple[int, Vectors]]:
+        """Each block with the position of its first row; none has rows of two shards."""
         first = 0
         for array in self._arrays:
-            for start in range(0, len(array), ROWS_PER_BLOCK):
-                yield first + start, array[start : start + ROWS_PER_BLOCK]
+            start = 0
+            while start < len(array):
+                left = ROWS_PER_BLOCK if shard is None else shard - (first + start) % shard
+                stop = start + min(ROWS_PER_BLOCK, left)
+                yield first + start, array[start:stop]
+                start = stop
             first += len(array)
 
     def count(self) -> int:

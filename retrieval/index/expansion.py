@@ -28,7 +28,8 @@ from typing import Final, Self
 import numpy as np
 from pydantic import Field
 
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.types import Flags, Integers, StrictModel, Vectors, unit_rows
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from retrieval.types import Flags
 
-FLAT: Final = (faiss.IndexFlatIP, faiss.IndexScalarQuantizer, faiss.IndexPQ)
+FLAT: Final = (faiss.IndexFlat, faiss.IndexFlatIP, faiss.IndexScalarQuantizer, faiss.IndexPQ)
 """Kinds that hold the rows' codes one after the other."""
 
 

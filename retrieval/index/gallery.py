@@ -9,7 +9,8 @@ import numpy as np
 
 from retrieval.descriptors.representation import Representation
 from retrieval.descriptors.trained_head import TrainedHead
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.neighbours import Neighbours, VectorIndex
 from retrieval.index.searcher import Searcher
 from retrieval.types import Flags, Integers, Vectors

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
-from retrieval.index import faiss_index
-from retrieval.index.faiss_index import IndexConfig
+from retrieval.index import faiss_factory
+from retrieval.index.faiss_factory import IndexConfig
 from retrieval.index.milvus_index import MilvusConfig
 
 
@@ -42,4 +42,4 @@ def local_settings(config: IndexConfig | MilvusConfig) -> IndexConfig:
 
 def check_limits(config: IndexConfig | MilvusConfig, k: int, device: str) -> None:
     """Raise ConfigError where ``device`` cannot do what the config and ``k`` ask of it."""
-    faiss_index.check_limits(local_settings(config), k, device)
+    faiss_factory.check_limits(local_settings(config), k, device)

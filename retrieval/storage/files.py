@@ -102,6 +102,15 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
         _settle(file, name, path)
 
 
+def link(source: Path, target: Path) -> None:
+    """Have a file's bytes stand under another name too, which is new: linked, or else copied."""
+    with writing(target):
+        try:
+            os.link(source, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, target)
+
+
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """A file beside another, open for writing and gone afterwards unless it was renamed."""

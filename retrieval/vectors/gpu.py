@@ -38,15 +38,16 @@ def require_device(device: str) -> None:
 
 
 @functools.cache
-def _gpu_resources() -> Any:
-    """The one resources object: each would reserve GPU memory of its own and never free it."""
+def _gpu_resources(gpu: int) -> Any:
+    """A GPU's one resources object: each would reserve memory there and never free it."""
     resources = faiss.StandardGpuResources()
     resources.setTempMemory(_GPU_TEMPORARY_BYTES)
     return resources
 
 
-def to_device(index: Any, device: str) -> Any:
-    """An index of the CPU on ``device``; ConfigError where FAISS has its kind on the CPU alone."""
+def to_device(index: Any, device: str, shard: int = 0) -> Any:
+    """An index of the CPU on ``device``, the shards of one dealt out to all GPUs in turn;
+    ConfigError where FAISS has its kind on the CPU alone."""
     require_device(device)
     if device == "cpu":
         return index
@@ -55,11 +56,12 @@ def to_device(index: Any, device: str) -> Any:
             "FAISS has this kind of index on the CPU alone: use Flat, SQfp16, or IVF with Flat, "
             "SQ8 or PQ, or --device cpu"
         )
+    gpu = shard % faiss.get_num_gpus()
     if isinstance(index, faiss.IndexScalarQuantizer):
-        return _halves_on_gpu(index)
+        return _halves_on_gpu(index, gpu)
     options = faiss.GpuClonerOptions()
     options.useFloat16LookupTables = True  # codes of 56 bytes and more need it
-    return faiss.index_cpu_to_gpu(_gpu_resources(), 0, index, options)
+    return faiss.index_cpu_to_gpu(_gpu_resources(gpu), gpu, index, options)
 
 
 def _is_halves(index: Any) -> bool:
@@ -69,11 +71,11 @@ def _is_halves(index: Any) -> bool:
     )
 
 
-def _halves_on_gpu(index: Any) -> Any:
+def _halves_on_gpu(index: Any, gpu: int) -> Any:
     """Rows of float16: on the GPU that is a way of storing a flat index, not a quantiser."""
     config = faiss.GpuIndexFlatConfig()
-    config.useFloat16 = True
-    moved = faiss.GpuIndexFlat(_gpu_resources(), index.d, faiss.METRIC_INNER_PRODUCT, config)
+    config.useFloat16, config.device = True, gpu
+    moved = faiss.GpuIndexFlat(_gpu_resources(gpu), index.d, faiss.METRIC_INNER_PRODUCT, config)
     for start in range(0, index.ntotal, ROWS_PER_BLOCK):
         moved.add(index.reconstruct_n(start, min(ROWS_PER_BLOCK, index.ntotal - start)))
     return moved

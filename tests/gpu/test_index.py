@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from retrieval.devices import gpu_mistake
 from retrieval.errors import ConfigError
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.vectors.clustering import train_kmeans
 
 Rows = NDArray[np.float32]

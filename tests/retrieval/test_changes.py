@@ -131,6 +131,25 @@ def test_what_comes_and_goes_is_answered_as_by_the_same_rows(
     assert not (system.run.changed).exists()
 
 
+def test_a_divided_index_takes_in_what_comes_and_goes(known: DataSet, tmp_path: Path) -> None:
+    given = CONFIG.model_dump() | {"index": {"factory": "IVF4,SQ8", "nprobe": 2, "shard": 5}}
+    config = SystemConfig.model_validate(given)
+    systems = [
+        System.build(one, without(known), tmp_path / name, "cpu")
+        for one, name in ((config, "divided"), (CONFIG, "whole"))
+    ]
+    names = [f"index-{number:03d}.faiss" for number in range(5)]
+    run = systems[0].run
+    assert sorted(one.name for one in run.index.glob("*.faiss")) == names[:4]
+    kept = (run.index / names[0]).stat().st_ino
+    divided, whole = (one.add(coming(known)).remove(["m3v1", "m6v0"]) for one in systems)
+    assert sorted(one.name for one in run.index.glob("*.faiss")) == names
+    assert (run.index / names[0]).stat().st_ino == kept
+    assert divided.record["since_fitted"] == whole.record["since_fitted"]
+    for asked in (view(1, 9), view(3, 9), view(6, 9)):
+        assert System.load(run.folder, "cpu").classify(asked).equals(whole.classify(asked))
+
+
 def test_separators_stay_and_those_of_new_landmarks_are_trained(
     known: DataSet, system: System
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.building.costs import (
     Work,
+    dimension,
     feature_bytes,
     measured_costs,
     row_bytes,
@@ -27,7 +28,8 @@ from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.registry import build_extractor
 from retrieval.descriptors.sample import Sample
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.photographs.table import load_data_set
 from retrieval.types import unit_rows
 from tests.photographs import features_of, picture
@@ -110,6 +112,17 @@ def test_nothing_grows_worse_than_n_log_n() -> None:
         assert after.memory <= 60 * before.memory
         if before.name in ("describe", "describer"):
             assert after.seconds <= 50 * before.seconds * 1.01
+
+
+def test_of_a_divided_index_one_shard_is_in_memory() -> None:
+    work, key = replace(WORK, gallery=2_000_000), "IVF4096,SQ8"
+    whole, divided = (
+        stage_costs(system(**{"index.factory": key, "index.shard": one}), work)[2]
+        for one in ("null", 500_000)
+    )
+    assert (whole.disk, whole.seconds) == (divided.disk, divided.seconds)
+    numbers = dimension(system(), work)
+    assert whole.memory - divided.memory == row_bytes(key, numbers) * 1_500_000
 
 
 def test_an_svm_is_trained_on_a_bounded_set_where_there_are_many() -> None:

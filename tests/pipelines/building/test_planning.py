@@ -32,6 +32,7 @@ from pipelines.building.wishes import bytes_of, seconds_of
 from pipelines.config import load_config
 from retrieval.config import SystemConfig
 from retrieval.errors import ConfigError, DecodeError
+from retrieval.index.faiss_factory import IndexConfig
 from retrieval.photographs.table import load_data_set
 from retrieval.run import Run
 from tests.pipelines.building.test_costs import WORK
@@ -130,12 +131,20 @@ def test_what_fits_nowhere_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gallery", "factory"),
-    [(100_000, "Flat"), (100_001, "IVF1024,SQ8"), (1_200_000, "IVF4096,SQ8")],
+    ("gallery", "factory", "shard"),
+    [
+        (100_000, "Flat", None),
+        (100_001, "IVF1024,SQ8", None),
+        (1_200_000, "IVF4096,SQ8", None),
+        (5_000_000, "IVF8192,SQ8", 2_000_000),
+    ],
 )
-def test_many_photographs_have_an_inverted_file(gallery: int, factory: str) -> None:
-    config = indexed(load_config("hog"), replace(WORK, gallery=gallery))
-    assert config.index.factory == factory
+def test_many_photographs_have_an_inverted_file(
+    gallery: int, factory: str, shard: int | None
+) -> None:
+    index = indexed(load_config("hog"), replace(WORK, gallery=gallery)).index
+    assert isinstance(index, IndexConfig)
+    assert (index.factory, index.shard) == (factory, shard)
     own = load_config("hog", ["index.factory=IVF64,Flat"])
     assert indexed(own, replace(WORK, gallery=gallery)) == own
 

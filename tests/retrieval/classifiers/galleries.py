@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.gallery import Gallery
 
 

@@ -10,7 +10,8 @@ from retrieval.classifiers.exits import fit_early_exit, with_exit
 from retrieval.descriptors.representation import Representation
 from retrieval.index.early_exit import EarlyExit
 from retrieval.index.expansion import ExpansionConfig
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.gallery import Gallery
 from retrieval.index.searcher import SearchConfig, Searcher
 from retrieval.index.verification import VerificationConfig

@@ -21,7 +21,8 @@ from retrieval.index.expansion import (
     rerank_by_label,
     without_self,
 )
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.neighbours import Neighbours
 from retrieval.types import Vectors, unit_rows
 from tests.oracles import neighbours as slow

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from retrieval.errors import ConfigError, DeviceError, RunError
-from retrieval.index import exact_search, faiss_index
+from retrieval.index import faiss_exact, faiss_factory, faiss_index
 from retrieval.index.blocks import RowBlocks
-from retrieval.index.faiss_index import FaissIndex, IndexConfig, check_limits, resolve_factory
+from retrieval.index.faiss_factory import GPU_CODE_BYTES, IndexConfig, check_limits, resolve_factory
+from retrieval.index.faiss_index import FaissIndex
+from retrieval.storage.fingerprint import checksum
 from retrieval.vectors.clustering import assign, train_kmeans
 from retrieval.vectors.gpu import gpu_problem
 
@@ -88,7 +90,7 @@ def test_blocks_of_the_gallery_are_merged(count: int, k: int, cached: int) -> No
     gallery, asked = unit_rows(count, 8, count), unit_rows(4, 8, k)
     gallery[count // 2 :] = gallery[: count - count // 2].copy()  # ties across blocks
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact_search, "_CACHED_BYTES", cached * 32)
+        patch.setattr(faiss_exact, "_CACHED_BYTES", cached * 32)
         found = FaissIndex.build(gallery, IndexConfig()).search(asked, k)
     _, similarities = brute_force(gallery, asked, k)
     np.testing.assert_allclose(found.similarities, similarities, atol=1e-6)
@@ -178,7 +180,7 @@ def test_seed_decides_the_lists() -> None:
 def test_training_sample_is_bounded_and_spread(monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Rows] = []
     gallery = unit_rows(5000, 8)
-    monkeypatch.setattr(faiss_index, "_LEAST_SAMPLE", 1)
+    monkeypatch.setattr(faiss_factory, "_LEAST_SAMPLE", 1)
     monkeypatch.setattr(faiss.IndexIVFFlat, "train", lambda self, rows: trained.append(rows))
     index = faiss.index_factory(8, "IVF16,Flat", faiss.METRIC_INNER_PRODUCT)
     faiss_index._train(index, "IVF16,Flat", RowBlocks(gallery), seed=0)
@@ -286,7 +288,7 @@ def test_other_fingerprint_is_refused(tmp_path: Path) -> None:
 def test_file_of_a_newer_faiss_names_both_versions(tmp_path: Path) -> None:
     path = saved(tmp_path) / "index.faiss"
     path.write_bytes(b"from the future" * 10)
-    edit(tmp_path, checksum=faiss_index.checksum(path), faiss="9.9.9")
+    edit(tmp_path, checksum=checksum(path), faiss="9.9.9")
     with pytest.raises(RunError, match=rf"{faiss.__version__} cannot read what FAISS 9\.9\.9"):
         FaissIndex.load(tmp_path)
 
@@ -344,7 +346,7 @@ def test_auto_follows_the_rule(rows: int, factory: str) -> None:
 
 
 def test_auto_is_resolved_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(faiss_index, "SMALL", 99)
+    monkeypatch.setattr(faiss_factory, "SMALL", 99)
     gallery = unit_rows(200, 8)
     small = FaissIndex.build(gallery[:99], IndexConfig(factory="auto"))
     large = FaissIndex.build(gallery, IndexConfig(factory="auto"))
@@ -382,7 +384,7 @@ def test_gpu_limits_hold_on_the_gpu_alone(config: IndexConfig, k: int, words: st
     check_limits(config, k, "cpu")
 
 
-@pytest.mark.parametrize("size", faiss_index.GPU_CODE_BYTES)
+@pytest.mark.parametrize("size", GPU_CODE_BYTES)
 def test_gpu_code_sizes_that_are_allowed(size: int) -> None:
     check_limits(IndexConfig(factory=f"OPQ{size}_{13_440},IVF64,PQ{size}"), 2048, "cuda")
 
@@ -479,7 +481,8 @@ IMPORT_ORDERS = [
 ]
 SEARCH_AND_MULTIPLY = """
 import numpy as np, torch
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import GPU_CODE_BYTES, IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.vectors.clustering import train_kmeans
 rows = np.random.default_rng(0).standard_normal((3000, 64)).astype("f4")
 train_kmeans(rows, 16, seed=0)

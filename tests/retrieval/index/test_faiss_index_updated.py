@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from retrieval.errors import ConfigError
-from retrieval.index import faiss_index
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig, can_shrink
+from retrieval.index.faiss_index import FaissIndex
+from retrieval.storage.fingerprint import checksum
 from tests.retrieval.index.test_faiss_index import unit_rows
 
 
@@ -29,28 +30,38 @@ KEPT = ["Flat", "SQ8", "PQ4x4", "IVF8,Flat", "IVF8,SQ8", "OPQ4_8,IVF8,PQ4x4", "I
 
 
 @pytest.mark.parametrize("factory", KEPT)
+def test_whether_rows_can_go_is_known_by_the_key(factory: str) -> None:
+    assert can_shrink(factory)
+
+
+@pytest.mark.parametrize("factory", KEPT)
 @pytest.mark.parametrize("gone", [0, 300, 997])
 def test_an_updated_index_is_one_that_was_given_the_same_rows(
     tmp_path: Path, factory: str, gone: int
 ) -> None:
     gallery, more = unit_rows(1000, 16), unit_rows(50, 16, 1)
-    FaissIndex.build(gallery, IndexConfig(factory=factory)).save(tmp_path, "before")
-    file = (tmp_path / "index.faiss").read_bytes()
+    folder = tmp_path / "before"
+    FaissIndex.build(gallery, IndexConfig(factory=factory)).save(folder, "before")
+    file = (folder / "index.faiss").read_bytes()
     left = np.ones(1000, np.bool_)
     left[np.random.default_rng(2).choice(1000, gone, replace=False)] = False
-    updated = FaissIndex.updated(tmp_path, left, [more[:20], more[20:]])
-    fresh = faiss.read_index(str(tmp_path / "index.faiss"))
+    updated = FaissIndex.update_into(tmp_path / "now", folder, left, [more[:20], more[20:]])
+    fresh = faiss.read_index(str(folder / "index.faiss"))
     fresh.reset()  # which keeps what was trained
     fresh.add(np.concatenate([gallery[left], more]))
     assert faiss.serialize_index(updated.index).tobytes() == faiss.serialize_index(fresh).tobytes()
-    assert (tmp_path / "index.faiss").read_bytes() == file
+    assert (folder / "index.faiss").read_bytes() == file
+    assert FaissIndex.checksums(tmp_path / "now") == {
+        "index.faiss": checksum(tmp_path / "now/index.faiss")
+    }
 
 
 @pytest.mark.parametrize("factory", ["HNSW8", "IVF8,PQ4x4fs", "IVF8,PQ4x4,RFlat"])
 def test_what_lets_no_row_go_grows_alone(tmp_path: Path, factory: str) -> None:
     gallery, more = unit_rows(1000, 16), unit_rows(50, 16, 1)
     FaissIndex.build(gallery, IndexConfig(factory=factory)).save(tmp_path)
-    assert not faiss_index.can_shrink(factory)
-    assert len(FaissIndex.updated(tmp_path, np.ones(1000, np.bool_), more)) == 1050
+    assert not can_shrink(factory)
+    now = FaissIndex.update_into(tmp_path / "now", tmp_path, np.ones(1000, np.bool_), more)
+    assert len(now) == 1050
     with pytest.raises(ConfigError, match="no row can be taken out"):
-        FaissIndex.updated(tmp_path, np.arange(1000) > 0, more)
+        FaissIndex.update_into(tmp_path / "later", tmp_path, np.arange(1000) > 0, more)

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from retrieval.errors import ConfigError, RunError
 from retrieval.index import milvus_index
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.milvus_index import MilvusConfig, MilvusError, MilvusIndex, holds
 from retrieval.index.registry import AnyIndexConfig
 from retrieval.types import Vectors, unit_rows

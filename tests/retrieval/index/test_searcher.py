@@ -15,7 +15,8 @@ from retrieval.aggregation.words import Words
 from retrieval.descriptors.representation import Representation
 from retrieval.index import searcher as module
 from retrieval.index.expansion import DatabaseAugmentation, ExpansionConfig
-from retrieval.index.faiss_index import FaissIndex, IndexConfig
+from retrieval.index.faiss_factory import IndexConfig
+from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.inverted_file import InvertedFile
 from retrieval.index.neighbours import Neighbours
 from retrieval.index.searcher import Recomputed, SearchConfig, Searcher
