@@ -11,8 +11,10 @@ With --autofaiss, autofaiss chooses and builds an index of 300,000 of the rows, 
 ours takes; it is no part of the project (pip install autofaiss), and where it is not installed that
 is said.
 
+With --shard, indices are divided into shards of so many rows.
+
 Each index is built in a process of its own, then loaded (memory-mapped) and searched in another,
-so that memory is of that step alone (some 140 MB of it are the libraries). Writes its lines among
+so that memory is of that step alone (some 460 MB of it are the libraries). Writes its lines among
 those of other sizes into results/scale.json, and all of them into results/scale.md, with those of
 scale_run.py.
 """
@@ -59,6 +61,7 @@ BLOCK = 50_000
 COLUMNS = {
     "rows": "gallery rows",
     "index": "index",
+    "shard": "rows a shard",
     "nprobe": "nprobe",
     "build_seconds": "build, s",
     "build_processor_seconds": "of the processor, s",
@@ -109,6 +112,7 @@ TABLES = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs="*", default=SIZES, help="gallery sizes")
+    parser.add_argument("--shard", type=int, help="rows of a shard")
     parser.add_argument("--folder", type=Path, help="where descriptors and indices go meanwhile")
     parser.add_argument("--autofaiss", action="store_true", help="compare with autofaiss")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
@@ -116,9 +120,9 @@ def main() -> None:
     path = arguments.out / "scale.json"
     for rows in arguments.rows:
         with tempfile.TemporaryDirectory(prefix="scale-", dir=arguments.folder) as name:
-            lines = of_size(Path(name), rows)
-        kept = [one for one in read_lines(path) if one["rows"] != rows]
-        write_lines(path, sorted([*kept, *lines], key=lambda one: int(one["rows"])))
+            lines = of_size(Path(name), rows, arguments.shard)
+        kept = [one for one in read_lines(path) if key_of(one) not in map(key_of, lines)]
+        write_lines(path, sorted([*kept, *lines], key=key_of))
     if arguments.autofaiss:
         with tempfile.TemporaryDirectory(prefix="scale-", dir=arguments.folder) as name:
             lines = against_autofaiss(Path(name))
@@ -127,17 +131,22 @@ def main() -> None:
     print(as_markdown(arguments.out))
 
 
-def of_size(folder: Path, rows: int) -> list[dict[str, Any]]:
-    """Build, search and vote among so many rows."""
+def key_of(line: Mapping[str, Any]) -> tuple[int, int, str, int]:
+    """What a line is of, in the order of the table."""
+    return line["rows"], line.get("shard") or 0, line["index"], line["nprobe"] or 0
+
+
+def of_size(folder: Path, rows: int, shard: int | None) -> list[dict[str, Any]]:
+    """Build, search and vote among so many rows, all of them in one shard or several."""
     apart(make_gallery, folder, rows)
     lines: list[dict[str, Any]] = []
     kinds: list[tuple[str, tuple[int, ...]]] = [(inverted_file(rows), (16, 64))]
-    if rows <= MANY_ROWS:
+    if rows <= MANY_ROWS and shard is None:
         kinds.insert(0, ("Flat", (1,)))
     else:
         apart(find_exactly, folder)
     for factory, nprobes in kinds:
-        built = apart(build, folder, factory)
+        built = apart(build, folder, factory, shard)
         lines += [built | line for line in apart(serve, folder, factory, nprobes)]
         print(f"{rows:,} rows, {factory}: {lines[-1]}", flush=True)
     voted = apart(vote, folder, kinds[0][0])
@@ -206,18 +215,18 @@ def find_exactly(folder: Path) -> None:
     np.save(folder / "exact.npy", rows)
 
 
-def build(folder: Path, factory: str) -> dict[str, Any]:
-    """Train, add and save."""
+def build(folder: Path, factory: str, shard: int | None = None) -> dict[str, Any]:
+    """Train, add and write."""
     gallery = np.load(folder / "gallery.npy", mmap_mode="r")
     with peak_memory() as peak:
         start, worked = time.perf_counter(), time.process_time()
-        index = FaissIndex.build(gallery, IndexConfig(factory=factory))
+        FaissIndex.build_into(folder / factory, gallery, IndexConfig(factory=factory, shard=shard))
         seconds, worked = time.perf_counter() - start, time.process_time() - worked
-        index.save(folder / factory)
-    size = (folder / factory / "index.faiss").stat().st_size
+    size = sum(one.stat().st_size for one in (folder / factory).glob("*.faiss"))
     return {
         "rows": len(gallery),
         "index": factory,
+        "shard": shard,
         "build_seconds": seconds,
         "build_processor_seconds": worked,
         "build_peak_mb": max(peak) / 1e6,
@@ -370,6 +379,9 @@ def autofaiss_build(folder: Path, size: int) -> dict[str, Any]:
     """What autofaiss makes of the rows in so many bytes, at a millisecond a query."""
     from autofaiss import build_index  # type: ignore[import-not-found]
 
+    # autofaiss 2.18 names an argument as FAISS did before 1.15.
+    opq = faiss.OPQMatrix
+    faiss.OPQMatrix = lambda d, M, d2: opq(d, M, d2)  # noqa: N803
     gallery, queries = np.load(folder / "gallery.npy"), np.load(folder / "queries.npy")
     exact = np.load(folder / "exact.npy")[:, :10]
     with peak_memory() as peak:
@@ -410,7 +422,7 @@ def growth(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What a million rows take of each stage, by size: the same where time grows as rows do."""
     found = []
     for line in lines:
-        if line["nprobe"] == 64:
+        if line["nprobe"] == 64 and line.get("shard") is None:
             many = line["rows"] / 1e6
             fitted = many if line["rows"] <= MANY_ROWS else many / 10
             found.append({
@@ -437,7 +449,8 @@ def as_markdown(folder: Path) -> str:
                 f"## {title}\n\n{as_table(columns, told['lines'])}\nMeasured under: {under}.\n"
             )
             if file == "scale.json":
-                pages.append(f"## Growth\n\n{as_table(GROWTH, growth(told['lines']))}")
+                plot = "![Seconds of each stage by the rows of the gallery](scale-growth.svg)\n"
+                pages.append(f"## Growth\n\n{as_table(GROWTH, growth(told['lines']))}\n{plot}")
     return "\n".join(pages)
 
 

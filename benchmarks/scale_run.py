@@ -52,9 +52,9 @@ def main() -> None:
     for part in arguments.parts:
         lines = scale.apart(PARTS[part], arguments.folder, arguments.rows)
         known = scale.read_lines(path)
-        known = [one for one in known if one["part"] != part] + [
-            {"part": part, "rows": arguments.rows, **one} for one in lines
-        ]
+        known = [one for one in known if (one["part"], one["rows"]) != (part, arguments.rows)]
+        known += [{"part": part, "rows": arguments.rows, **one} for one in lines]
+        known.sort(key=lambda one: (one["rows"], list(PARTS).index(one["part"])))
         scale.write_lines(path, known)
         for line in lines:
             print(part, line, flush=True)
@@ -188,7 +188,7 @@ def classifiers(folder: Path, rows: int) -> list[dict[str, Any]]:
 
 
 def built(folder: Path, rows: int, kinds: dict[str, Any]) -> list[dict[str, Any]]:
-    from retrieval import build, indexing
+    from retrieval import build
     from retrieval.classifiers.members import Fitting
     from retrieval.index.faiss_index import FaissIndex
     from retrieval.photographs.table import load_data_set
@@ -196,16 +196,13 @@ def built(folder: Path, rows: int, kinds: dict[str, Any]) -> list[dict[str, Any]
 
     lines: list[dict[str, Any]] = []
     watched(lines, build, "collect_rows", "rows collected from shards")
-    watched(lines, FaissIndex, "save", "index written")
-    real = indexing.FaissIndex.build.__func__  # type: ignore[attr-defined]
+    real = FaissIndex.build_into.__func__  # type: ignore[attr-defined]
 
-    def built_index(cls: Any, descriptors: Any, config: Any, *more: Any, **named: Any) -> Any:
-        if config.factory == "Flat":  # the bank's
-            return real(cls, descriptors, config, *more, **named)
-        with measured(lines, f"index trained and filled: {config.factory}"):
-            return real(cls, descriptors, config, *more, **named)
+    def built_index(cls: Any, folder: Path, vectors: Any, config: Any, *more: Any) -> Any:
+        with measured(lines, f"index trained, filled and written: {config.factory}"):
+            return real(cls, folder, vectors, config, *more)
 
-    FaissIndex.build = classmethod(built_index)  # type: ignore[method-assign, assignment]
+    FaissIndex.build_into = classmethod(built_index)  # type: ignore[method-assign, assignment]
     watched(lines, Fitting, "fitted", "{1.kind} fitted")
     watched(lines, Fitting, "held_out", "{1.kind}: held-out scores")
     watched(lines, build, "fit_rejection", "threshold and probabilities")
