@@ -101,7 +101,7 @@ SHORT = (
     "recall10",
 )
 AUTOFAISS = {"by": "by", "rows": "rows", **{name: COLUMNS[name] for name in SHORT}}
-AUTOFAISS_ROWS, AUTOFAISS_SECONDS = 300_000, 280
+AUTOFAISS_ROWS, AUTOFAISS_SECONDS = 300_000, 3_600
 TABLES = (
     ("scale.json", "Index, search and vote", COLUMNS),
     ("scale-run.json", "A whole run", STAGES),
@@ -385,18 +385,19 @@ def autofaiss_build(folder: Path, size: int) -> dict[str, Any]:
     gallery, queries = np.load(folder / "gallery.npy"), np.load(folder / "queries.npy")
     exact = np.load(folder / "exact.npy")[:, :10]
     with peak_memory() as peak:
-        start = time.perf_counter()
+        start, worked = time.perf_counter(), time.process_time()
         index, told = build_index(
             gallery, save_on_disk=False, metric_type="ip", max_index_query_time_ms=1.0,
             max_index_memory_usage=f"{size // 1000}KB", current_memory_available="16GB",
             nb_cores=len(os.sched_getaffinity(0)), should_be_memory_mappable=True,
         )  # fmt: skip
-        seconds = time.perf_counter() - start
+        seconds, worked = time.perf_counter() - start, time.process_time() - worked
     search, found = timed(lambda: index.search(queries, NEIGHBOURS)[1][:, :10])
     hits = [len(np.intersect1d(a, b)) for a, b in zip(exact, found, strict=True)]
     return {
         "index": told["index_key"],
         "build_seconds": seconds,
+        "build_processor_seconds": worked,
         "build_peak_mb": max(peak) / 1e6,
         "bytes_per_row": told["size in bytes"] / len(gallery),
         "search_seconds": search,
