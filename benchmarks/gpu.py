@@ -145,6 +145,8 @@ def main() -> None:
             epoch(report, scale, folder / "photographs", options.device)
         if "search" in options.parts:
             search(report, scale, options.device)
+            if faiss.get_num_gpus() > 1:
+                by_all_gpus(report, scale)
     report.say(f"\nAll of it took {time.perf_counter() - begun:.0f} seconds.")
 
 
@@ -381,6 +383,20 @@ def search(report: Report, scale: Scale, device: str) -> None:
             factory, seconds, cpu_seconds, rate, rates[0], rate / rates[0], rates[1],
             rate / rates[1], recall(exact, found.rows), recall(exact, on_cpu.rows),
         )  # fmt: skip
+
+
+def by_all_gpus(report: Report, scale: Scale) -> None:
+    gallery, queries = made_up(scale, CUDA)
+    report.head("Search by all GPUs, a shard on each")
+    report.table(["index", "GPUs", "build, s", "queries/s"])
+    for factory in scale.indices:
+        for many in (1, faiss.get_num_gpus()):
+            config = IndexConfig(factory=factory, nprobe=NPROBE, shard=-(-len(gallery) // many))
+            seconds, index = clock(lambda config=config: FaissIndex.build(gallery, config, CUDA))
+            index.search(queries[:1024], NEIGHBOURS)
+            spent, _ = clock(lambda index=index: index.search(queries, NEIGHBOURS))
+            report.row(factory, many, seconds, len(queries) / spent)
+            del index
 
 
 def on_processor(index: FaissIndex) -> FaissIndex:

@@ -87,7 +87,7 @@ class FaissIndex:
         train on; ConfigError and DeviceError as :func:`check_limits` and :func:`require_device`.
         """
         factory, shards = _built(descriptors, config, device, seed)
-        return cls(joined(list(shards)), config, factory, device)
+        return cls(joined(list(shards), device), config, factory, device)
 
     @classmethod
     def build_into(
@@ -198,7 +198,7 @@ class FaissIndex:
                     "wrote; run `landmarks index` again"
                 ) from error
             shards.append(to_device(shard, device, number))
-        index = joined(shards)
+        index = joined(shards, device)
         if (index.ntotal, index.d) != (sidecar.count, sidecar.dimension):
             raise RunError(f"{folder / SIDECAR_FILE}: belongs to another index")
         return cls(index, sidecar.config, sidecar.factory, device)

@@ -15,11 +15,13 @@ from retrieval.index.blocks import RowBlocks
 from retrieval.vectors.checked import checked_rows
 
 
-def joined(shards: Sequence[Any]) -> Any:
-    """The one index that they make, on whichever devices they are."""
+def joined(shards: Sequence[Any], device: str) -> Any:
+    """The one index that they make, all of them on the CPU, or dealt out to GPUs in turn."""
     if len(shards) == 1:
         return shards[0]
-    index = faiss.IndexShards(shards[0].d, True, True)  # threaded, rows that follow on
+    # Shards of one GPU share its resources, which two threads may not use at once.
+    threaded = device == "cpu" or len(shards) <= faiss.get_num_gpus()
+    index = faiss.IndexShards(shards[0].d, threaded, True)  # with rows that follow on
     for shard in shards:
         index.add_shard(shard)
     return index

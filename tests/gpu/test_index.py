@@ -70,6 +70,17 @@ def test_what_the_gpu_saved_is_found_on_both(factory: str, tmp_path: Path) -> No
         assert recall(before.rows, loaded.search(QUERIES, 10).rows) > 0.99
 
 
+@pytest.mark.parametrize("factory", ALL)
+def test_shards_are_dealt_out_to_the_gpus(factory: str, tmp_path: Path) -> None:
+    whole = built(factory, "cuda").search(QUERIES, 10)
+    config = IndexConfig(factory=factory, nprobe=8, shard=7_000)
+    index = FaissIndex.build(GALLERY, config, "cuda")
+    index.save(tmp_path)
+    for one in (index, *(FaissIndex.load(tmp_path, device) for device in ("cuda", "cpu"))):
+        assert len(one) == 20_000
+        assert recall(whole.rows, one.search(QUERIES, 10).rows) > 0.98
+
+
 def test_two_thousand_and_forty_eight_are_the_most() -> None:
     index = built("Flat", "cuda")
     found = index.search(QUERIES[:5], 2048)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -17,6 +18,7 @@ from retrieval.index.faiss_factory import IndexConfig
 from retrieval.index.faiss_index import FaissIndex
 from retrieval.index.faiss_shards import shards_of
 from retrieval.index.neighbours import Neighbours
+from retrieval.vectors import gpu
 from tests.retrieval.index.test_faiss_index import unit_rows
 
 KINDS = ["Flat", "SQ8", "PQ4x4", "IVF8,Flat", "IVF8,SQ8", "IVF8,PQ4x4"]
@@ -144,3 +146,41 @@ def test_shards_lie_in_the_folder(tmp_path: Path) -> None:
     path.write_text(json.dumps(told))
     with pytest.raises(RunError, match=r"index\.json: damaged"):
         FaissIndex.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "dealt", "threaded"), [(4, [0, 1, 2, 3], True), (2, [0, 1, 0, 1], False)]
+)
+def test_gpus_are_dealt_shards_in_turn(
+    gpus: int, dealt: list[int], threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On GPUs that are made up: what goes there stays on the CPU."""
+    told: list[int] = []
+
+    def moved(resources: Any, number: int, index: Any, options: Any) -> Any:
+        told.append(number)
+        return index
+
+    pretended = {
+        "get_num_gpus": lambda: gpus,
+        "StandardGpuResources": lambda: SimpleNamespace(setTempMemory=lambda size: None),
+        "GpuClonerOptions": SimpleNamespace,
+        "isGpuIndexImplemented": lambda index: True,
+        "index_cpu_to_gpu": moved,
+        "index_gpu_to_cpu": lambda index: index,
+    }
+    joined = faiss.IndexShards
+
+    def asked_for(dimension: int, side_by_side: bool, successive: bool) -> Any:
+        assert side_by_side == threaded
+        return joined(dimension, side_by_side, successive)
+
+    monkeypatch.setattr(faiss, "IndexShards", asked_for)
+    for name, one in pretended.items():
+        monkeypatch.setattr(faiss, name, one, raising=False)
+    monkeypatch.setattr(gpu, "_gpu_resources", gpu._gpu_resources.__wrapped__)
+    gallery, asked = unit_rows(1000, 16), unit_rows(9, 16, 1)
+    index = FaissIndex.build(gallery, CONFIG, "cuda")
+    assert told == [0, *dealt]  # it is trained on the first
+    monkeypatch.setattr(faiss, "IndexShards", joined)
+    same(index.search(asked, 20), FaissIndex.build(gallery, CONFIG).search(asked, 20))
