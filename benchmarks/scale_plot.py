@@ -18,6 +18,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from retrieval.changes import SMALL
+
 RESULTS = Path(__file__).parent / "results"
 ONCE = {
     "build_seconds": "index built",
@@ -26,7 +28,7 @@ ONCE = {
 }
 WHOLE = {
     "rows collected from shards": "rows collected",
-    "index trained, filled and written": "index built",
+    "index trained": "index built",
     "centroid fitted": "centroid",
     "knn fitted": "vote fitted",
     "svm fitted": "SVM fitted",
@@ -42,7 +44,7 @@ def main() -> None:
     files = [RESULTS / name for name in ("scale.json", "scale-run.json")]
     once, whole = (json.loads(one.read_text())["lines"] for one in files)
     with rc_context({"svg.hashsalt": "scale", "font.size": 9, "svg.fonttype": "none"}):
-        figure = Figure(figsize=(10, 4.2), facecolor="white", layout="constrained")
+        figure = Figure(figsize=(11, 3.8), facecolor="white", layout="constrained")
         left, right = figure.subplots(1, 2)
         drawn(left, by_column(once), "Index, search, vote")
         drawn(right, by_stage(whole), "Stages of a whole run")
@@ -62,6 +64,8 @@ def by_column(lines: Sequence[Mapping[str, Any]]) -> Lines:
 def by_stage(lines: Sequence[Mapping[str, Any]]) -> Lines:
     found = defaultdict(list)
     for line in lines:
+        if line["part"] in ("add", "remove") and line["rows"] <= SMALL:  # all is fitted anew
+            continue
         for begun, told in WHOLE.items():
             if line["stage"].startswith(begun):
                 found[told].append((line["rows"], line["seconds"]))
@@ -79,7 +83,7 @@ def drawn(axes: Axes, lines: Lines, title: str) -> None:
     axes.plot(rows, guide / guide[0] * least, color="0.6", linestyle=":", label="n log n")
     axes.set(xscale="log", yscale="log", title=title, xlabel="gallery rows", ylabel="seconds")
     axes.grid(color="0.9")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from retrieval.classifiers.members import MemberConfig
 from retrieval.classifiers.svm import SvmConfig
 from retrieval.classifiers.vote import VoteConfig
 from retrieval.config import SystemConfig
+from retrieval.describing import MOST_BYTES
 from retrieval.descriptors.aggregated import AggregatedConfig
 from retrieval.descriptors.base import parts_of
 from retrieval.descriptors.cross_fit import PARTS, parts_left_out
@@ -201,6 +202,17 @@ def stored_bytes(config: SystemConfig, work: Work) -> float:
     return row_bytes(factory_of(config, work), dimension(config, work)) + work.stored_bytes
 
 
+def plain_bytes(config: SystemConfig, work: Work) -> float:
+    """Of what is kept of all photographs for another whitening
+    (:func:`retrieval.describing.keeps_plain`)."""
+    if config.whitening is None or len(config.whitenings) > 1:  # parts are whitened within
+        return 0.0
+    each = FLOAT * work.numbers
+    if config.local is not None and config.local.kept is not None:
+        each += config.local.kept.features * (config.local.kept.dimension + 8)
+    return each * work.photographs if each * work.photographs <= MOST_BYTES else 0.0
+
+
 def factory_of(config: SystemConfig, work: Work) -> str:
     """FAISS's key of the index; empty where a server holds the gallery."""
     if not isinstance(config.index, IndexConfig):
@@ -214,6 +226,7 @@ def _describe(config: SystemConfig, work: Work, costs: Costs) -> StageCost:
     pixels = 2 * WINDOW * PIXEL * work.side**2
     seconds = work.milliseconds / 1000 * (work.photographs + views)
     disk = row * work.photographs + work.feature_bytes * taught(config, work)
+    disk += plain_bytes(config, work)
     return StageCost("describe", seconds + costs.seconds.byte * disk, pixels, disk)
 
 
@@ -282,7 +295,8 @@ def _classifier(
         memory = rows * numbers * (8 + 16 * work.cores)
         memory += FLOAT * numbers * machines * 2
     elif isinstance(one, VoteConfig):
-        own = galleries * work.gallery * work.bank * numbers
+        # Of every row to the bank, once for each way in which all are described.
+        own = (1 + left_out(config, work)) * work.gallery * work.bank * numbers
         queries = min(work.gallery, HELD_OUT) + min(work.bank, HELD_OUT)
         seconds = costs.seconds.search * (own + queries * searched(config, work) * numbers)
     return seconds * work.pace + costs.seconds.classifier * sqrt(galleries) * work.pace, memory

@@ -14,6 +14,7 @@ from pipelines.building.costs import (
     dimension,
     feature_bytes,
     measured_costs,
+    plain_bytes,
     row_bytes,
     stage_costs,
     svm_work,
@@ -74,6 +75,10 @@ def test_disk_is_what_a_run_takes(data: Path, tmp_path: Path) -> None:
         for one in (tmp_path / "run" / name).rglob("*.safetensors")
     )
     assert told["describer"] == pytest.approx(learnt, rel=0.2)
+    plain = sum(one.stat().st_size for one in (tmp_path / "run/aggregated").rglob("*.safetensors"))
+    assert plain_bytes(config, work) == pytest.approx(plain, rel=0.2)
+    many = replace(work, gallery=10_000_000)
+    assert plain_bytes(config, many) == 0 < plain_bytes(config, replace(work, gallery=100_000))
 
 
 @pytest.mark.parametrize(
