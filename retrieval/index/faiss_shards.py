@@ -1,6 +1,6 @@
 """Shards of an index: as many of FAISS's indices, of one training, with a range of the rows each.
 
-They are searched as one, side by side, and the nearest of all are the nearest (scatter and gather).
+They are searched as one, and the nearest of all are the nearest (scatter and gather).
 A row's number is its place in its shard, after the rows of the shards before.
 """
 
@@ -17,19 +17,25 @@ from retrieval.vectors.checked import checked_rows
 
 def joined(shards: Sequence[Any], device: str) -> Any:
     """The one index that they make, all of them on the CPU, or dealt out to GPUs in turn."""
+    first = shards[0]
     if len(shards) == 1:
-        return shards[0]
-    # Shards of one GPU share its resources, which two threads may not use at once.
-    threaded = device == "cpu" or len(shards) <= faiss.get_num_gpus()
-    index = faiss.IndexShards(shards[0].d, threaded, True)  # with rows that follow on
-    for shard in shards:
+        return first
+    # On the CPU each has all cores. Those of one GPU share resources that two threads may not use.
+    threaded = device != "cpu" and len(shards) <= faiss.get_num_gpus()
+    if device == "cpu" and isinstance(
+        first, faiss.IndexIVF
+    ):  # one look at the lists' centres for all of them
+        index = faiss.IndexShardsIVF(first.quantizer, first.nlist, threaded, True)
+    else:
+        index = faiss.IndexShards(first.d, threaded, True)
+    for shard in shards:  # whose rows follow on
         index.add_shard(shard)
     return index
 
 
 def shards_of(index: Any) -> list[Any]:
     """What an index was joined of: itself, where it is not divided."""
-    if not isinstance(index, faiss.IndexShards):
+    if not isinstance(index, faiss.IndexShards | faiss.IndexShardsIVF):
         return [index]
     return [faiss.downcast_index(index.at(number)) for number in range(index.count())]
 
