@@ -37,8 +37,11 @@ HELD_OUT: Final = 5_000
 PIXEL: Final = 3 * 3 / 4
 """Bytes of a decoded photograph for each pixel of a square of its longer side."""
 FLOAT: Final = 4
-LOCAL_FEATURE: Final = 4 * FLOAT + 128
-"""Bytes of a local feature: place, scale, angle and a descriptor of a byte a number, SIFT's."""
+LOCAL_NUMBERS: Final = {"delf": 1024}
+"""Of a local feature's descriptor, a byte each, by its kind: DELF has those of ResNet's layer3."""
+OTHER_NUMBERS: Final = 128
+PLACED: Final = 4 * FLOAT
+"""Bytes of a local feature beside its descriptor: place, scale and angle."""
 
 
 class ByKind(StrictModel):
@@ -190,11 +193,12 @@ def row_bytes(factory: str, numbers: int) -> float:
 
 
 def feature_bytes(config: SystemConfig, numbers: int) -> float:
-    """Bytes of what a photograph's descriptor is made from, of a system that was not probed.
-
-    Local features are counted as :data:`LOCAL_FEATURE`; a network's have more numbers.
-    """
-    return FLOAT * numbers + LOCAL_FEATURE * sum(one.keypoints for one in config.detectors)
+    """Bytes of what a photograph's descriptor is made from, of a system that was not probed."""
+    local = sum(
+        one.keypoints * (PLACED + LOCAL_NUMBERS.get(one.kind, OTHER_NUMBERS))
+        for one in config.detectors
+    )
+    return FLOAT * numbers + local
 
 
 def stored_bytes(config: SystemConfig, work: Work) -> float:

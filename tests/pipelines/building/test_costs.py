@@ -144,6 +144,9 @@ def test_local_features_are_counted_where_nothing_was_probed() -> None:
     (found,) = features_of(extractor, [picture(1)])
     packed = sum(one.nbytes for one in extractor.pack([found]).values())
     assert feature_bytes(config, 0) / 60 * len(found) == pytest.approx(packed, abs=32)
+    # Those that were found of resnet50-mobilenet-delf-aliked: 989 DELF's and 668 ALIKED's.
+    found = load_config("resnet50-mobilenet-delf-aliked")
+    assert feature_bytes(found, 4672) == pytest.approx(1.15e6, rel=0.2)
     # Features that the extractor and the local branch share are kept once.
     shared, branch = load_config("rootsift-asmk"), ["local.detector.keypoints=500"]
     counted = [feature_bytes(load_config("rootsift-asmk", more), 10) for more in ([], branch)]
