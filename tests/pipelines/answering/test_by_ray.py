@@ -146,7 +146,8 @@ def test_figures_are_those_of_one_machine(
 ) -> None:
     rows = [line.split(",") for line in (data / "test.csv").read_text().splitlines()[1:]]
     many = [(f"{one[0]}-{i}", *one[1:]) for i in range(40) for one in rows]  # three shards
-    many += [("lacking", "photos/gone.jpg", "L1")]
+    (data / "photos/damaged.jpg").write_bytes(b"no photograph")
+    many += [("damaged", "photos/damaged.jpg", "L1")]
     csv = write_csv(data / "many.csv", many)
     here = evaluate_run(system, csv, tmp_path / "here")
     there = evaluate_run(system, csv, tmp_path / "there", workers=cluster.address)
