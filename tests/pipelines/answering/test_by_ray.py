@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from typing import Any
 import pytest
 
 from pipelines.answering.by_ray import answers_by_ray
-from pipelines.answering.classify import classify_list
+from pipelines.answering.classify import Answering, Form, classify_list
 from pipelines.building.index import build_run
+from pipelines.lists.rows import Row
 from pipelines.loopback import serve
 from pipelines.measuring.evaluate import describe_into, evaluate_run
 from retrieval.config import SystemConfig
 from retrieval.errors import RunError
 from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.table import load_data_set, read_table
+from retrieval.ray_systems import _opened, _Wanted
+from retrieval.storage.shards import Shard
 from retrieval.system import System
 from tests.photographs import write_csv, write_data_set
 from tests.pipelines.runs import LOCAL, contents
@@ -162,19 +166,39 @@ def test_figures_are_those_of_one_machine(
     describe_into(system, read_table(csv, bank=True), tmp_path / "there", "127.0.0.1:1")
 
 
-@pytest.mark.slow
 def test_what_workers_do_not_see_is_refused(
-    system: System, data: Path, cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    system: System, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lacking = data / "photos/lacking.jpg"
-    csv = write_csv(tmp_path / "list.csv", [(str(lacking),)], ("path",))
-    monkeypatch.setattr("os.path.exists", lambda path: str(path) == str(lacking))  # here it is
-    with pytest.raises(RunError, match=r"lacking\.jpg: a worker does not see this photograph"):
-        classify(system, csv, tmp_path / "out.csv", cluster.address)
-    monkeypatch.undo()
-    monkeypatch.setitem(vars(system), "fingerprint", "another")
+    there = data / "photos/m1v0.jpg"
+    reasons = {str(there): "no such file", str(data / "gone.jpg"): "no such file"}
+
+    def blind(address: str, system: System, through: Any, windows: Any, *_: Any) -> Iterator[Any]:
+        for rows in windows:
+            yield [[row.id, "", "", "", "decode_failed", reasons[str(row.source)]] for row in rows]
+
+    monkeypatch.setattr("pipelines.answering.by_ray.through_workers", blind)
+    how = Answering(Form(), QUICK)
+    gone = [Row(1, "1", data / "gone.jpg")]  # nobody sees it
+    assert list(answers_by_ray("ray", system, [gone], how)) == [
+        [["1", "", "", "", "decode_failed", "no such file"]]
+    ]
+    with pytest.raises(RunError, match=r"m1v0\.jpg: a worker does not see this photograph"):
+        list(answers_by_ray("ray", system, [gone, [Row(2, "2", there)]], how))
+
+    def blind_too(address: str, system: System, through: Any, windows: Any) -> Iterator[Any]:
+        for paths in windows:
+            yield Shard({}, ["decode_failed"] * len(paths), ["no such file"] * len(paths)), 0.0
+
+    monkeypatch.setattr("pipelines.measuring.evaluate.through_workers", blind_too)
+    with pytest.raises(RunError, match="a worker does not see this photograph"):
+        describe_into(system, read_table(data / "test.csv", bank=True), tmp_path, "ray")
+
+
+def test_a_worker_that_sees_another_run_says_so(system: System) -> None:
+    loaded = _opened(_Wanted.of(system), lambda system, windows, workers: iter([system]), 1)
+    assert next(loaded([])).fingerprint == system.fingerprint
     with pytest.raises(RunError, match="holds another run there"):
-        classify(system, csv, tmp_path / "out.csv", cluster.address, restart=True)
+        _opened(_Wanted.of(replace(system, fingerprint="another")), lambda *_: iter(()), 1)
 
 
 def _without(value: Any, names: tuple[str, ...]) -> Any:
