@@ -79,7 +79,7 @@ lint: $(STAMP) ## check style and types
 	$(BIN)/mypy
 
 # Those that need a GPU or a data set beside the demo's, and what they share.
-ELSEWHERE := gpu small_collections sources_of_none extracted runtimes fetching planning
+ELSEWHERE := gpu small_collections sources_of_none extracted runtimes fetching planning ray_workers
 bench: demo ## measure speed and memory into benchmarks/results
 	@for script in $(filter-out $(ELSEWHERE:%=benchmarks/%.py),$(wildcard benchmarks/[a-z]*.py)); do \
 		echo "== $$script"; $(BIN)/python "$$script" || exit; \

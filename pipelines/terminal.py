@@ -8,7 +8,15 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from pipelines.answering.classify import ALLOW, CHUNK_ROWS, PRIVATE, Answers, Form, answers
+from pipelines.answering.classify import (
+    ALLOW,
+    CHUNK_ROWS,
+    PRIVATE,
+    Answering,
+    Answers,
+    Form,
+    answers,
+)
 from pipelines.lists.inputs import Input
 from pipelines.lists.journal import Item, chunks
 from retrieval.photographs.fetch_config import FetchConfig
@@ -41,10 +49,11 @@ def show(
         how many photographs failed.
     """
     form = Form(top=top, near=NEAR)
-    todo = chunks((Item(row, None) for row in given.rows()), CHUNK_ROWS)
+    every = chunks((Item(row, None) for row in given.rows()), CHUNK_ROWS)
+    todo = ([one.row for one in chunk] for chunk in every)
     console = Console(markup=False, highlight=False, soft_wrap=True)
     failed, private = 0, False
-    for records in answers(system, todo, form, fetch, urls_only=urls_only):
+    for records in answers(system, todo, Answering(form, fetch, urls_only=urls_only)):
         for record in records:
             told = dict(zip(form.columns, record, strict=True))
             failed += told["status"] != OK

@@ -14,6 +14,7 @@ CANDIDATE: Final = ("candidate", "candidate_name", "confidence")
 NEAREST: Final = ("nearest", "similarity")
 SCORE: Final = re.compile(r"(score|similarity)_\d+")
 STATUS: Final = ANSWER.index("status")
+REASON: Final = ANSWER.index("reason")
 
 
 def prediction_columns(top: int = 0, near: int = 1) -> tuple[str, ...]:

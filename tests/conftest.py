@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -26,3 +28,22 @@ def root_logger() -> Iterator[None]:
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two machines of a Ray cluster, simulated."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray._private import ray_constants
+    from ray.cluster_utils import Cluster
+
+    # All of it on loopback: Ray takes the machine's outer address in place of it otherwise.
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
+    # Actors run the code that is tested, wherever it is installed.
+    here = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, here)))
+    head = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+    one = Cluster(initialize_head=True, head_node_args=head)
+    one.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    yield one
+    one.shutdown()

@@ -16,10 +16,10 @@ PATHS = sorted(path for room in ("retrieval", "pipelines") for path in (ROOT / r
 # In the order in which a photograph flows: a room knows what stands above it, and nothing below.
 ROOMS = {
     "retrieval": (
-        "errors types streams passes frontend devices threads storage photographs vectors networks"
-        " local aggregation descriptors index classifiers explain evaluation training predictions"
-        " config run additions describing parts agreement indexing recipes changes build"
-        " ray_workers system"
+        "errors types streams passes frontend devices threads ray_pool storage photographs vectors"
+        " networks local aggregation descriptors index classifiers explain evaluation training"
+        " predictions config run additions describing parts agreement indexing recipes changes"
+        " build ray_workers system ray_systems"
     ).split(),
     "pipelines": (
         "config progress doctor loopback lists data answering building report measuring studies"
@@ -134,7 +134,7 @@ def test_one_module_decodes() -> None:
 
 def test_few_modules_speak_http() -> None:
     clients = ("aiohttp", "requests", "httpx", "socket", "http", "urllib.request")
-    servers = ("pipelines.loopback", "pipelines.doctor", "retrieval.ray_workers")
+    servers = ("pipelines.loopback", "pipelines.doctor", "retrieval.ray_pool")
     parts = ("connections", "http_answer", "http_client", "http_request")
     fetching = [f"retrieval.photographs.{part}" for part in parts]
     assert not importing(clients, but=(*fetching, *servers))

@@ -9,7 +9,7 @@ bytes. How far ahead that goes hangs on a budget of memory, not on the number of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from typing import Final, Protocol, TypeVar
 
 import pandas as pd
 
-from pipelines.lists.formats import CSV, frame_records, read_records
+from pipelines.lists.formats import CSV, Record, frame_records, read_records
 from pipelines.lists.inputs import Input, is_photograph, limits, listed
 from pipelines.lists.journal import Item, Journal, chunks
 from pipelines.lists.rows import Row
 from retrieval.descriptors.describer import Describer, Errors
 from retrieval.descriptors.representation import Representation
 from retrieval.errors import FetchError, RunError
-from retrieval.photographs.decoding import MAX_PIXELS, decode, read_photograph
+from retrieval.photographs.decoding import MAX_PIXELS, MISSING, decode, read_photograph
 from retrieval.photographs.fetch_config import FetchConfig
 from retrieval.photographs.fetching import Fetcher
 from retrieval.photographs.given import Opener, Source
@@ -46,7 +46,6 @@ REASONS: Final = 5
 MOST_REASONS: Final = 10_000
 """Reasons counted at a time; beyond, the rarest are dropped."""
 PRIVATE: Final = "the address is not a public one"
-MISSING: Final = "no such file"
 ALLOW: Final = "--allow-private fetches from private addresses too"
 
 
@@ -98,6 +97,29 @@ class Form:
         return {"columns": ",".join(prediction_columns()), "format": self.format} | {
             name: value for name, value in asked.items() if value
         }
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How rows are answered.
+
+    Attributes:
+        form: how predictions are written.
+        fetch: limits of the downloads.
+        many: chunks that are fetched and decoded ahead.
+        max_pixels: cap on a photograph's pixels.
+        urls_only: refuse rows that are paths.
+    """
+
+    form: Form
+    fetch: FetchConfig
+    many: int = 1
+    max_pixels: int = MAX_PIXELS
+    urls_only: bool = False
+
+
+Elsewhere = Callable[[Iterable[list[Row]], Answering], Generator[list[Record], None, None]]
+"""What answers chunks of rows on other machines, in order, as :func:`answers` does here."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +181,7 @@ def classify_list(
     chunk_rows: int = CHUNK_ROWS,
     max_pixels: int = MAX_PIXELS,
     memory: int = MEMORY,
+    elsewhere: Elsewhere | None = None,
     progress: Callable[[int, int], None] = lambda done, failed: None,
 ) -> ClassifySummary:
     """Classify every row of a list.
@@ -178,7 +201,9 @@ def classify_list(
         restart: forget what there is of ``out``.
         chunk_rows: rows described together, and lost at most when killed.
         max_pixels: cap on a photograph's pixels.
-        memory: bytes that decoded photographs may take (a soft cap: at least two chunks).
+        memory: bytes that decoded photographs may take (a soft cap: at least two chunks), on each
+            machine.
+        elsewhere: answers rows in place of this machine.
         progress: told of (rows done since the last call, failed ones among them).
 
     Raises:
@@ -199,9 +224,10 @@ def classify_list(
         resumed = journal.state.rows
         progress(resumed, resumed - (journal.state.counts or {}).get(OK, 0))
         if not journal.done_before:
-            todo = chunks(journal.pending(given.rows()), chunk_rows)
             many = chunks_ahead(memory, chunk_rows, system.query_describer.longest_side)
-            for records in answers(system, todo, form, fetch, many, max_pixels, urls_only):
+            how = Answering(form, fetch, many, max_pixels, urls_only)
+            todo = chunks(journal.pending(given.rows()), chunk_rows)
+            for records in _answered(todo, elsewhere or partial(answers, system), how):
                 counts = count(records)
                 journal.append(records, counts)
                 progress(len(records), len(records) - counts[OK])
@@ -214,26 +240,29 @@ def classify_list(
         )
 
 
-def answers(
-    system: Answers,
-    todo: Iterable[list[Item]],
-    form: Form,
-    fetch: FetchConfig,
-    many: int = 1,
-    max_pixels: int = MAX_PIXELS,
-    urls_only: bool = False,
-) -> Iterator[list[list[str]]]:
-    """The records of each chunk, in order; ``many`` chunks are fetched and decoded ahead."""
+def _answered(todo: Iterable[list[Item]], by: Elsewhere, how: Answering) -> Iterator[list[Record]]:
+    """The records of each chunk, in order: new ones, and those that are kept as they are."""
     first, second = tee(todo)
-    with Fetcher(fetch) as fetcher:
-        source = partial(_source, fetcher, max_pixels, urls_only)
-        windows = ([source(one.row) for one in chunk if one.kept is None] for chunk in first)
-        with closing(system.query_describer.stream(windows, many)) as stream:
-            for (described, errors), chunk in zip(stream, second, strict=True):
-                ids = [one.row.id for one in chunk if one.kept is None]
-                frame = system.predictions(ids, described, form.top, form.near, errors)
-                fresh = iter(frame_records(frame, form.columns, form.guard))
-                yield [next(fresh) if one.kept is None else one.kept for one in chunk]
+    rows = ([one.row for one in chunk if one.kept is None] for chunk in first)
+    with closing(by(rows, how)) as answered:
+        for records, chunk in zip(answered, second, strict=True):
+            fresh = iter(records)
+            yield [next(fresh) if one.kept is None else one.kept for one in chunk]
+
+
+def answers(
+    system: Answers, todo: Iterable[Sequence[Row]], how: Answering
+) -> Generator[list[Record], None, None]:
+    """The records of each chunk of rows, in order."""
+    first, second = tee(todo)
+    with Fetcher(how.fetch) as fetcher:
+        source = partial(_source, fetcher, how.max_pixels, how.urls_only)
+        windows = ([source(row) for row in rows] for rows in first)
+        with closing(system.query_describer.stream(windows, how.many)) as stream:
+            for (described, errors), rows in zip(stream, second, strict=True):
+                ids = [row.id for row in rows]
+                frame = system.predictions(ids, described, how.form.top, how.form.near, errors)
+                yield frame_records(frame, how.form.columns, how.form.guard)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from pipelines.answering.classify import ANSWERED, ClassifySummary, common_reaso
 from pipelines.lists.formats import Record, Records, format_of, read_records, write_records
 from pipelines.lists.journal import State, state_path
 from retrieval.errors import ConfigError, RunError, TableError
-from retrieval.predictions import ANSWER, CANDIDATE, SCORE, STATUS, prediction_columns
+from retrieval.predictions import ANSWER, CANDIDATE, REASON, SCORE, STATUS, prediction_columns
 from retrieval.storage.files import atomic_write, read_json, read_table
 from retrieval.storage.fingerprint import checksum
 from retrieval.storage.shards import OK
@@ -33,7 +33,6 @@ from retrieval.storage.shards import OK
 log = logging.getLogger(__name__)
 
 PROBABILITY: Final = ANSWER.index("probability")
-REASON: Final = ANSWER.index("reason")
 Accepts = Callable[[str, str], bool]
 """Whether a candidate of this probability and confidence, cells both, is the answer."""
 

@@ -27,6 +27,7 @@ from pipelines.cli.options import (
     UrlColumn,
     UserAgent,
     Weights,
+    Workers,
     fetch_config,
 )
 from pipelines.progress import console, progress_bar, say
@@ -60,6 +61,7 @@ def classify(
     run: Run = DEMO_RUN,
     device: Device = "auto",
     weights: Weights = None,
+    workers: Workers = None,
     form: Annotated[
         str | None, typer.Option("--format", help="csv, parquet or jsonl; by default OUT's ending.")
     ] = None,
@@ -118,10 +120,12 @@ def classify(
     nearest, similarity: the nearest gallery photograph.
     candidate_1, score_1 to candidate_K, score_K: with --top K.
     """
+    from pipelines.answering.by_ray import answers_by_ray
     from pipelines.answering.classify import classify_list
     from pipelines.answering.predictions import ban_frequent
-    from pipelines.lists.inputs import opened
+    from pipelines.lists.inputs import kind_of, opened
     from pipelines.terminal import show
+    from retrieval.ray_pool import reach
     from retrieval.system import System
 
     fetch = fetch_config(
@@ -129,13 +133,15 @@ def classify(
         concurrency=concurrency, per_host=per_host, max_bytes=max_bytes,
     )  # fmt: skip
     target, written = _form(out, form, top or 0, guard)
+    if workers is not None:
+        reach(workers)
     with opened(inputs, url_column, id_column) as given:
         for line in given.told:
             say(line)
         if given.named and out is None:
             _needs_out(
                 format=form, guard=guard, frequency_ban=frequency_ban, retry_failed=retry_failed,
-                restart=restart,
+                restart=restart, workers=workers,
             )  # fmt: skip
             system = System.load(run, device, weights)
             shown = 3 if top is None else top
@@ -144,12 +150,15 @@ def classify(
             if failed:
                 raise typer.Exit(1)
             return
+        if workers is not None and given.named and kind_of(inputs[0]) == "stream":
+            raise ConfigError("--workers: a photograph that comes in a stream has no path there")
         system = System.load(run, device, weights)
+        elsewhere = None if workers is None else partial(answers_by_ray, workers, system)
         with progress_bar("classifying", sum(1 for _ in given.rows())) as progress:
             summary = classify_list(
                 system, given, target, form=written, fetch=fetch, urls_only=urls_only,
                 retry_failed=retry_failed, restart=restart, memory=memory * 2**20,
-                progress=progress,
+                elsewhere=elsewhere, progress=progress,
             )  # fmt: skip
     if summary.nothing_to_do:
         say(f"{target}: finished already, nothing to do")

@@ -22,6 +22,7 @@ from pipelines.cli.options import (
     Run,
     TargetPrecision,
     Weights,
+    Workers,
 )
 from pipelines.progress import console, say
 
@@ -102,13 +103,7 @@ def index(
     max_false_accepts: MaxFalseAccepts = None,
     settings: Settings = None,
     subset: Subset = None,
-    workers: Annotated[
-        str | None,
-        typer.Option(
-            help="Have a Ray cluster describe: its address (ray://HOST:10001), or ray for this"
-            " machine."
-        ),
-    ] = None,
+    workers: Workers = None,
     replace: Replace = False,
 ) -> None:
     """Describe gallery and bank, index them, fit the classifiers. A killed run goes on."""
@@ -121,7 +116,7 @@ def index(
     from retrieval.classifiers.promise import promise_of
     from retrieval.devices import choose_device
     from retrieval.photographs.table import bank_origins, load_data_set, photographs_each
-    from retrieval.ray_workers import reach
+    from retrieval.ray_pool import reach
 
     asked = {"target_precision": target_precision, "max_false_accepts": max_false_accepts}
     points = [f"rejection.{key}={value}" for key, value in asked.items() if value is not None]

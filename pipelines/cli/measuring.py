@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from pipelines.cli.options import DEMO_RUN, Device, ProtocolOut, Run, Test, Weights
+from pipelines.cli.options import DEMO_RUN, Device, ProtocolOut, Run, Test, Weights, Workers
 from pipelines.progress import console, say
 from retrieval.errors import ConfigError, TableError, WriteError
 
@@ -47,12 +47,16 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     weights: Weights = None,
+    workers: Workers = None,
 ) -> None:
     """Measure runs on labelled photographs: figures, predictions, submission and report."""
     from pipelines.measuring.evaluate import evaluate_run, evaluate_runs
     from pipelines.measuring.written import figures_table
+    from retrieval.ray_pool import reach
     from retrieval.system import System
 
+    if workers is not None:
+        reach(workers)
     folders = runs or [DEMO_RUN]
     systems = {folder.resolve().name: System.load(folder, device, weights) for folder in folders}
     if len(systems) < len(folders):
@@ -63,9 +67,9 @@ def evaluate(
     target = out or (folders[0] / "evaluation" if alone else Path("data/evaluation"))
     try:
         figures = (
-            evaluate_run(first, csv, target, share)
+            evaluate_run(first, csv, target, share, workers)
             if alone
-            else evaluate_runs(systems, csv, target, share)
+            else evaluate_runs(systems, csv, target, share, workers)
         )
     except WriteError as error:
         raise WriteError(f"{error}; --out puts the figures elsewhere") from None

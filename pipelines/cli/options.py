@@ -31,6 +31,13 @@ Replace = Annotated[
     bool,
     typer.Option("--replace", help="Take away another system's or other data's run first."),
 ]
+Workers = Annotated[
+    str | None,
+    typer.Option(
+        help="Have a Ray cluster do it: its address (HOST:6379, ray://HOST:10001), or ray for this"
+        " machine."
+    ),
+]
 AllowPrivate = Annotated[
     bool, typer.Option("--allow-private", help="Fetch from private and loopback addresses too.")
 ]

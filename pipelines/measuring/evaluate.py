@@ -8,8 +8,11 @@ cannot be named, and stays among the landmark photographs all the same, as it do
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +34,9 @@ from pipelines.report.measured import (
 from retrieval.config import SystemConfig
 from retrieval.descriptors.cache import (
     Described,
+    Timed,
     describe_table,
+    describe_windows,
     described_from,
     read_described,
     table_digest,
@@ -42,6 +47,7 @@ from retrieval.evaluation.metrics import (
     Truth,
 )
 from retrieval.photographs.table import labels_of, read_origins, read_table
+from retrieval.ray_systems import require_shared, through_workers
 from retrieval.storage.shards import OK
 from retrieval.system import System
 
@@ -132,22 +138,38 @@ def measure(
 
 
 def evaluate_run(
-    system: System, csv: Path, out: Path, share: float | None = None
+    system: System,
+    csv: Path,
+    out: Path,
+    share: float | None = None,
+    workers: str | None = None,
 ) -> dict[str, Any]:
     """Describe a labelled CSV's photographs with a run, and evaluate it.
 
     The descriptors stay in ``out/descriptors``: a killed evaluation goes on, and one of the same
     photographs describes nothing again.
 
+    Args:
+        system: the loaded run.
+        csv: the labelled photographs.
+        out: the folder of the figures.
+        share: of landmark photographs, for which precision is given too.
+        workers: address of a Ray cluster that describes (:mod:`retrieval.ray_systems`).
+
     Raises:
         TableError: the CSV is bad.
+        RunError: of the workers.
     """
-    measured = measure_run(system, csv, out, share)
+    measured = measure_run(system, csv, out, share, workers)
     return write_evaluation(_with_explained(system, measured), out)
 
 
 def evaluate_runs(
-    systems: Mapping[str, System], csv: Path, out: Path, share: float | None = None
+    systems: Mapping[str, System],
+    csv: Path,
+    out: Path,
+    share: float | None = None,
+    workers: str | None = None,
 ) -> dict[str, Any]:
     """Evaluate several runs on the same photographs: each by itself, then their answers together.
 
@@ -155,7 +177,7 @@ def evaluate_runs(
         systems: loaded runs, by the name that each goes by and whose folder in ``out`` it gets.
         csv: the labelled photographs.
         out: the folder of all.
-        share: of landmark photographs, for which precision is given too.
+        share, workers: as of :func:`evaluate_run`.
 
     Returns:
         the figures of the answers side by side.
@@ -164,7 +186,8 @@ def evaluate_runs(
         TableError: the CSV is bad.
     """
     measured = {
-        name: measure_run(system, csv, out / name, share) for name, system in systems.items()
+        name: measure_run(system, csv, out / name, share, workers)
+        for name, system in systems.items()
     }
     for name, one in measured.items():
         write_evaluation(_with_explained(systems[name], one), out / name)
@@ -178,8 +201,15 @@ def _with_explained(system: System, measured: Measured) -> Measured:
         return replace(measured, explained=explain_examples(system, measured, progress))
 
 
-def measure_run(system: System, csv: Path, out: Path, share: float | None = None) -> Measured:
-    """Describe a labelled CSV's photographs below ``out/descriptors``, and measure the run on them.
+def measure_run(
+    system: System,
+    csv: Path,
+    out: Path,
+    share: float | None = None,
+    workers: str | None = None,
+) -> Measured:
+    """Describe a labelled CSV's photographs below ``out/descriptors``, and measure the run on them;
+    arguments as of :func:`evaluate_run`.
 
     Raises:
         TableError: the CSV is bad.
@@ -191,7 +221,7 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
     return measure(
         system,
         table,
-        describe_into(system, table, out),
+        describe_into(system, table, out, workers),
         config=system.config.name,
         bytes_per_image=system.record["index"]["bytes_per_image"],
         conditions=conditions_of(system),
@@ -200,8 +230,11 @@ def measure_run(system: System, csv: Path, out: Path, share: float | None = None
     )
 
 
-def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
-    """A table's photographs, described below ``out/descriptors``; a killed call goes on.
+def describe_into(
+    system: System, table: pd.DataFrame, out: Path, workers: str | None = None
+) -> Described:
+    """A table's photographs, described below ``out/descriptors``; a killed call goes on, whether by
+    ``workers`` (the address of a Ray cluster) or not.
 
     Each table has a folder there, so that asking for one and then another describes each once.
     """
@@ -211,8 +244,22 @@ def describe_into(system: System, table: pd.DataFrame, out: Path) -> Described:
         store = describe_table(
             table, system.describer, out / "descriptors" / digest, made_from, progress,
             timings=out / "timings.json",
+            elsewhere=None if workers is None else partial(_described_by, workers, system),
         )  # fmt: skip
     return read_described(table, store, system.describer)
+
+
+def _described_by(workers: str, system: System, windows: Iterable[Sequence[str]]) -> Timed:
+    """Shards of windows of paths, made by a Ray cluster."""
+    first, second = tee([os.path.abspath(path) for path in window] for window in windows)
+    made = through_workers(workers, system, _describe_windows, first)
+    for (shard, seconds), paths in zip(made, second, strict=True):
+        require_shared(paths, shard.reasons)
+        yield shard, seconds
+
+
+def _describe_windows(system: System, windows: Iterable[Sequence[str]], _: int) -> Timed:
+    return describe_windows(system.describer, windows)
 
 
 def conditions_of(system: System) -> dict[str, str | int | float]:

@@ -36,6 +36,11 @@ Progress = Callable[[int, int], None]
 
 MAPPED: Final = "mapped"
 
+Timed = Iterator[tuple[Shard, float]]
+"""Shards, and the seconds that each took."""
+Elsewhere = Callable[[Iterable[Sequence[str]]], Timed]
+"""What makes a shard of each window of paths, on other machines."""
+
 
 def no_progress(rows: int, failed: int) -> None:
     """For callers who do not watch."""
@@ -63,7 +68,8 @@ def extract_table(
         good = [one for one in outcomes if not isinstance(one, PhotographError)]
         return Shard.of(frontend.pack(good), errors)
 
-    _fill(store, table["source"].array, frontend, packed, progress, known or {})
+    sources = table["source"].array
+    _fill(store, len(sources), _made_here(sources, frontend, packed, known), progress)
 
 
 def describe_sources(
@@ -91,7 +97,14 @@ def describe_sources(
         found, errors = describer.from_outcomes(outcomes)
         return Shard.of(_usable(found, errors, stored), errors)
 
-    _fill(store, sources, describer.frontend, described, progress, known or {}, shards)
+    made = _made_here(sources, describer.frontend, described, known)
+    _fill(store, len(sources), made, progress, shards)
+
+
+def describe_windows(describer: Describer, windows: Iterable[Sequence[Source]]) -> Timed:
+    """A shard of each window, as :func:`describe_sources` makes it where nothing is known."""
+    stream = describer.stream(windows)
+    return _timed(Shard.of(_usable(found, errors, True), errors) for found, errors in stream)
 
 
 def describe_table(
@@ -104,6 +117,7 @@ def describe_table(
     timings: Path | None = None,
     stored: bool = True,
     shards: Sequence[int] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> ShardStore:
     """Describe a table's photographs into ``folder``, going on where a killed run was.
 
@@ -114,12 +128,23 @@ def describe_table(
         made_from: all that decides their bytes, as :func:`described_from` gives it.
         progress, known, stored, shards: as of :func:`describe_sources`.
         timings: as of :class:`ShardStore`.
+        elsewhere: makes the shards that are missing, in place of this machine (all of them, with
+            nothing known and all stored).
 
     Returns:
         the finished store.
     """
     store = ShardStore(folder, made_from, timings)
-    describe_sources(table["source"].array, describer, store, progress, known, stored, shards)
+    sources = table["source"].array
+    if elsewhere is None:
+        describe_sources(sources, describer, store, progress, known, stored, shards)
+    else:
+        there = elsewhere
+
+        def made(windows: Sequence[range]) -> Timed:
+            return there([str(sources[i]) for i in window] for window in windows)
+
+        _fill(store, len(sources), made, progress)
     return store
 
 
@@ -164,30 +189,51 @@ def windows_of(rows: int) -> list[range]:
 
 def _fill(
     store: ShardStore,
-    sources: Sequence[Source],
-    frontend: Frontend,
-    to_shard: Callable[[list[Outcome]], Shard],
+    rows: int,
+    made: Callable[[Sequence[range]], Timed],
     progress: Progress,
-    known: Mapping[int, Outcome],
     shards: Sequence[int] | None = None,
 ) -> None:
-    """Make the shards that are missing, of one stream through one pool of threads."""
+    """Write the shards that are missing, which are made of the rows of each."""
     store.mend()
-    windows = windows_of(len(sources))
+    windows = windows_of(rows)
     wanted = range(len(windows)) if shards is None else shards
     for number in wanted:
         if number in store:
             progress(*store.counts(number))
     todo = [number for number in wanted if number not in store]
-    unknown = ([sources[i] for i in windows[number] if i not in known] for number in todo)
-    begun = time.perf_counter()
-    for number, fresh in zip(todo, extract(unknown, frontend), strict=True):
-        new = iter(fresh)
-        shard = to_shard([known[i] if i in known else next(new) for i in windows[number]])
-        now = time.perf_counter()
-        store.write(number, shard, now - begun)
-        begun = now
+    if not todo:
+        return
+    each = made([windows[number] for number in todo])
+    for number, (shard, seconds) in zip(todo, each, strict=True):
+        store.write(number, shard, seconds)
         progress(*store.counts(number))
+
+
+def _made_here(
+    sources: Sequence[Source],
+    frontend: Frontend,
+    to_shard: Callable[[list[Outcome]], Shard],
+    known: Mapping[int, Outcome] | None,
+) -> Callable[[Sequence[range]], Timed]:
+    """Makes the shards of one stream through one pool of threads."""
+    there = known or {}
+
+    def made(windows: Sequence[range]) -> Iterator[Shard]:
+        unknown = ([sources[i] for i in window if i not in there] for window in windows)
+        for window, fresh in zip(windows, extract(unknown, frontend), strict=True):
+            new = iter(fresh)
+            yield to_shard([there[i] if i in there else next(new) for i in window])
+
+    return lambda windows: _timed(made(windows))
+
+
+def _timed(shards: Iterable[Shard]) -> Timed:
+    begun = time.perf_counter()
+    for shard in shards:
+        now = time.perf_counter()
+        yield shard, now - begun
+        begun = now
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from retrieval.photographs.refusals import not_a_photograph, refuse_undecoded
 
 PillowImage = Image.Image
 """What Pillow opens; other modules take it from here."""
+MISSING: Final = "no such file"
 MAX_PIXELS: Final = 100_000_000
 PILLOW_CAP: Final = 178_956_970
 """Pixels that Pillow itself refuses to go beyond."""
@@ -118,7 +119,7 @@ def read_photograph(
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror or type(error).__name__})") from None
     except ValueError:  # a zero byte in the name
-        raise DecodeError("no such file") from None
+        raise DecodeError(MISSING) from None
     return decode(data, longest_side, max_pixels=max_pixels)
 
 
@@ -159,7 +160,7 @@ def _bytes_of(path: str) -> bytes:
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise DecodeError("no such file") from None
+        raise DecodeError(MISSING) from None
     if not stat.S_ISREG(found.st_mode):
         raise DecodeError("not a regular file")
     # What stands under the name may have changed by now.

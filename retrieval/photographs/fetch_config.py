@@ -77,6 +77,12 @@ class FetchConfig(StrictModel):
                 raise ValueError(f"{name}: {OWN_HEADERS[name.lower()]}")
         return headers
 
+    def shared_by(self, many: int) -> FetchConfig:
+        """The limits of each of so many processes that fetch beside each other: of requests at a
+        time, at least one each."""
+        shares = {name: max(1, getattr(self, name) // many) for name in ("concurrency", "per_host")}
+        return self.model_copy(update=shares)
+
     @model_validator(mode="after")
     def _one_photograph_fits(self) -> FetchConfig:
         if self.bytes_in_flight < self.max_bytes:

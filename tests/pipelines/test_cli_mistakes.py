@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -91,6 +93,35 @@ def test_without_ray_nothing_is_begun(
                    "--workers", "ray")  # fmt: skip
     assert "--workers needs Ray: pip install" in told
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("command", ["classify", "evaluate"])
+def test_a_cluster_that_is_not_there_is_told_before_a_run_is_loaded(
+    mistake: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # which is not asked
+    what = [tmp_path / "list.csv"] if command == "classify" else []
+    told = mistake(command, *what, "--run", tmp_path / "none", "--workers", "127.0.0.1:1")
+    assert "--workers 127.0.0.1:1: no Ray cluster answers there" in told
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = mistake(command, *what, "--run", tmp_path / "none", "--workers", "ray")
+    assert "--workers needs Ray: pip install" in told
+
+
+def test_workers_are_for_lists(
+    mistake: Say, run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
+    photograph = data / "photos" / "m1v0.jpg"
+    told = mistake("classify", photograph, "--run", run, "--workers", "ray")
+    assert "--workers: give --out too" in told
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writing = threading.Thread(target=pipe.write_bytes, args=(photograph.read_bytes(),))
+    writing.start()
+    told = mistake("classify", pipe, "--run", run, "--out", tmp_path / "o.csv", "--workers", "ray")
+    writing.join()
+    assert "--workers: a photograph that comes in a stream has no path there" in told
 
 
 def test_what_is_no_list(mistake: Say, run: Path, tmp_path: Path) -> None:

@@ -663,3 +663,11 @@ class TestDownload:
         (tmp_path / "file").write_text("")
         with pytest.raises(FetchError, match="cannot write"):
             download(f"{server.url}/ok/a.jpg", tmp_path / "file" / "a", config(), max_bytes=5000)
+
+
+def test_limits_are_shared_out_among_those_who_fetch_beside_each_other() -> None:
+    config = FetchConfig(concurrency=64, per_host=4, retries=5)
+    assert config.shared_by(1) == config
+    third = config.shared_by(3)
+    assert (third.concurrency, third.per_host, third.retries) == (21, 1, 5)
+    assert config.shared_by(100).per_host == 1
