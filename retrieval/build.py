@@ -150,13 +150,15 @@ def build_part(
     Raises:
         RunError: another process describes this part, or other parts are described otherwise.
     """
-    table = data.photographs
-    with _learnt_apart(config, table, run, device, bar, watcher) as (learnt, described):
-        if described:
-            return None
-        part.within(run).create()  # from here on, nothing else is learnt in the run
+    learnt = learn_run(config, data, run, device, bar, watcher, part)
+    if learnt is None:
+        return None
     describer, made_from, known = learnt
-    return describe_part(run, part, table, describer, made_from, bar, known)
+    return describe_part(run, part, data.photographs, describer, made_from, bar, known)
+
+
+Learnt = tuple[Describer, dict[str, Any], Mapping[int, Outcome]]
+"""As of :func:`retrieval.describing.describer_stage`."""
 
 
 def learn_run(
@@ -166,38 +168,22 @@ def learn_run(
     device: str,
     bar: Bar = no_bar,
     watcher: Watcher | None = None,
-) -> int | None:
-    """Learn what the parts of a run are described by.
+    part: BuildPart | None = None,
+) -> Learnt | None:
+    """Learn what the parts of a run are described by, or load it.
 
     Args:
         config, data, run, device, bar, watcher: as of :func:`build`.
+        part: that is described by it next.
 
     Returns:
-        how many photographs there are to describe; ``None`` where all of them are described.
+        what describes, with the table's digest in its recipe; ``None`` where all photographs are
+        described.
 
     Raises:
         RunError: as of :func:`build_part`.
     """
     table = data.photographs
-    with _learnt_apart(config, table, run, device, bar, watcher) as (_, described):
-        return None if described else len(table)
-
-
-Learnt = tuple[Describer, dict[str, Any], Mapping[int, Outcome]]
-"""As of :func:`retrieval.describing.describer_stage`."""
-
-
-@contextlib.contextmanager
-def _learnt_apart(
-    config: SystemConfig,
-    table: pd.DataFrame,
-    run: Run,
-    device: str,
-    bar: Bar,
-    watcher: Watcher | None,
-) -> Iterator[tuple[Learnt, bool]]:
-    """What parts of a table are described by, its digest in the recipe, and whether all of it is
-    described already; the run is locked meanwhile."""
     run.create()
     with run.locked(wait=True):
         digest = table_digest(table)
@@ -206,8 +192,11 @@ def _learnt_apart(
             run, config, table, digest, device, bar, watcher, apart=True
         )
         made_from = described_from(recipe, digest)
-        store = ShardStore.whole(run.descriptors / FIRST, made_from, len(table))
-        yield (describer, made_from, known), store is not None
+        if ShardStore.whole(run.descriptors / FIRST, made_from, len(table)) is not None:
+            return None
+        if part is not None:
+            part.within(run).create()  # from here on, nothing else is learnt in the run
+        return describer, made_from, known
 
 
 def _learn(

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from retrieval.build import build_part, learn_run
+from retrieval.build import Learnt, learn_run
 from retrieval.config import SystemConfig
 from retrieval.describing import Bar, no_bar
 from retrieval.descriptors.cache import Progress, windows_of
 from retrieval.devices import limit_cores
-from retrieval.parts import MOST_PARTS, BuildPart, has_parts, parts_of
+from retrieval.parts import MOST_PARTS, BuildPart, describe_part, has_parts, parts_of
 from retrieval.photographs.table import DataSet
 from retrieval.ray_pool import POLL_SECONDS, RayPool, cluster, places_of, reach
 from retrieval.run import Run
@@ -53,9 +53,9 @@ def describe_by_ray(
             stays.
     """
     ray = reach(address)  # before minutes are spent on learning
-    rows = learn_run(config, data, run, device, bar, watcher)
-    if rows is None:
+    if learn_run(config, data, run, device, bar, watcher) is None:
         return
+    rows = len(data.photographs)
     with cluster(ray, address), bar("describing", rows) as progress:
         places = places_of(ray, device)
         parts = _division(run, rows, len(places))
@@ -86,13 +86,20 @@ class _Describer:
         limit_cores(max(1, int(cores)))
         self._config, self._data, self._run, self._device = shared
         self._done = np.zeros(2, np.int64)
+        self._learnt: Learnt | None = None  # loaded with the first part
 
     def do(self, part: BuildPart) -> Integers:
         """Describe a part; (2,) the photographs that it has, and how many of them failed."""
         run = Run(self._run)
-        store = build_part(self._config, self._data, run, part, self._device, self._bar)
+        if self._learnt is None:
+            self._learnt = learn_run(self._config, self._data, run, self._device)
+        if self._learnt is None:  # all is described
+            return np.zeros(2, np.int64)
+        describer, made_from, known = self._learnt
+        table = self._data.photographs
+        store = describe_part(run, part, table, describer, made_from, self._bar, known)
         self._done = np.zeros(2, np.int64)
-        return np.array((0, 0) if store is None else (store.rows, store.failed))
+        return np.array((store.rows, store.failed))
 
     def done(self) -> Integers:
         """The same of the part that is being described, by now."""
