@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import socket
 import sys
@@ -114,6 +115,24 @@ class Place:
     gpus: int
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a worker's process begins with.
+
+    Attributes:
+        cores: of its machine, that are its own.
+        folder: where the command was given, which relative paths start from.
+    """
+
+    cores: float
+    folder: str
+
+    def take(self) -> None:
+        limit_cores(max(1, int(self.cores)))
+        with contextlib.suppress(OSError):  # not there: absolute paths will do
+            os.chdir(self.folder)
+
+
 def places_of(ray: Any, device: str) -> list[Place]:
     """One for each machine's cores, or for each of its GPUs.
 
@@ -169,7 +188,7 @@ class RayPool(Generic[J, R]):
     Args:
         ray: connected.
         places: of the actors.
-        worker: what an actor is: made of ``shared`` and of its place's cores, it has a method
+        worker: what an actor is: made of ``shared`` and of a :class:`Start`, it has a method
             ``do``, which is given a job and gives its answer.
         shared: what all actors are made of.
         depth: jobs that an actor has at a time.
@@ -180,7 +199,7 @@ class RayPool(Generic[J, R]):
         self,
         ray: Any,
         places: Sequence[Place],
-        worker: Callable[[Any, float], Any],
+        worker: Callable[[Any, Start], Any],
         shared: Any,
         depth: int = 1,
         named: Callable[[J], str] = str,
@@ -241,7 +260,7 @@ class RayPool(Generic[J, R]):
             max_concurrency=self._depth + 1,  # it can be asked for something else meanwhile
             scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(place.node, soft=False),
         )
-        return _Hired(remote.remote(self._shared, place.cores), place)
+        return _Hired(remote.remote(self._shared, Start(place.cores, os.getcwd())), place)
 
     def _hand_out(self, todo: _Jobs[J]) -> None:
         """Give jobs to the actors that have the fewest."""
@@ -292,15 +311,15 @@ class StreamWorker(Generic[J, R]):
         shared: what makes the stream, once: jobs in, an answer for each out, in order; and a job
             that takes no time. A stream that reads ahead is given that where there is no other, so
             that it finishes what it holds.
-        cores: of the machine, for this process.
+        start: of this process.
     """
 
     def __init__(
         self,
         shared: tuple[Callable[[], Callable[[Iterator[J]], Iterator[R]]], J],
-        cores: float,
+        start: Start,
     ) -> None:
-        limit_cores(max(1, int(cores)))
+        start.take()
         self._opened, self._nothing = shared
         self._todo: queue.Queue[tuple[J, Future[R]]] = queue.Queue()
         self._begun: deque[Future[R] | None] = deque()

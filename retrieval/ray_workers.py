@@ -18,10 +18,9 @@ from retrieval.build import Learnt, learn_run
 from retrieval.config import SystemConfig
 from retrieval.describing import Bar, no_bar
 from retrieval.descriptors.cache import Progress, windows_of
-from retrieval.devices import limit_cores
 from retrieval.parts import MOST_PARTS, BuildPart, describe_part, has_parts, parts_of
 from retrieval.photographs.table import DataSet
-from retrieval.ray_pool import POLL_SECONDS, RayPool, cluster, places_of, reach
+from retrieval.ray_pool import POLL_SECONDS, RayPool, Start, cluster, places_of, reach
 from retrieval.run import Run
 from retrieval.training.watching import Watcher
 from retrieval.types import Integers
@@ -82,8 +81,8 @@ def _division(run: Run, rows: int, actors: int) -> list[BuildPart]:
 class _Describer:
     """An actor: a system, and the parts that it is given one by one."""
 
-    def __init__(self, shared: tuple[SystemConfig, DataSet, Path, str], cores: float):
-        limit_cores(max(1, int(cores)))
+    def __init__(self, shared: tuple[SystemConfig, DataSet, Path, str], start: Start):
+        start.take()
         self._config, self._data, self._run, self._device = shared
         self._done = np.zeros(2, np.int64)
         self._learnt: Learnt | None = None  # loaded with the first part

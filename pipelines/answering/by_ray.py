@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import tee
-from pathlib import Path
 
 from pipelines.answering.classify import Answering, answers
 from pipelines.lists.formats import Record
@@ -32,10 +31,9 @@ def answers_by_ray(
             does not see a photograph that this one does.
     """
     first, second = tee(todo)
-    sent = ([_seen_from_anywhere(row) for row in rows] for rows in first)
     through = partial(_answers, how)
     with closing(
-        through_workers(address, system, through, sent, how.many, lambda row: row.id)
+        through_workers(address, system, through, first, how.many, lambda row: row.id)
     ) as stream:
         for records, rows in zip(stream, second, strict=True):
             require_shared([row.source for row in rows], [record[REASON] for record in records])
@@ -46,8 +44,3 @@ def _answers(
     how: Answering, system: System, todo: Iterable[Sequence[Row]], workers: int
 ) -> Iterator[list[Record]]:
     return answers(system, todo, replace(how, fetch=how.fetch.shared_by(workers)))
-
-
-def _seen_from_anywhere(row: Row) -> Row:
-    """A row whose path does not start from where this command runs."""
-    return replace(row, source=row.source.absolute()) if isinstance(row.source, Path) else row

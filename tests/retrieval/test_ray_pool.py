@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from retrieval.errors import RunError
-from retrieval.ray_pool import MOST_LOSSES, SPARE, Place, RayPool, StreamWorker, places_of
+from retrieval.ray_pool import MOST_LOSSES, SPARE, Place, RayPool, Start, StreamWorker, places_of
 from retrieval.streams import ahead
 
 
@@ -84,7 +84,7 @@ class FakeRay:
 
 
 class Squaring:
-    def __init__(self, shared: int, cores: float) -> None:
+    def __init__(self, shared: int, start: Start) -> None:
         self.power = shared
 
     def do(self, job: int) -> int:

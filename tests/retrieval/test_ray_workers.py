@@ -20,6 +20,7 @@ from retrieval.errors import ConfigError, RunError
 from retrieval.photographs.table import DataSet, load_data_set
 from retrieval.ray_workers import describe_by_ray
 from retrieval.run import Run
+from tests.photographs import write_data_set
 from tests.pipelines.runs import contents
 
 CONFIG = SystemConfig.model_validate(
@@ -65,6 +66,20 @@ def test_two_machines_make_the_bytes_of_one(
     describe_by_ray(CONFIG, data, run, "cpu", cluster.address)  # nothing is left to do
     build.build(CONFIG, data, run, "cpu")
     assert difference(undivided, contents(run.folder)) == ""
+
+
+@pytest.mark.slow
+def test_paths_start_from_where_the_command_is_given(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data_set(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    known = load_data_set(Path("data"))
+    assert not Path(known.gallery["source"][0]).is_absolute()
+    describe_by_ray(CONFIG, known, Run("far"), "cpu", cluster.address)
+    for name in ("far", "near"):
+        build.build(CONFIG, known, Run(name), "cpu")
+    assert difference(contents(Path("near")), contents(Path("far"))) == ""
 
 
 @pytest.mark.slow
