@@ -204,13 +204,13 @@ def asked(worker: StreamWorker[int, int], jobs: list[int]) -> list[Any]:
 
 
 def test_a_stream_that_reads_ahead_answers_the_last_jobs_too() -> None:
-    worker: StreamWorker[int, int] = StreamWorker((lambda: reading_ahead, 0), 1.0)
+    worker: StreamWorker[int, int] = StreamWorker((lambda: reading_ahead, 0), Start(1.0, "."))
     assert asked(worker, [1, 2, 3, 4, 5]) == [2, 4, 6, 8, 10]
     time.sleep(0.1)
     assert asked(worker, [7]) == [14]
 
 
 def test_a_stream_that_fails_says_so_to_all_jobs() -> None:
-    worker: StreamWorker[int, int] = StreamWorker((lambda: reading_ahead, 0), 1.0)
+    worker: StreamWorker[int, int] = StreamWorker((lambda: reading_ahead, 0), Start(1.0, "."))
     assert asked(worker, [101]) == ["too much"]
     assert asked(worker, [1, 2]) == ["too much", "too much"]
