@@ -162,7 +162,7 @@ class FaissIndex:
         write_shards(folder, shards_of(self.index), about)
 
     @staticmethod
-    def checksums(folder: Path) -> dict[str, str]:
+    def file_checksums(folder: Path) -> dict[str, str]:
         """Of the files that :meth:`save` wrote beside ``index.json``, as that has them."""
         return read_sidecar(folder).files
 
