@@ -298,6 +298,9 @@ def _keys_beside(model: type[BaseModel], place: Sequence[str], values: Any) -> l
             for node in nodes
         ]
         nodes = [one for node in inner if node for one in objects(node, kind)]
+        # One without a kind, as FAISS's index is, stands aside for the one of the kind.
+        own = [one for one in nodes if "const" in one.get("properties", {}).get("kind", {})]
+        nodes = own if kind is not None and own else nodes
     return sorted({key for node in nodes for key in node.get("properties", {})})
 
 

@@ -251,7 +251,8 @@ def take_in(
         "index": {**record["index"], "descriptors": made_from.result()},
         SINCE: since.model_dump(),
     }
-    known_sums = {f"index/{name}": one for name, one in FaissIndex.checksums(staged.index).items()}
+    own_sums = FaissIndex.file_checksums(staged.index)
+    known_sums = {f"index/{name}": one for name, one in own_sums.items()}
     sums = staged.checksums_of(INDEX, {DESCRIPTORS: made_from.result(), **known_sums})
     sound()
     recipe[SINCE] = told[SINCE]

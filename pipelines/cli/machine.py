@@ -156,6 +156,8 @@ def _tell_plan(found: Plan) -> None:
         recall = measured_costs().recall.get(str(system.index.nprobe))
         finds = f": finds {recall:.3f} of the ten nearest" if recall and "SQ8" in told else ""
         told += f", nprobe {system.index.nprobe}{finds}"
+    if isinstance(system.index, IndexConfig) and system.index.shard:
+        told += f", {system.index.shard:,} rows a shard"
     gap = "not measured" if found.option.gap is None else f"{found.option.gap:.3f}"
     grid = Table.grid(padding=(0, 2))
     for what, value in (

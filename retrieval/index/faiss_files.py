@@ -118,6 +118,7 @@ def on_cpu(index: Any, factory: str, device: str) -> Any:
 
 
 def read_sidecar(folder: Path) -> Sidecar:
+    """What index.json says of an index; RunError where it is missing or damaged."""
     path = folder / SIDECAR_FILE
     try:
         return Sidecar.model_validate_json(path.read_bytes())

@@ -162,7 +162,7 @@ class FaissIndex:
         write_shards(folder, shards_of(self.index), about)
 
     @staticmethod
-    def checksums(folder: Path) -> dict[str, str]:
+    def file_checksums(folder: Path) -> dict[str, str]:
         """Of the files that :meth:`save` wrote beside ``index.json``, as that has them."""
         return read_sidecar(folder).files
 
@@ -275,10 +275,10 @@ def _built(
         _train(first, factory, blocks, seed)
     if config.shard is None or config.shard >= count:
         return factory, filled(blocks, None, lambda number: first, dimension)
-    trained = on_cpu(first, factory, device)
+    trained = faiss.serialize_index(on_cpu(first, factory, device))
 
-    def empty(number: int) -> Any:
-        return to_device(faiss.clone_index(trained), device, number)
+    def empty(number: int) -> Any:  # FAISS has kinds that it cannot clone
+        return to_device(faiss.deserialize_index(trained), device, number)
 
     return factory, filled(blocks, config.shard, empty, dimension)
 

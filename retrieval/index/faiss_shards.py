@@ -22,9 +22,8 @@ def joined(shards: Sequence[Any], device: str) -> Any:
         return first
     # On the CPU each has all cores. Those of one GPU share resources that two threads may not use.
     threaded = device != "cpu" and len(shards) <= faiss.get_num_gpus()
-    if device == "cpu" and isinstance(
-        first, faiss.IndexIVF
-    ):  # one look at the lists' centres for all of them
+    if device == "cpu" and isinstance(first, faiss.IndexIVF):
+        # A query is compared with the lists' centres once for all of them.
         index = faiss.IndexShardsIVF(first.quantizer, first.nlist, threaded, True)
     else:
         index = faiss.IndexShards(first.d, threaded, True)
@@ -64,7 +63,8 @@ def filled(
 
 
 def added(last: Any, blocks: Iterable[tuple[int, Any]], size: int | None) -> Iterator[Any]:
-    """The last shard with rows added until it is full, and further ones.
+    """The last shard with rows added until it is full, and further ones; each is the same object,
+    to be done with before the next is asked for.
 
     Args:
         last: in memory; of at most ``size`` rows.
@@ -75,10 +75,8 @@ def added(last: Any, blocks: Iterable[tuple[int, Any]], size: int | None) -> Ite
         done = 0
         while done < len(block):
             if size is not None and last.ntotal >= size:
-                empty = faiss.clone_index(last)
-                empty.reset()  # which keeps what was trained
                 yield last
-                last = empty
+                last.reset()  # which keeps what was trained
             room = len(block) if size is None else size - last.ntotal
             rows = block[done : done + room]
             last.add(checked_rows(rows, last.d, start + done))

@@ -104,11 +104,11 @@ def atomic_write(path: Path, data: bytes | Callable[[BinaryIO], None]) -> None:
 
 def link(source: Path, target: Path) -> None:
     """Have a file's bytes stand under another name too, which is new: linked, or else copied."""
-    with writing(target):
-        try:
-            os.link(source, target)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(source, target)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        with reading(source), source.open("rb") as file:
+            atomic_write(target, lambda copy: shutil.copyfileobj(file, copy))
 
 
 @contextlib.contextmanager

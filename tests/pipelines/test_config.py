@@ -88,6 +88,8 @@ def test_overrides_are_yaml_by_dotted_keys() -> None:
          "extractor.local.contrst: no such key; did you mean contrast?"),
         ("clasifiers={}", "clasifiers: no such key; did you mean classifiers?"),
         ("zzz=1", "zzz: no such key"),
+        ("index={kind: milvus, shard: 5}", "index.shard: no such key; there are batch, build, "),
+        ("index={shrd: 5}", "index.shrd: no such key; did you mean shard?"),
         ("extractor.kind=hgo", "extractor.kind: 'hgo' is none of "),
         ("classifiers.knn.kind=kn", "classifiers.knn.kind: 'kn' is none of 'knn', 'svm'"),
         ("classifiers.knn={}", "classifiers.knn.kind: is missing"),

@@ -51,7 +51,7 @@ def test_an_updated_index_is_one_that_was_given_the_same_rows(
     fresh.add(np.concatenate([gallery[left], more]))
     assert faiss.serialize_index(updated.index).tobytes() == faiss.serialize_index(fresh).tobytes()
     assert (folder / "index.faiss").read_bytes() == file
-    assert FaissIndex.checksums(tmp_path / "now") == {
+    assert FaissIndex.file_checksums(tmp_path / "now") == {
         "index.faiss": checksum(tmp_path / "now/index.faiss")
     }
 
