@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from retrieval.classifiers.base import Classifier, Judgement
 from retrieval.classifiers.centroid import CentroidClassifier
 from retrieval.classifiers.ensemble import EnsembleClassifier
+from retrieval.classifiers.network import NetworkClassifier
 from retrieval.classifiers.rejection import Rejection, SignalModel
 from retrieval.classifiers.signals import SIGNALS, Signals, signal_matrix
 from retrieval.classifiers.svm import SvmClassifier
@@ -77,8 +79,9 @@ class Case:
         terms: what that adds up from; of an ensemble its members' own values, which a learnt
             fusion makes it of; none for a classifier that is not taken apart.
         voters: its neighbours, nearest first; none for a classifier without a vote.
-        score: what the places add to the classifier's linear score (an SVM's margin with its bias
-            in the constant, the similarity to a mean); ``None`` for any other classifier.
+        score: what the places add to the classifier's linear score (an SVM's margin or a head's
+            logit, with the bias in the constant, the similarity to a mean); ``None`` for any other
+            classifier.
     """
 
     code: int
@@ -290,6 +293,26 @@ def _by_centroid(classifier: CentroidClassifier, scored: _Scored) -> Case:
     return Case(code, value, terms, score=score)
 
 
+def _by_network(classifier: NetworkClassifier, scored: _Scored) -> Case:
+    code, value, head = scored.code, scored.value, classifier.head
+    (place,) = np.flatnonzero(classifier.codes == code).tolist()
+    row = torch.from_numpy(np.array(scored.query.vectors)).to(head.weight.device).requires_grad_()
+    logit = head(row)[0, place]
+    own = float(logit.detach())
+    terms = [Term("its logit", own)]
+    if head.config.kind != "sigmoid":  # of which the value is the logit
+        terms.append(Term("what speaks for other landmarks, and for none", value - own))
+    score = None
+    if scored.split is not None and head.hidden is None:
+        # Linear in the embedding: the derivative is the landmark's weights, of several centres
+        # those of the nearest.
+        (slopes,) = torch.autograd.grad(logit, row)
+        score = towards(scored.split, slopes[0].cpu().numpy())
+        bias = 0.0 if head.bias is None else float(head.bias[place].detach())
+        score = replace(score, constant=score.constant + bias)
+    return Case(code, value, tuple(terms), score=score)
+
+
 def _by_members(classifier: EnsembleClassifier, scored: _Scored) -> Case:
     """What each member's own value is: these do not add up, the fusion is learnt."""
     terms = []
@@ -305,6 +328,7 @@ CASES_OF: Final[dict[type[Any], Callable[..., Case]]] = {
     VoteClassifier: _by_vote,
     SvmClassifier: _by_svm,
     CentroidClassifier: _by_centroid,
+    NetworkClassifier: _by_network,
     EnsembleClassifier: _by_members,
 }
 """The classifiers that are taken apart; of any other a case has its value alone."""

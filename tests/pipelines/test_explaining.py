@@ -86,6 +86,25 @@ def test_what_the_page_draws_adds_up(explained: Explanation) -> None:
     assert len(found["matches"]) == explained.matches.inliers
 
 
+def test_the_page_names_the_file_and_not_where_it_lies(explained: Explanation) -> None:
+    html = render(explained, "local").decode()
+    assert "m3v5.jpg is compared with" in html
+    assert str(Path(explained.id).parent) not in html
+
+
+def test_a_margin_by_places_that_is_not_the_runs_own_is_marked(explained: Explanation) -> None:
+    found = explained.verdicts[1]
+    assert found.kind == "svm"
+    html = render(explained, "local").decode()
+    assert "Its margin by places: " in html
+    assert "in float32" not in html
+    score = found.cases[0].score
+    assert score is not None
+    away = replace(found.cases[0], score=replace(score, constant=score.constant + 0.01))
+    moved = replace(explained, verdicts=(explained.answer, replace(found, cases=(away,))))
+    assert " in float32, of which " in render(moved, "local").decode()
+
+
 def test_the_script_is_the_only_one_that_a_browser_runs(explained: Explanation) -> None:
     evil = "</script><script>alert(1)</script>"
     names = dict.fromkeys(explained.names, evil)
