@@ -88,7 +88,7 @@ def test_what_the_page_draws_adds_up(explained: Explanation) -> None:
 
 def test_the_page_names_the_file_and_not_where_it_lies(explained: Explanation) -> None:
     html = render(explained, "local").decode()
-    assert "m3v5.jpg is compared with" in html
+    assert "<bdi>m3v5.<wbr>jpg</bdi> is compared with" in html
     assert str(Path(explained.id).parent) not in html
 
 
