@@ -168,7 +168,7 @@ def _data(explained: Explanation) -> dict[str, Any]:
             "maps": [[round(value, 5) for value in one.values.tolist()] for one in sides],
             "pairs": np.rint(shares.pairs / unit).astype(int).ravel().tolist(),
             "unit": unit,
-            "links": [_rounded(link) for link in explained.links()],
+            "links": [_rounded(link) for link in explained.place_links()],
             "pieces": [_pieces(one) for one in sides],
         }
         kinds = [part.kind for part in shares.query.pieces if part.kind != "places"]

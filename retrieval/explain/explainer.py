@@ -208,11 +208,6 @@ class Explainer:
         if unplaced and isinstance(why, ExplainError):
             notes.append(str(why))
         config = self.gallery.searcher.config
-        if config.verification is not None:
-            notes.append(
-                "verification comes after: what it adds to similarities is told by the features"
-                " that match, and has no shares of places"
-            )
         if config.expansion.queries:
             notes.append(
                 "the search takes the nearest neighbours into the photograph's descriptor; what is"
