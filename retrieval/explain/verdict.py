@@ -295,22 +295,28 @@ def _by_centroid(classifier: CentroidClassifier, scored: _Scored) -> Case:
 
 def _by_network(classifier: NetworkClassifier, scored: _Scored) -> Case:
     code, value, head = scored.code, scored.value, classifier.head
-    (place,) = np.flatnonzero(classifier.codes == code).tolist()
-    row = torch.from_numpy(np.array(scored.query.vectors)).to(head.weight.device).requires_grad_()
-    logit = head(row)[0, place]
-    own = float(logit.detach())
-    terms = [Term("its logit", own)]
+    with torch.inference_mode():
+        row = torch.from_numpy(np.array(scored.query.vectors)).to(head.weight.device)
+        logit = float(head(row)[0, classifier.codes.tolist().index(code)])
+    terms = [Term("its logit", logit)]
     if head.config.kind != "sigmoid":  # of which the value is the logit
-        terms.append(Term("what speaks for other landmarks, and for none", value - own))
-    score = None
-    if scored.split is not None and head.hidden is None:
-        # Linear in the embedding: the derivative is the landmark's weights, of several centres
-        # those of the nearest.
-        (slopes,) = torch.autograd.grad(logit, row)
-        score = towards(scored.split, slopes[0].cpu().numpy())
-        bias = 0.0 if head.bias is None else float(head.bias[place].detach())
-        score = replace(score, constant=score.constant + bias)
+        terms.append(Term("what speaks for other landmarks, and for none", value - logit))
+    score = None if scored.split is None else head_split(classifier, scored.split, code)
     return Case(code, value, tuple(terms), score=score)
+
+
+def head_split(classifier: NetworkClassifier, split: Split, code: int) -> Side | None:
+    """A landmark's logit by places, the bias in the constant; ``None`` of a head with a hidden
+    layer, which is not linear in the embedding."""
+    head, place = classifier.head, classifier.codes.tolist().index(code)
+    if head.hidden is not None:
+        return None
+    row = torch.from_numpy(split.total.astype(np.float32)[None]).to(head.weight.device)
+    # The derivative is the landmark's weights: of several centres those of the nearest.
+    (slopes,) = torch.autograd.grad(head(row.requires_grad_())[0, place], row)
+    side = towards(split, slopes[0].cpu().numpy())
+    bias = 0.0 if head.bias is None else float(head.bias[place].detach())
+    return replace(side, constant=side.constant + bias)
 
 
 def _by_members(classifier: EnsembleClassifier, scored: _Scored) -> Case:
@@ -332,6 +338,11 @@ CASES_OF: Final[dict[type[Any], Callable[..., Case]]] = {
     EnsembleClassifier: _by_members,
 }
 """The classifiers that are taken apart; of any other a case has its value alone."""
+SPLITS: Final[dict[type[Any], tuple[str, Callable[..., Side | None]]]] = {
+    SvmClassifier: ("margin", margin_split),
+    NetworkClassifier: ("logit", head_split),
+}
+"""What of a classifier's own is split over places, and what does it."""
 
 
 def _of_vote(
