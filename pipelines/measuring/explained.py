@@ -14,7 +14,6 @@ from pipelines.report import examples
 from pipelines.report.explained import Evidence, Explained, MatchMap
 from pipelines.report.measured import Measured
 from pipelines.report.page import SHOWN
-from retrieval.classifiers.svm import SvmClassifier
 from retrieval.descriptors.extraction import worker_pool
 from retrieval.errors import ExplainError, PhotographError
 from retrieval.explain.concept_study import ConceptStudy
@@ -27,7 +26,7 @@ from retrieval.explain.overlay import overlay
 from retrieval.explain.shares import Shares
 from retrieval.explain.split import Split
 from retrieval.explain.splitting import split
-from retrieval.explain.verdict import margin_split
+from retrieval.explain.verdict import SPLITS
 from retrieval.photographs.decoding import shrink
 from retrieval.photographs.given import open_given
 from retrieval.system import System
@@ -138,12 +137,15 @@ def _match_map(
         "match": _drawn(pair.query, shares.query.map),
         "nearest": _drawn(pair.gallery, shares.gallery.map),
     }
-    for result in measured.results:
-        classifier = explainer.classifiers.get(result.name)
-        code = int(result.best[row])
-        if isinstance(classifier, SvmClassifier) and pair.splits is not None and code >= 0:
-            side = margin_split(classifier, pair.splits[0], code)
-            pictures[f"margin by {result.name}"] = _drawn(pair.query, side.map)
+    # By the classifier that answers, where it is linear; else by another.
+    for result in sorted(measured.results, key=lambda one: one.name != measured.answer):
+        code, classifier = int(result.best[row]), explainer.classifiers.get(result.name)
+        if type(classifier) not in SPLITS or pair.splits is None or code < 0:
+            continue
+        what, split_of = SPLITS[type(classifier)]
+        side = split_of(classifier, pair.splits[0], code)
+        if side is not None:
+            pictures[f"{what} by {result.name}"] = _drawn(pair.query, side.map)
             break
     return MatchMap(shares.similarity, pictures)
 

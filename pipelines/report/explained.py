@@ -20,7 +20,7 @@ class MatchMap:
     Attributes:
         similarity: that is split over the places.
         pictures: what is shown, by title: the query and the neighbour with their shares over them,
-            and the query with an SVM's margin where there is one.
+            and the query with an SVM's margin or a network's logit where there is one.
     """
 
     similarity: float

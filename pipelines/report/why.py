@@ -42,6 +42,14 @@ TITLES: Final = {
     "guided": "Guided backpropagation",
     "guided-grad-cam": "Guided Grad-CAM",
 }
+SCORES: Final = {
+    "svm": "Its margin by places",
+    "network": "Its logit by places",
+    "centroid": "Similarity to its mean",
+}
+"""What a classifier splits over places, by its kind."""
+SEEN: Final = 5e-4
+"""Less than this is 0.000 where it is written."""
 
 
 def write(explained: Explanation, system: str, out: Path) -> None:
@@ -69,10 +77,12 @@ def render(explained: Explanation, system: str) -> bytes:
     html = filling.get_template("why.html.j2").render(
         explained=explained,
         against=explained.against,
+        # The name alone: where the file lies is nobody's business to whom the page is sent.
+        own=Path(explained.id).name or explained.id,
         system=system,
         headline=explained.sentence,
         similarity=explained.against.similarity if shares is None else shares.similarity,
-        constant=shares is not None and abs(shares.constant) > 5e-4,
+        constant=shares is not None and abs(shares.constant) > SEEN,
         pictures=[pictured(explained.photograph), pictured(explained.against.photograph)],
         attribution=made
         and {
@@ -114,15 +124,18 @@ def _verdict(explained: Explanation, verdict: Verdict) -> dict[str, Any]:
 def _case(explained: Explanation, verdict: Verdict, case: Case) -> dict[str, Any]:
     small = cache(thumbnail)
     score = case.score
+    whole = 0.0 if score is None else float(score.values.sum() + score.constant)
     return {
         "name": explained.names[case.code],
         "value": case.value,
         "terms": case.terms,
         "fused": verdict.kind == "ensemble",
-        "biased": verdict.kind == "svm",
-        "linear": "Its margin by places" if verdict.kind == "svm" else "Similarity to its mean",
-        "score": 0.0 if score is None else float(score.values.sum() + score.constant),
-        "constant": 0.0 if score is None else score.constant,
+        "biased": verdict.kind != "centroid",
+        "linear": SCORES.get(verdict.kind),
+        "score": whole,
+        # The run's own networks are less precise than those that places are told by.
+        "apart": score is not None and abs(whole - case.terms[0].value) > SEEN,
+        "constant": score is not None and abs(score.constant) > SEEN and score.constant,
         "picture": score and pictured(overlay(explained.photograph, score.map)),
         "voters": [
             {
@@ -155,7 +168,7 @@ def _data(explained: Explanation) -> dict[str, Any]:
             "maps": [[round(value, 5) for value in one.values.tolist()] for one in sides],
             "pairs": np.rint(shares.pairs / unit).astype(int).ravel().tolist(),
             "unit": unit,
-            "links": [_rounded(link) for link in explained.links()],
+            "links": [_rounded(link) for link in explained.place_links()],
             "pieces": [_pieces(one) for one in sides],
         }
         kinds = [part.kind for part in shares.query.pieces if part.kind != "places"]

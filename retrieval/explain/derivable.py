@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from retrieval.descriptors.base import Extractor
@@ -36,12 +36,14 @@ class Seen:
         values: (1, 3, h, w) normalised, at the largest scale.
         views: all that the trunk is shown, of such values.
         pooled: (n, d) of the trunk's maps of all views.
+        neck: what was trained with the trunk and stands behind its pooling, or ``None``.
     """
 
     trunk: Trunk
     values: Tensor
     views: Callable[[Tensor], Iterator[Tensor]]
     pooled: Callable[[Maps], Tensor]
+    neck: nn.Module | None = None
 
     def maps(self, values: Tensor) -> Maps:
         """The trunk's, of every view."""
@@ -127,4 +129,4 @@ def _seen(extractor: CnnExtractor | TrainedExtractor, photograph: Photograph) ->
         each = [network.embedded(normalize(network.pooling(one[0][0]), dim=1)) for one in maps]
         return torch.stack(each).sum(dim=0)
 
-    return Seen(network.form, values, inner.views_of, pooled)
+    return Seen(network.form, values, inner.views_of, pooled, network.neck)

@@ -127,10 +127,15 @@ class Explanation:
 
     def links(self) -> list[tuple[Reals, Reals]]:
         """Places of the two photographs that belong together, x and y as shares of the sides: the
-        best inliers where there are any, or the pairs with the largest shares, no place twice."""
+        best inliers where there are any, or those of :meth:`place_links`."""
         if self.matches is not None and self.matches.inliers:
             both = zip(self.matches.query, self.matches.gallery, strict=True)
             return list(itertools.islice(both, LINES))
+        return self.place_links()
+
+    def place_links(self) -> list[tuple[Reals, Reals]]:
+        """Middles of the pairs of places with the largest shares, x and y as shares of the sides,
+        no place twice."""
         if self.shares is None:
             return []
         left = self.shares.pairs.copy()

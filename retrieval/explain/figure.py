@@ -13,7 +13,8 @@ from matplotlib.patches import ConnectionPatch
 
 from retrieval.types import Photograph, Reals
 
-SIDE: Final = 4.2  # inches
+SIDE: Final = 4.2  # inches, of a picture's width
+TITLE: Final = 0.35  # inches, of a line above pictures
 INK: Final = "#1c2230"
 ACCENT: Final = "#d94a00"
 
@@ -40,12 +41,16 @@ def figure(
         links: x and y in the one and in the other, as shares of the sides.
         others: any number.
     """
-    rows = 1 + -(-len(others) // 2)
+    panels = [*pair, *others]
+    # Rows are as high as their pictures, lest wide ones lie far apart.
+    sides = [panel.picture.shape[0] / panel.picture.shape[1] for panel in panels]
+    heights = [max(sides[place : place + 2]) for place in range(0, len(sides), 2)]
+    inches = SIDE * sum(heights) + TITLE * (len(heights) + 1)
     with rc_context({"font.family": "sans-serif", "text.parse_math": False}):
-        made = Figure(figsize=(2 * SIDE + 0.4, rows * 0.86 * SIDE + 0.5), layout="constrained")
+        made = Figure(figsize=(2 * SIDE + 0.4, inches), layout="constrained")
         made.suptitle(title, fontsize=13, color=INK)
-        axes: Any = made.subplots(rows, 2, squeeze=False)
-        for axis, panel in zip(axes.ravel(), [*pair, *others], strict=False):
+        axes: Any = made.subplots(len(heights), 2, squeeze=False, height_ratios=heights)
+        for axis, panel in zip(axes.ravel(), panels, strict=False):
             _show(axis, panel)
         for axis in axes.ravel():
             axis.set_axis_off()

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from retrieval.explain.derivable import Derivable
+from retrieval.explain.derivable import Derivable, Seen
 
 
 def randomised(by: Derivable, steps: int, seed: int = 0) -> Iterator[float]:
@@ -26,7 +26,7 @@ def randomised(by: Derivable, steps: int, seed: int = 0) -> Iterator[float]:
     Yields:
         the share of layers that are random by now, counted from the output.
     """
-    groups = [_parameters(one.trunk.network) for one in by.seen]
+    groups = [_parameters(one) for one in by.seen]
     kept = [[tensor.detach().clone() for tensor in layer] for own in groups for layer in own]
     random = torch.Generator().manual_seed(seed)
     try:
@@ -45,9 +45,10 @@ def randomised(by: Derivable, steps: int, seed: int = 0) -> Iterator[float]:
                     tensor.copy_(old)
 
 
-def _parameters(network: nn.Module) -> list[Sequence[Tensor]]:
-    """Each layer's own, the last layer first."""
-    own = [list(module.parameters(recurse=False)) for module in network.modules()]
+def _parameters(seen: Seen) -> list[Sequence[Tensor]]:
+    """Each layer's own, the last layer first: a trained neck's, then the trunk's."""
+    modules = [*seen.trunk.network.modules(), *(seen.neck.modules() if seen.neck else ())]
+    own = [list(module.parameters(recurse=False)) for module in modules]
     return [layer for layer in reversed(own) if layer]
 
 

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from retrieval.classifiers.base import Classifier, Judgement
 from retrieval.classifiers.centroid import CentroidClassifier
 from retrieval.classifiers.ensemble import EnsembleClassifier
+from retrieval.classifiers.network import NetworkClassifier
 from retrieval.classifiers.rejection import Rejection, SignalModel
 from retrieval.classifiers.signals import SIGNALS, Signals, signal_matrix
 from retrieval.classifiers.svm import SvmClassifier
@@ -77,8 +79,9 @@ class Case:
         terms: what that adds up from; of an ensemble its members' own values, which a learnt
             fusion makes it of; none for a classifier that is not taken apart.
         voters: its neighbours, nearest first; none for a classifier without a vote.
-        score: what the places add to the classifier's linear score (an SVM's margin with its bias
-            in the constant, the similarity to a mean); ``None`` for any other classifier.
+        score: what the places add to the classifier's linear score (an SVM's margin or a head's
+            logit, with the bias in the constant, the similarity to a mean); ``None`` for any other
+            classifier.
     """
 
     code: int
@@ -290,6 +293,32 @@ def _by_centroid(classifier: CentroidClassifier, scored: _Scored) -> Case:
     return Case(code, value, terms, score=score)
 
 
+def _by_network(classifier: NetworkClassifier, scored: _Scored) -> Case:
+    code, value, head = scored.code, scored.value, classifier.head
+    with torch.inference_mode():
+        row = torch.from_numpy(np.array(scored.query.vectors)).to(head.weight.device)
+        logit = float(head(row)[0, classifier.codes.tolist().index(code)])
+    terms = [Term("its logit", logit)]
+    if head.config.kind != "sigmoid":  # of which the value is the logit
+        terms.append(Term("what speaks for other landmarks, and for none", value - logit))
+    score = None if scored.split is None else head_split(classifier, scored.split, code)
+    return Case(code, value, tuple(terms), score=score)
+
+
+def head_split(classifier: NetworkClassifier, split: Split, code: int) -> Side | None:
+    """A landmark's logit by places, the bias in the constant; ``None`` of a head with a hidden
+    layer, which is not linear in the embedding."""
+    head, place = classifier.head, classifier.codes.tolist().index(code)
+    if head.hidden is not None:
+        return None
+    row = torch.from_numpy(split.total.astype(np.float32)[None]).to(head.weight.device)
+    # The derivative is the landmark's weights: of several centres those of the nearest.
+    (slopes,) = torch.autograd.grad(head(row.requires_grad_())[0, place], row)
+    side = towards(split, slopes[0].cpu().numpy())
+    bias = 0.0 if head.bias is None else float(head.bias[place].detach())
+    return replace(side, constant=side.constant + bias)
+
+
 def _by_members(classifier: EnsembleClassifier, scored: _Scored) -> Case:
     """What each member's own value is: these do not add up, the fusion is learnt."""
     terms = []
@@ -305,9 +334,15 @@ CASES_OF: Final[dict[type[Any], Callable[..., Case]]] = {
     VoteClassifier: _by_vote,
     SvmClassifier: _by_svm,
     CentroidClassifier: _by_centroid,
+    NetworkClassifier: _by_network,
     EnsembleClassifier: _by_members,
 }
 """The classifiers that are taken apart; of any other a case has its value alone."""
+SPLITS: Final[dict[type[Any], tuple[str, Callable[..., Side | None]]]] = {
+    SvmClassifier: ("margin", margin_split),
+    NetworkClassifier: ("logit", head_split),
+}
+"""What of a classifier's own is split over places, and what does it."""
 
 
 def _of_vote(

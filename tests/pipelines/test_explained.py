@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,15 @@ from pipelines.building.index import build_run
 from pipelines.measuring.evaluate import evaluate_run, measure_run
 from pipelines.measuring.explained import MAP_SIDE, explain_examples, rows_to_explain
 from pipelines.report.explained import Evidence, Explained
+from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig
+from retrieval.classifiers.svm import SvmClassifier
 from retrieval.config import SystemConfig
 from retrieval.explain.kept import CHECKS, CONCEPTS, keep, kept
 from retrieval.explain.overlay import overlay
 from retrieval.explain.shares import shares
 from retrieval.explain.splitting import split
+from retrieval.explain.verdict import head_split, margin_split
+from retrieval.networks.heads import ArcFaceConfig, Head
 from retrieval.photographs.decoding import read_photograph, shrink
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
@@ -93,6 +98,30 @@ def test_examples_have_the_maps_of_their_own_photographs(
         ):  # fmt: skip
             drawn = overlay(shrink(photograph, MAP_SIDE), side.map)
             np.testing.assert_allclose(one.pictures[title], drawn, atol=1)
+
+
+def test_examples_show_what_speaks_for_the_answer_of_a_linear_classifier(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    system = System.load(run, "cpu")
+    measured = measure_run(system, data / "test.csv", tmp_path / "evaluation")
+    (svm,) = (one for one in measured.results if one.name == "svm")
+    head = Head(ArcFaceConfig(), 8, len(system.landmarks), False, 0)
+    codes = np.arange(len(system.landmarks))
+    network = NetworkClassifier(NetworkClassifierConfig(), head, codes)
+    by, margins = system.explainer.in_float32, system.classifiers["svm"]
+    assert isinstance(margins, SvmClassifier)
+    for title, classifier, split_of in (
+        ("margin by svm", margins, partial(margin_split, margins)),
+        ("logit by svm", network, partial(head_split, network)),
+    ):
+        found = explain_examples(replace(system, classifiers={"svm": classifier}), measured)
+        row, one = next(iter(found.maps.items()))
+        query = read_photograph(measured.sources[row], by.longest_side)
+        side = split_of(split(by, query), int(svm.best[row]))
+        assert side is not None
+        drawn = overlay(shrink(query, MAP_SIDE), side.map)
+        np.testing.assert_allclose(one.pictures[title], drawn, atol=1)
 
 
 def test_methods_are_checked_and_those_that_fail_are_marked(

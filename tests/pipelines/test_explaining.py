@@ -84,6 +84,38 @@ def test_what_the_page_draws_adds_up(explained: Explanation) -> None:
         assert sum(one) + side.constant == pytest.approx(shares.similarity, abs=1e-3)
     assert explained.matches is not None
     assert len(found["matches"]) == explained.matches.inliers
+    # The lines between places are those of the largest shares, and no matches.
+    (one, other), grids = found["links"][0], (shares.query.grid, shares.gallery.grid)
+    places = [
+        int(y * grid.rows) * grid.columns + int(x * grid.columns)
+        for (x, y), grid in zip((one, other), grids, strict=True)
+    ]
+    assert shares.pairs[places[0], places[1]] == shares.pairs.max()
+
+
+def test_the_page_names_the_file_and_not_where_it_lies(explained: Explanation) -> None:
+    html = render(explained, "local").decode()
+    assert "<bdi>m3v5.<wbr>jpg</bdi> is compared with" in html
+    assert str(Path(explained.id).parent) not in html
+
+
+def test_the_page_tells_verification_apart_from_shares(explained: Explanation) -> None:
+    told = "what verification adds to it afterwards is told by the features that match"
+    assert told in render(explained, "local").decode()
+    assert told not in render(replace(explained, matches=None), "local").decode()
+
+
+def test_a_margin_by_places_that_is_not_the_runs_own_is_marked(explained: Explanation) -> None:
+    found = explained.verdicts[1]
+    assert found.kind == "svm"
+    html = render(explained, "local").decode()
+    assert "Its margin by places: " in html
+    assert "in float32" not in html
+    score = found.cases[0].score
+    assert score is not None
+    away = replace(found.cases[0], score=replace(score, constant=score.constant + 0.01))
+    moved = replace(explained, verdicts=(explained.answer, replace(found, cases=(away,))))
+    assert " in float32, of which " in render(moved, "local").decode()
 
 
 def test_the_script_is_the_only_one_that_a_browser_runs(explained: Explanation) -> None:
@@ -118,6 +150,12 @@ PRESSED = """<script>addEventListener("load", () => {
   root.dataset.clicked = told();
   document.querySelectorAll(".modes button")[2].click();
   root.dataset.matched = told();
+  const within = document.querySelector(".threads svg"), whole = document.querySelector(".match");
+  const gallery = document.querySelectorAll(".stage")[1].getBoundingClientRect();
+  const { left, top } = whole.getBoundingClientRect();
+  root.dataset.framed = getComputedStyle(within).overflow + Object.entries(
+    { x: gallery.left - left, y: gallery.top - top, width: gallery.width, height: gallery.height }
+  ).every(([name, value]) => Math.abs(within.getAttribute(name) - value) < 1);
   root.dataset.lines = document.querySelectorAll(".threads line").length;
 });</script>"""
 
@@ -145,6 +183,7 @@ def test_a_place_shows_its_partner_in_a_browser(
     assert explained.matches is not None
     assert told["matched"].startswith(f"{explained.matches.inliers} of ")
     assert int(told["lines"]) == explained.matches.inliers
+    assert told["framed"] == "hiddentrue"
 
 
 def test_the_page_runs_its_script_under_its_policy(

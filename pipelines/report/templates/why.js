@@ -34,10 +34,11 @@
     return [inner.left - outer.left, inner.top - outer.top, inner.width, inner.height];
   }
 
-  function draw(kind, attributes) {
+  function draw(kind, attributes, within = threads) {
     const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
     Object.entries(attributes).forEach(([name, value]) => made.setAttribute(name, value));
-    threads.append(made);
+    within.append(made);
+    return made;
   }
 
   function at(side, [x, y]) {
@@ -57,9 +58,11 @@
       y: top + Math.floor(place / columns) / rows * height });
   }
 
-  function join(one, other, fine) {
+  // One of so many lines: the more there are, the more is seen through them.
+  function join(one, other, many) {
     const [x1, y1] = at(0, one), [x2, y2] = at(1, other);
-    draw("line", { x1, y1, x2, y2, ...(fine ? { class: "fine" } : {}) });
+    const opacity = Math.min(0.75, Math.max(0.2, 25 / many));
+    draw("line", { x1, y1, x2, y2, ...(many ? { class: "fine", style: `opacity:${opacity}` } : {}) });
     [[x1, y1], [x2, y2]].forEach(([cx, cy]) => draw("circle", { cx, cy, r: 3, class: "dot" }));
   }
 
@@ -70,7 +73,7 @@
     const links = data.links;
     if (chosen === null) {
       data.maps.forEach((map, side) => paint(side, map));
-      links.forEach(([one, other]) => join(one, other, true));
+      links.forEach(([one, other]) => join(one, other, links.length));
       say(`The lines join the pairs of places with the largest shares. ` +
         `Together all places make the similarity of ${data.similarity.toFixed(3)}.`);
       return;
@@ -113,12 +116,15 @@
 
   function matches() {
     data.maps.forEach((map, side) => paint(side, null));
-    data.matches.forEach(([one, other]) => join(one, other, true));
+    data.matches.forEach(([one, other]) => join(one, other, data.matches.length));
     if (data.frame) {
-      const points = data.frame.map((one) => at(1, one).join(",")).join(" ");
-      draw("polygon", { points });
+      // Cut off at the gallery's, lest it run over what is written around.
+      const [x, y, width, height] = box(1);
+      const points = data.frame.map((one) => `${one[0] * width},${one[1] * height}`).join(" ");
+      draw("polygon", { points }, draw("svg", { x, y, width, height }));
     }
-    say(data.matched + (data.frame ? " The frame is the photograph's in the gallery's." : ""));
+    say(data.matched + (data.frame
+      ? " The frame is the photograph's in the gallery's, as far as it lies within." : ""));
   }
 
   function say(text) { said.textContent = text; }

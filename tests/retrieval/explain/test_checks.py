@@ -13,6 +13,7 @@ from retrieval.descriptors.cnn import CnnConfig
 from retrieval.descriptors.describer import Describer
 from retrieval.descriptors.hog import HogConfig
 from retrieval.descriptors.registry import build_extractor
+from retrieval.descriptors.trained import TrainedConfig, extractor_around
 from retrieval.errors import ExplainError
 from retrieval.explain import checks, methods
 from retrieval.explain.checks import CHECKED, check, rank_correlation, structural_similarity
@@ -20,6 +21,7 @@ from retrieval.explain.derivable import derivable
 from retrieval.explain.methods import Found
 from retrieval.explain.randomised import randomised
 from retrieval.explain.targets import Asked
+from retrieval.networks.embedder import Embedder, NeckConfig, NetworkConfig
 from tests.photographs import picture
 
 
@@ -51,6 +53,22 @@ def test_networks_are_made_random_from_the_top_and_are_as_they_were() -> None:
     assert seen == [names[-len(seen[0]) :], names]
     assert 0 < len(seen[0]) < len(names)
     assert all(torch.equal(one, before[name]) for name, one in network.named_parameters())
+
+
+def test_a_trained_neck_is_made_random_before_the_trunk() -> None:
+    config = NetworkConfig(trunk="vgg11", weights="none", neck=NeckConfig(dimension=8))
+    network = Embedder(config, 0).eval()
+    made = Describer(extractor_around(network, TrainedConfig(runtime="torch"), 96), None)
+    by = derivable(made, picture(0, 64, 96))
+    assert network.neck is not None
+    weight, first = (next(iter(one.parameters())) for one in (network.neck, network.trunk))
+    before = weight.clone(), first.clone()
+    steps = randomised(by, 2)
+    next(steps)
+    assert not torch.equal(weight, before[0])
+    assert torch.equal(first, before[1])
+    del steps
+    assert torch.equal(weight, before[0])
 
 
 def test_networks_are_as_they_were_after_a_mistake() -> None:

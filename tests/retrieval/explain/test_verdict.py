@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from retrieval.classifiers.base import Scores
 from retrieval.classifiers.calibration import NoCurve
+from retrieval.classifiers.network import NetworkClassifier, NetworkClassifierConfig
 from retrieval.classifiers.rejection import Rejection, SignalModel
 from retrieval.classifiers.signals import SIGNALS, Signals, signal_matrix
 from retrieval.config import SystemConfig
@@ -22,6 +24,7 @@ from retrieval.errors import ExplainError
 from retrieval.explain.splitting import split
 from retrieval.explain.verdict import Verdict, verdict
 from retrieval.index.neighbours import Neighbours
+from retrieval.networks.heads import Head, HeadConfig
 from retrieval.photographs.table import load_data_set
 from retrieval.system import System
 from tests.photographs import blank, view, write_data_set
@@ -101,6 +104,39 @@ def test_a_linear_score_is_split_over_places(name: str) -> None:
         assert case.score is not None
         found = case.score.values.sum() + case.score.constant
         assert found == pytest.approx(whole[case.code], abs=1e-5)
+        assert np.ptp(case.score.values) > 1e-3
+
+
+@pytest.mark.parametrize("head", [
+    {"kind": "arcface", "negatives": True}, {"kind": "sub-centre"}, {"kind": "linear"},
+    {"kind": "sigmoid"}, {"kind": "two-layer"},
+])  # fmt: skip
+def test_a_heads_logit_is_split_over_places(head: dict[str, Any]) -> None:
+    described = system().describer.describe([QUERY])
+    codes = np.array([3, 0, 5, 1, 2, 4, -1][: len(system().landmarks)], np.int64)
+    dimension = described.vectors.shape[1]
+    made = Head(
+        TypeAdapter(HeadConfig).validate_python(head), dimension, len(codes), True, 0
+    ).eval()
+    if made.bias is not None:
+        torch.nn.init.normal_(made.bias)
+    classifier = NetworkClassifier(NetworkClassifierConfig(), made, codes)
+    near = system().neighbours(described, 9)
+    told = verdict(
+        "network", classifier, Rejection(0.2, NoCurve(0, 0)), described, near, None,
+        split(system().describer, QUERY),
+    )  # fmt: skip
+    logits = made(torch.from_numpy(np.array(described.vectors))).detach().numpy()[0]
+    assert len(told.cases) == 2
+    for case in told.cases:
+        logit = logits[codes.tolist().index(case.code)]
+        assert case.terms[0].value == pytest.approx(logit, abs=1e-5)
+        assert sum(term.value for term in case.terms) == pytest.approx(case.value, abs=1e-5)
+        if head["kind"] == "two-layer":  # no sum of places
+            assert case.score is None
+            continue
+        assert case.score is not None
+        assert case.score.values.sum() + case.score.constant == pytest.approx(logit, abs=1e-4)
         assert np.ptp(case.score.values) > 1e-3
 
 
