@@ -36,6 +36,12 @@ DEFAULT_PORT: Final = 6379
 """Of a cluster whose address names none."""
 CONNECT_SECONDS: Final = 5.0
 """In which a cluster has to take a connection."""
+HTTP2_GREETING: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
+"""What a client of HTTP/2, as gRPC's is, begins with: the preface and empty settings. A server
+answers with settings of its own (RFC 9113, 3.4)."""
+HTTP2_HEADER: Final = 9
+"""Bytes of a frame's header, the fourth of which is its kind."""
+SETTINGS: Final = b"\x04"
 POLL_SECONDS: Final = 1.0
 """Between looks at how far the jobs are."""
 FLUSH_SECONDS: Final = 0.02
@@ -98,11 +104,19 @@ def cluster(ray: Any, address: str) -> Iterator[None]:
 
 
 def _require_listening(address: str) -> None:
-    """Raise OSError where nothing listens at an address: Ray itself would try for minutes."""
+    """Raise OSError where nothing listens at an address, or what does not speak as Ray does: Ray
+    itself would try for minutes."""
     parts = urlsplit(address if "://" in address else f"//{address}")
     place = parts.hostname, parts.port or DEFAULT_PORT
-    with socket.create_connection(place, timeout=CONNECT_SECONDS):
-        pass
+    with socket.create_connection(place, timeout=CONNECT_SECONDS) as there:
+        if os.environ.get("RAY_USE_TLS", "0") == "1":
+            return
+        there.sendall(HTTP2_GREETING)
+        answer = b""
+        while len(answer) < HTTP2_HEADER and (more := there.recv(HTTP2_HEADER - len(answer))):
+            answer += more
+    if answer[3:4] != SETTINGS:
+        raise OSError("something else listens there")
 
 
 @dataclass(frozen=True)

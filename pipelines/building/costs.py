@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from math import ceil, sqrt
+from math import ceil, log, sqrt
 from typing import Final
 
 from pydantic import Field
@@ -81,7 +81,13 @@ class Costs(StrictModel):
 
     seconds: Seconds
     bytes: Bytes
-    recall: dict[str, float]
+    recall: dict[str, dict[str, float]]
+
+    def recall_of(self, rows: int, nprobe: int) -> tuple[int, float | None]:
+        """The number of rows nearest to these that was measured, and the share of the ten nearest
+        found there; ``None`` for another ``nprobe``."""
+        near = min(map(int, self.recall), key=lambda one: abs(log(one / rows)))
+        return near, self.recall[str(near)].get(str(nprobe))
 
 
 @cache

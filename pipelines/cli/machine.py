@@ -153,11 +153,10 @@ def _tell_plan(found: Plan) -> None:
     system, work = found.option.config, found.option.work
     told = factory_of(system, work) or "a Milvus server"
     if isinstance(system.index, IndexConfig) and "IVF" in told:
-        recall = measured_costs().recall.get(str(system.index.nprobe))
-        finds = f": finds {recall:.3f} of the ten nearest" if recall and "SQ8" in told else ""
-        told += f", nprobe {system.index.nprobe}{finds}"
-    if isinstance(system.index, IndexConfig) and system.index.shard:
-        told += f", {system.index.shard:,} rows a shard"
+        rows, recall = measured_costs().recall_of(work.gallery, system.index.nprobe)
+        finds = f"; of {rows:,} rows it found {recall:.3f} of the ten nearest" if recall else ""
+        shards = f", {system.index.shard:,} rows a shard" if system.index.shard else ""
+        told += f", nprobe {system.index.nprobe}{shards}{finds if 'SQ8' in told else ''}"
     gap = "not measured" if found.option.gap is None else f"{found.option.gap:.3f}"
     grid = Table.grid(padding=(0, 2))
     for what, value in (

@@ -178,7 +178,10 @@ class Explainer:
         if against is not None:
             found = np.flatnonzero(self.rows["id"] == against)
             if not len(found):
-                raise ExplainError(f"--against {against}: the gallery has no photograph of this id")
+                raise ExplainError(
+                    f"--against {against}: the gallery has no photograph of this id: landmarks list"
+                    " --photographs shows them"
+                )
             return int(found[0])
         row = best_row(self.gallery, query, first.cases[0].code) if first.cases else -1
         if row < 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import sys
 import threading
 import time
@@ -15,7 +16,16 @@ from typing import Any
 import pytest
 
 from retrieval.errors import RunError
-from retrieval.ray_pool import MOST_LOSSES, SPARE, Place, RayPool, Start, StreamWorker, places_of
+from retrieval.ray_pool import (
+    MOST_LOSSES,
+    SPARE,
+    Place,
+    RayPool,
+    Start,
+    StreamWorker,
+    places_of,
+    reach,
+)
 from retrieval.streams import ahead
 
 
@@ -214,3 +224,24 @@ def test_a_stream_that_fails_says_so_to_all_jobs() -> None:
     worker: StreamWorker[int, int] = StreamWorker((lambda: reading_ahead, 0), Start(1.0, "."))
     assert asked(worker, [101]) == ["too much"]
     assert asked(worker, [1, 2]) == ["too much", "too much"]
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 400 Bad Request\r\n\r\n", b""])
+def test_what_listens_and_is_no_cluster_is_told_at_once(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # which is not asked
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def serve() -> None:
+            there, _ = server.accept()
+            with there:
+                there.recv(100)
+                there.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(RunError, match=r"no Ray cluster answers there \(something else"):
+            reach(f"127.0.0.1:{port}")
+        thread.join()

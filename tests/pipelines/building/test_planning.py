@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipelines.building import planning, probing
+from pipelines.building.costs import measured_costs
 from pipelines.building.planning import (
     FEWER_NUMBERS,
     NO_VERIFICATION,
@@ -300,8 +301,11 @@ def test_a_plan_is_told_written_and_built(
 @pytest.mark.parametrize(
     ("gallery", "index"),
     [
-        ("1,200,000", "IVF4096,SQ8, nprobe 64: finds 0.932 of the ten nearest a photograph"),
-        ("5,000,000", "IVF8192,SQ8, nprobe 64: finds 0.932 of the ten nearest, 2,000,000 rows a"),
+        (
+            "1,200,000",
+            "IVF4096,SQ8, nprobe 64; of 1,200,000 rows it found 0.932 of the ten nearest",
+        ),
+        ("5,000,000", "nprobe 64, 2,000,000 rows a shard; of 5,000,000 rows it found 0.687"),
     ],
 )
 def test_numbers_alone_are_enough(landmarks: Landmarks, gallery: str, index: str) -> None:
@@ -313,4 +317,6 @@ def test_numbers_alone_are_enough(landmarks: Landmarks, gallery: str, index: str
     assert code == 0, err
     assert f"{gallery} of 13,000 landmarks, {count // 10:,} of none" in err
     assert index in " ".join(err.split())
+    assert measured_costs().recall_of(4_000_000, 64) == (5_000_000, 0.687)
+    assert measured_costs().recall_of(100, 7) == (100_000, None)
     assert np.all([word in err for word in ("hours", "GB")])
