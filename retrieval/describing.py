@@ -272,8 +272,7 @@ def keeps_plain(photographs: int, describer: Describer) -> bool:
     branch = describer.local_branch
     each = 4 * describer.extractor.dimension
     if branch is not None and branch.compressor is not None:
-        config = branch.compressor.config
-        each += config.features * (config.dimension + 8)
+        each += branch.compressor.config.bytes_each
     return not describer.extractor.whitened and photographs * each <= MOST_BYTES
 
 

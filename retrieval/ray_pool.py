@@ -64,8 +64,7 @@ def reach(address: str) -> Any:
     except ImportError:
         raise ConfigError('--workers needs Ray: pip install "landmark-retrieval[ray]"') from None
     with _answering(address):
-        if address != THIS_MACHINE:
-            _require_listening(address)
+        _require_listening(address)
     return ray
 
 
@@ -94,8 +93,7 @@ def cluster(ray: Any, address: str) -> Iterator[None]:
     else:
         quiet["address"] = address
     with _answering(address):
-        if address != THIS_MACHINE:
-            _require_listening(address)
+        _require_listening(address)
         ray.init(**quiet)
     try:
         yield
@@ -106,6 +104,8 @@ def cluster(ray: Any, address: str) -> Iterator[None]:
 def _require_listening(address: str) -> None:
     """Raise OSError where nothing listens at an address, or what does not speak as Ray does: Ray
     itself would try for minutes."""
+    if address == THIS_MACHINE:
+        return
     parts = urlsplit(address if "://" in address else f"//{address}")
     place = parts.hostname, parts.port or DEFAULT_PORT
     with socket.create_connection(place, timeout=CONNECT_SECONDS) as there:

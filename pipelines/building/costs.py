@@ -219,7 +219,7 @@ def plain_bytes(config: SystemConfig, work: Work) -> float:
         return 0.0
     each = FLOAT * work.numbers
     if config.local is not None and config.local.kept is not None:
-        each += config.local.kept.features * (config.local.kept.dimension + 8)
+        each += config.local.kept.bytes_each
     return each * work.photographs if each * work.photographs <= MOST_BYTES else 0.0
 
 

@@ -63,7 +63,7 @@ class Kept:
     count: int
 
 
-def write_shards(folder: Path, shards: Iterable[Any], about: About) -> None:
+def write_shards(folder: Path, shards: Iterable[Any], about: About) -> Sidecar:
     """Write shards, each before the next is made, and last what index.json says of them."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, str] = {}
@@ -96,6 +96,7 @@ def write_shards(folder: Path, shards: Iterable[Any], about: About) -> None:
     for path in folder.glob(INDEX_FILES):
         if path.name not in files:  # of an index that was divided otherwise
             path.unlink()
+    return sidecar
 
 
 def _write_shard(path: Path, index: Any) -> None:

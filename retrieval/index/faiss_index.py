@@ -106,8 +106,7 @@ class FaissIndex:
         """
         factory, shards = _built(descriptors, config, device, seed)
         about = About(factory, config, RowBlocks(descriptors).dimension(), device, fingerprint)
-        write_shards(folder, shards, about)
-        return cls._open(folder, read_sidecar(folder), "cpu")
+        return cls._open(folder, write_shards(folder, shards, about), "cpu")
 
     def __len__(self) -> int:
         return int(self.index.ntotal)
@@ -236,8 +235,8 @@ class FaissIndex:
         if not left.all() and not can_shrink(before.factory):
             raise ConfigError(f'index "{before.factory}": no row can be taken out of it')
         about = About(before.factory, before.config, before.dimension, "cpu", fingerprint)
-        write_shards(target, _updated(before, folder, left, RowBlocks(new)), about)
-        return cls._open(target, read_sidecar(target), "cpu")
+        shards = _updated(before, folder, left, RowBlocks(new))
+        return cls._open(target, write_shards(target, shards, about), "cpu")
 
     @staticmethod
     def remove(folder: Path) -> None:

@@ -38,6 +38,11 @@ class CompressionConfig(StrictModel):
     features: int = Field(500, ge=8, le=100_000)
     dimension: int = Field(32, ge=1, le=1024)
 
+    @property
+    def bytes_each(self) -> int:
+        """The budget of a photograph."""
+        return self.features * (self.dimension + 8)
+
 
 @dataclass(frozen=True)
 class CompressedFeatures(Ragged):
